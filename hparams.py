@@ -1,0 +1,144 @@
+"""Every knob of the project, in one frozen dataclass; command-line flags and presets are made from it."""
+
+import argparse
+from dataclasses import dataclass, field, fields, replace
+
+
+class InputError(Exception):
+    """A fault of the user's file or flag: scripts print it in one line, without a traceback, and exit with 1."""
+
+
+def knob(default, note, choices=None):
+    """A dataclass field that carries its one-line note (with the unit) and, for words, what may be chosen."""
+    return field(default=default, metadata={"note": note, "choices": choices})
+
+
+@dataclass(frozen=True)
+class HParams:
+    """All settings of a run. Defaults are the published TalkLip (g) with its training recipe."""
+
+    # model
+    model: str = knob("talklip", "generator family", choices=("talklip", "wav2lip"))
+    speech: str = knob(
+        "global", "audio encoder: transformer over the clip, or 0.2 s of mel", choices=("global", "local")
+    )
+    width: float = knob(1.0, "channels of the layer tables, times this")
+    face_size: int = knob(96, "px: height and width of a face crop")
+    audio_layers: int = knob(12, "transformer blocks of the global audio encoder")
+    audio_dim: int = knob(768, "its hidden size")
+    audio_ffn: int = knob(3072, "its feed-forward size")
+    audio_heads: int = knob(12, "its attention heads")
+    audio_dropout: float = knob(0.1, "its dropout")
+    audio_layerdrop: float = knob(0.05, "its chance to skip a block in training")
+    # sampling (FORMATS: training recipe)
+    batch_size: int = knob(8, "clips in a step")
+    window: int = knob(5, "frames drawn one after the other")
+    windows: int = knob(6, "windows of a clip; published: 8 % of its frames, which is 6 of 3 s")
+    rare_speakers: float = knob(0.0, "share of the draws that choose the speaker first, then the clip")
+    # augmentation, the same for all faces of a clip; identity from another window is always on
+    augment: float = knob(0.0, "chance of each augmentation: flip, colour and gamma, small affine, blur, compression")
+    # losses
+    l1_weight: float = knob(0.92999, "mean absolute pixel error: 1 - adv_weight - the lip loss's 1e-5")
+    mouth_weight: float = knob(0.0, "mean absolute pixel error inside the mouth region of the mesh")
+    adv_weight: float = knob(0.07, "adversarial loss")
+    adv_from: int = knob(0, "first step of the discriminator and of the adversarial loss")
+    # optimisation
+    lr: float = knob(1e-4, "Adam's step size, generator and discriminator")
+    beta1: float = knob(0.5, "Adam's first moment decay")
+    beta2: float = knob(0.999, "Adam's second moment decay")
+    warmup: int = knob(0, "steps over which the step size rises from 0")
+    decay_from: float = knob(1.0, "share of max_steps after which the step size falls along a half cosine to 0")
+    clip_norm: float = knob(0.0, "largest norm of the generator's gradient; 0: no limit")
+    audio_from: int = knob(36_000, "first step that trains the audio encoder (stage 1); before it, it is frozen")
+    audio_train_layers: int = knob(3, "how many of its top blocks train; 0: all of the encoder")
+    ema: float = knob(0.0, "decay of the averaged generator that is validated and exported; 0: none")
+    # run
+    seed: int = knob(0, "decides everything that is random")
+    max_steps: int = knob(100_000, "steps of the run")
+    log_every: int = knob(50, "steps between two lines of the log")
+    save_every: int = knob(500, "steps between two writings of last.pt")
+    valid_every: int = knob(3000, "steps between two validations")
+    valid_clips: int = knob(40, "clips of a validation, at most")
+    amp: bool = knob(False, "bfloat16 autocast")
+
+    def __post_init__(self):
+        for f in fields(self):
+            choices, value = f.metadata["choices"], getattr(self, f.name)
+            if choices and value not in choices:
+                raise InputError(f"--{f.name} {value}: choose one of {', '.join(choices)}")
+        if self.face_size != 96:
+            raise InputError(f"--face_size {self.face_size}: the layer tables draw faces of 96 px")
+        if self.audio_dim % self.audio_heads:
+            raise InputError(f"--audio_dim {self.audio_dim} must be a multiple of --audio_heads {self.audio_heads}")
+        if self.model == "wav2lip" and self.speech == "global":
+            raise InputError("--model wav2lip hears 0.2 s of mel: say --speech local beside it")
+        for name in ("batch_size", "window", "windows", "max_steps", "log_every", "save_every", "valid_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name} {getattr(self, name)} must be at least 1")
+
+
+_COMPACT = {
+    "width": 0.5,
+    "audio_layers": 4,
+    "audio_dim": 256,
+    "audio_ffn": 1024,
+    "audio_heads": 4,
+    "audio_from": 0,
+    "audio_train_layers": 0,
+}
+
+# Published sizes are rows of the papers' tables; `compact` is what weights/ holds and what a laptop trains.
+PRESETS = {
+    "talklip_g": {},
+    "talklip_l": {"speech": "local"},
+    "wav2lip": {"model": "wav2lip", "speech": "local"},
+    "base_wo_lip": {"speech": "local", "audio_from": 0, "audio_train_layers": 0},
+    "base_wo_lip_gan": {"speech": "local", "audio_from": 0, "audio_train_layers": 0, "adv_weight": 0.0},
+    "compact": {
+        **_COMPACT,
+        "batch_size": 16,
+        "window": 2,
+        "windows": 1,
+        "rare_speakers": 0.3,
+        "augment": 0.5,
+        "mouth_weight": 1.0,
+        "adv_weight": 0.01,
+        "adv_from": 5000,
+        "lr": 5e-4,
+        "beta1": 0.9,
+        "warmup": 200,
+        "decay_from": 0.5,
+        "clip_norm": 1.0,
+        "ema": 0.998,
+        "max_steps": 8000,
+        "valid_every": 500,
+        "amp": True,
+    },
+    "compact_l": {**_COMPACT, "speech": "local"},
+}
+
+
+def add_flags(parser):
+    """Adds --preset and one flag per knob. A flag that is not given stays absent, so it never masks a checkpoint."""
+    parser.add_argument("--preset", choices=PRESETS, default=argparse.SUPPRESS, help="a named set of knobs")
+    group = parser.add_argument_group("knobs (each is stored in the checkpoint; flags given here win)")
+    for f in fields(HParams):
+        kind = {"action": argparse.BooleanOptionalAction} if f.type is bool else {"type": f.type}
+        if f.metadata["choices"]:
+            kind["choices"] = f.metadata["choices"]
+        note = f"{f.metadata['note']} (default: {f.default})"
+        group.add_argument(f"--{f.name}", default=argparse.SUPPRESS, help=note, **kind)
+
+
+def preset(name):
+    """The knobs of the preset `name`; raises InputError for a name that is not in `PRESETS`."""
+    if name not in PRESETS:
+        raise InputError(f"--preset {name}: choose one of {', '.join(PRESETS)}")
+    return HParams(**PRESETS[name])
+
+
+def override(hp, args):
+    """`hp` with the preset and then the knobs that were given on the command line (`args`, a namespace)."""
+    given = dict(PRESETS[args.preset]) if hasattr(args, "preset") else {}
+    given |= {f.name: getattr(args, f.name) for f in fields(hp) if hasattr(args, f.name)}
+    return replace(hp, **given)

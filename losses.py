@@ -1,0 +1,34 @@
+"""The losses of the papers, one function each; none of them knows a network."""
+
+import torch
+import torch.nn.functional as F
+
+
+def pixel_loss(fake, real):
+    """Mean absolute error of all pixels (TalkLip's reconstruction loss).
+
+    fake, real: (B, T, 3, H, W) in [0, 1].
+    Returns a scalar in units of full scale.
+    """
+    return F.l1_loss(fake, real)
+
+
+def mouth_loss(fake, real, mask):
+    """Mean absolute error of the pixels inside the mouth region.
+
+    fake, real: (B, T, 3, H, W) in [0, 1].
+    mask: (B, T, 1, H, W) in [0, 1], 1 where the mouth is. A clip whose mask is empty adds nothing.
+    Returns a scalar in units of full scale.
+    Differs: not in the papers. At compact sizes and few steps it lets the mouth, a tenth of the pixels, lead.
+    """
+    return ((fake - real).abs() * mask).sum() / (mask.sum() * fake.shape[2]).clamp(min=1)
+
+
+def adversarial_loss(logits, real):
+    """How far the discriminator's verdicts are from all real (or all fake): binary cross-entropy.
+
+    logits: (N, 1), positive for real. real: the verdict that is wished for, True or False.
+    Returns a scalar in nats; ln 2 = 0.69 is chance.
+    Differs: the published one takes sigmoid outputs, whose logarithm is cut at 100 and then has no gradient.
+    """
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(real)))

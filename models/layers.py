@@ -1,0 +1,105 @@
+"""The blocks that every convolutional model here is made of, and tables of them."""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+class ConvNorm(nn.Module):
+    """A convolution, batch norm, the input added if `residual`, ReLU."""
+
+    def __init__(self, cin, out, kernel, stride=1, pad=0, residual=False):
+        super().__init__()
+        self.conv = nn.Conv2d(cin, out, kernel, stride, pad)
+        self.norm = nn.BatchNorm2d(out)
+        self.residual = residual
+
+    def forward(self, x):
+        y = self.norm(self.conv(x))
+        return (y + x if self.residual else y).relu()
+
+
+class UpNorm(nn.Module):
+    """A transposed convolution that makes its input `stride` times larger, batch norm, ReLU."""
+
+    def __init__(self, cin, out, kernel, stride, pad):
+        super().__init__()
+        self.conv = nn.ConvTranspose2d(cin, out, kernel, stride, pad, output_padding=stride - 1)
+        self.norm = nn.BatchNorm2d(out)
+
+    def forward(self, x):
+        return self.norm(self.conv(x)).relu()
+
+
+class ConvLeaky(nn.Module):
+    """A convolution and a leaky ReLU, without norm: what discriminators are made of."""
+
+    def __init__(self, cin, out, kernel, stride, pad):
+        super().__init__()
+        self.conv = nn.Conv2d(cin, out, kernel, stride, pad)
+        self.act = nn.LeakyReLU(0.01)
+
+    def forward(self, x):
+        return self.act(self.conv(x))
+
+
+class Row(NamedTuple):
+    """One line of a layer table: a layer, then `res` residual 3x3 convolutions at the same size.
+
+    Where height and width differ, `stride` and `size` are (height, width).
+    """
+
+    layer: type  # ConvNorm, UpNorm, ConvLeaky; a bare nn.Conv2d is an output: colours or a score
+    out: int  # channels
+    kernel: int
+    stride: int | tuple[int, int]
+    pad: int
+    res: int
+    size: int | tuple[int, int]  # of the output. Nothing is built from it; a test holds it against the network
+
+
+def build(table, cin, skips=None):
+    """One block per row of `table`; the block after row i is also fed `skips[i]` channels from elsewhere."""
+    blocks = nn.ModuleList()
+    for i, row in enumerate(table):
+        lead = row.layer(cin, row.out, row.kernel, row.stride, row.pad)
+        residuals = (ConvNorm(row.out, row.out, 3, pad=1, residual=True) for _ in range(row.res))
+        blocks.append(nn.Sequential(lead, *residuals))
+        cin = row.out + (skips[i] if skips else 0)
+    return blocks
+
+
+def narrow(table, width):
+    """`table` with `width` times its channels; rows that are an output (a bare nn.Conv2d) keep theirs."""
+    return tuple(row if row.layer is nn.Conv2d else row._replace(out=max(1, round(row.out * width))) for row in table)
+
+
+def skip_channels(table, size):
+    """Channels of the features that `table` makes of a square input of `size` px: the last row's of each size."""
+    channels = {}
+    for row in table:
+        size = (size + 2 * row.pad - row.kernel) // row.stride + 1
+        channels[size] = row.out
+    return list(channels.values())
+
+
+def in_format_of(weight, x):
+    """`x` (N, C, H, W) in the memory format of the convolution weight `weight`: channels_last, or as it is."""
+    if weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous():
+        return x.contiguous(memory_format=torch.channels_last)
+    return x
+
+
+def fold_norms(model):
+    """`model`, in eval mode, with every batch norm multiplied into the convolution before it: same outputs, faster.
+
+    Changes the model in place and returns it; it can't be trained any more.
+    """
+    for module in model.modules():
+        if isinstance(module, (ConvNorm, UpNorm)):
+            transposed = isinstance(module, UpNorm)
+            module.conv = fuse_conv_bn_eval(module.conv, module.norm, transposed)
+            module.norm = nn.Identity()
+    return model

@@ -1,0 +1,178 @@
+"""TalkLip's generator and discriminator (CVPR 2023, supplement, tables 1 to 4)."""
+
+import torch
+from torch import nn
+
+from models.avhubert import AVHubert
+from models.layers import ConvLeaky, ConvNorm, Row, UpNorm, build, in_format_of, narrow, skip_channels
+
+# fmt: off
+SPEECH = (  # table 1, local audio encoder; in: (1, 80, 16), a mel window
+    #             out  k       s  p  res      size
+    Row(ConvNorm,  32, 3,      1, 1,   2, (80, 16)),
+    Row(ConvNorm,  64, 3, (3, 1), 1,   2, (27, 16)),
+    Row(ConvNorm, 128, 3,      3, 1,   2,   (9, 6)),
+    Row(ConvNorm, 256, 3, (3, 2), 1,   1,        3),
+    Row(ConvNorm, 512, 3,      1, 0,   0,        1),
+    Row(ConvNorm, 512, 1,      1, 0,   0,        1),
+)
+
+ENCODER = (  # table 2, video encoder; in: (6, 96, 96), pose prior and identity
+    #             out  k  s  p  res  size
+    Row(ConvNorm,  16, 7, 1, 3,   0,   96),
+    Row(ConvNorm,  32, 3, 2, 1,   2,   48),
+    Row(ConvNorm,  64, 3, 2, 1,   3,   24),
+    Row(ConvNorm, 128, 3, 2, 1,   2,   12),
+    Row(ConvNorm, 256, 3, 2, 1,   2,    6),
+    Row(ConvNorm, 512, 3, 2, 1,   1,    3),
+    Row(ConvNorm, 512, 3, 1, 0,   0,    1),
+    Row(ConvNorm, 512, 1, 1, 0,   0,    1),
+)
+
+DECODER = (  # table 3, generator; in: the mapped speech, (512, 1, 1). Output padding is stride - 1
+    #             out  k  s  p  res  size
+    Row(ConvNorm, 512, 1, 1, 0,   0,    1),
+    Row(UpNorm,   512, 3, 1, 0,   1,    3),  # Differs: the table says stride 2; of a 1x1 input it is the same
+    Row(UpNorm,   512, 3, 2, 1,   2,    6),
+    Row(UpNorm,   384, 3, 2, 1,   2,   12),
+    Row(UpNorm,   256, 3, 2, 1,   2,   24),
+    Row(UpNorm,   128, 3, 2, 1,   2,   48),
+    Row(UpNorm,    64, 3, 2, 1,   2,   96),  # Differs: the table says residual 1x1 with pad 1, the weights are 3x3
+)
+TO_RGB = (  # table 3, its last two lines
+    Row(ConvNorm,  32, 3, 1, 1,   0,   96),
+    Row(nn.Conv2d,  3, 1, 1, 0,   0,   96),
+)
+
+DISCRIMINATOR = (  # table 4 (its caption says audio encoder); in: (3, 48, 96), the lower half of a face
+    #              out  k       s  p  res      size
+    Row(ConvLeaky,  32, 7,      1, 3,   0, (48, 96)),
+    Row(ConvLeaky,  64, 5, (1, 2), 2,   0,       48),  # Differs: pad 1 in the table would leave 46 rows
+    Row(ConvLeaky,  64, 5,      1, 2,   0,       48),
+    Row(ConvLeaky, 128, 5,      2, 2,   0,       24),
+    Row(ConvLeaky, 128, 5,      1, 2,   0,       24),
+    Row(ConvLeaky, 256, 5,      2, 2,   0,       12),
+    Row(ConvLeaky, 256, 5,      1, 2,   0,       12),
+    Row(ConvLeaky, 512, 3,      2, 1,   0,        6),  # Differs: kernel 5, pad 2 in the table; the weights
+    Row(ConvLeaky, 512, 3,      1, 1,   0,        6),  # of both lines are 3x3
+    Row(ConvLeaky, 512, 3,      2, 1,   0,        3),
+    Row(ConvLeaky, 512, 3,      1, 1,   0,        3),
+    Row(ConvLeaky, 512, 3,      1, 0,   0,        1),
+    Row(ConvLeaky, 512, 1,      1, 0,   0,        1),
+    Row(nn.Conv2d,   1, 1,      1, 0,   0,        1),  # Differs: the score is not in the table
+)
+# fmt: on
+
+
+class LocalSpeech(nn.Module):
+    """Hears 0.2 s of sound at a time: the local audio encoder (table 1).
+
+    Differs: the table sums input and output of a block; in the weights each stride-1 3x3 convolution has its own sum.
+    """
+
+    def __init__(self, table=SPEECH):
+        super().__init__()
+        self.blocks = build(table, cin=1)
+
+    def forward(self, mels, padding=None):
+        """mels: (B, L, 1, 80, 16), one window per row; `padding` changes nothing: windows do not see one another.
+
+        Returns (B, L, 512).
+        """
+        x = in_format_of(self.blocks[0][0].conv.weight, mels.flatten(0, 1))
+        for block in self.blocks:
+            x = block(x)
+        return x.flatten(1).unflatten(0, mels.shape[:2])  # (B, L, 512)
+
+
+class Generator(nn.Module):
+    """Draws faces that say given speech (tables 2 and 3); TalkLip and Wav2Lip differ in how they hear it.
+
+    A subclass adds `speech`, which hears, and `audio_map`, which turns its embedding into the decoder's input.
+    `model.to(memory_format=torch.channels_last)` makes it run in that format; faces are converted inside.
+    Differs: the text says that the decoder's input is the joined audio and video embedding. It is the audio alone;
+    the video embedding joins after the first row like any other skip.
+    """
+
+    def __init__(self, hp, encoder=ENCODER, decoder=DECODER, to_rgb=TO_RGB):
+        super().__init__()
+        encoder, decoder, to_rgb = (narrow(table, hp.width) for table in (encoder, decoder, to_rgb))
+        skips = skip_channels(encoder, hp.face_size)[::-1]
+        self.encoder = build(encoder, cin=6)
+        self.decoder = build(decoder, cin=decoder[0].out, skips=skips)
+        self.to_rgb = nn.Sequential(*build(to_rgb, cin=decoder[-1].out + skips[-1]))
+
+    def listen(self, audio, padding=None):
+        """Embeds a clip's speech.
+
+        audio:   global (B, L, 104): filter banks of one frame each, normalised; local (B, L, 1, 80, 16): mel windows.
+        padding: (B, L) bool, True after the end of a clip, or None.
+        Returns (B, L, D): one row per frame of the clip.
+        """
+        return self.speech(audio, padding=padding)
+
+    def draw(self, face, speech):
+        """Redraws each face so that its mouth says the speech.
+
+        face:   (B, T, 6, H, W) in [0, 1]: the pose prior, black in its lower half, then the identity, RGB.
+        speech: (B, T, D): the row of `listen` for each face.
+        Returns (B, T, 3, H, W) in [0, 1], RGB, in the type of `face`, whatever autocast computes in.
+        """
+        x = in_format_of(self.encoder[0][0].conv.weight, face.flatten(0, 1))  # (B*T, 6, H, W)
+        skips = {}
+        for down in self.encoder:
+            x = down(x)
+            skips[x.shape[-1]] = x  # the last of each size
+        x = self.audio_map(speech.flatten(0, 1))[..., None, None]  # (B*T, 512, 1, 1)
+        for up in self.decoder:
+            x = up(x)
+            x = torch.cat([x, skips[x.shape[-1]]], dim=1)
+        return self.to_rgb(x).to(face.dtype).sigmoid().unflatten(0, face.shape[:2])
+
+    def forward(self, face, audio, frames, padding=None):
+        """Hears whole clips and draws some of their frames.
+
+        face, audio, padding: as above. frames: (B, T) int64: the row of the clip's speech that each face says.
+        Returns (B, T, 3, H, W) in [0, 1], RGB.
+        """
+        speech = self.listen(audio, padding)  # (B, L, D)
+        rows = frames[..., None].expand(-1, -1, speech.shape[-1])
+        return self.draw(face, speech.gather(1, rows))
+
+
+class TalkLip(Generator):
+    """TalkLip's generator: (g) hears the whole clip with a transformer, (l) 0.2 s at a time (hp.speech).
+
+    `audio_map` is in no table, but in the published weights. `sync` maps speech into the space in which the
+    contrastive loss compares it with lip motion; drawing does not use it.
+    """
+
+    def __init__(self, hp, speech=SPEECH, encoder=ENCODER, decoder=DECODER, to_rgb=TO_RGB):
+        super().__init__(hp, encoder, decoder, to_rgb)
+        if hp.speech == "global":
+            sizes = (hp.audio_layers, hp.audio_dim, hp.audio_ffn, hp.audio_heads, hp.audio_dropout, hp.audio_layerdrop)
+            self.speech, size = AVHubert(*sizes), hp.audio_dim
+        else:
+            speech = narrow(speech, hp.width)
+            self.speech, size = LocalSpeech(speech), speech[-1].out
+        self.audio_map = nn.Linear(size, narrow(decoder, hp.width)[0].out)
+        self.sync = nn.Linear(size, size)
+
+
+class Discriminator(nn.Module):
+    """Tells real mouths from drawn ones (table 4).
+
+    Differs: returns logits, where the published one ends in a sigmoid; the losses put it back.
+    """
+
+    def __init__(self, hp, table=DISCRIMINATOR):
+        super().__init__()
+        self.blocks = build(narrow(table, hp.width), cin=3)
+
+    def forward(self, faces):
+        """faces: (B, T, 3, H, W) in [0, 1], RGB; only the lower half is looked at. Returns logits (B*T, 1)."""
+        faces = faces.flatten(0, 1)  # (B*T, 3, H, W)
+        x = in_format_of(self.blocks[0][0].conv.weight, faces[:, :, faces.shape[2] // 2 :])
+        for block in self.blocks:
+            x = block(x)
+        return x.flatten(1)  # (B*T, 1)

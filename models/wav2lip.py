@@ -1,0 +1,15 @@
+"""Wav2Lip's generator (ACM MM 2020), the baseline: TalkLip's tables with local hearing and no audio map."""
+
+from torch import nn
+
+from models.layers import narrow
+from models.talklip import DECODER, ENCODER, SPEECH, TO_RGB, Generator, LocalSpeech
+
+
+class Wav2Lip(Generator):
+    """Wav2Lip's generator: the embedding of 0.2 s of mel is the decoder's input as it is."""
+
+    def __init__(self, hp, speech=SPEECH, encoder=ENCODER, decoder=DECODER, to_rgb=TO_RGB):
+        super().__init__(hp, encoder, decoder, to_rgb)
+        self.speech = LocalSpeech(narrow(speech, hp.width))
+        self.audio_map = nn.Identity()

@@ -1,0 +1,62 @@
+"""Made-up weights and inputs by the rule of the reference fixtures: the same numbers on every machine."""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+REFERENCE = Path(__file__).parents[1].parent / "shared" / "reference"
+
+
+def normal(seed, shape):
+    """Standard normal numbers, float32."""
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
+
+
+def uniform(seed, shape):
+    """Numbers in [0, 1), float32."""
+    return torch.from_numpy(np.random.default_rng(seed).random(shape).astype(np.float32))
+
+
+def fill_tensor(name, shape):
+    """The value of the floating-point state dict entry `name`."""
+    rng, last = np.random.default_rng(zlib.crc32(name.encode())), name.split(".")[-1]
+    if last in ("running_var", "weight_g") or (last == "weight" and len(shape) <= 1):
+        values = rng.uniform(0.5, 1.5, shape)
+    elif len(shape) <= 1:
+        values = 0.1 * rng.standard_normal(shape)
+    else:
+        values = rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
+    return torch.from_numpy(np.asarray(values, np.float32))
+
+
+def filled(model):
+    """`model` with the rule's weights under its own names."""
+    state = model.state_dict()
+    model.load_state_dict({k: fill_tensor(k, v.shape) if v.is_floating_point() else v for k, v in state.items()})
+    return model
+
+
+def published(name, prefix=""):
+    """The state dict of a published model, filled: names and shapes are those of `keys/NAME.json`."""
+    entries = json.loads((REFERENCE / "keys" / f"{name}.json").read_text())["entries"]
+    return {
+        key.removeprefix(prefix): fill_tensor(key, shape) if dtype.startswith("float") else torch.zeros(shape).long()
+        for key, shape, dtype in entries
+        if key.startswith(prefix)
+    }
+
+
+def faces(seed, count):
+    """(count, 6, 96, 96): pose prior, black in its lower half, and identity."""
+    face = uniform(seed, (count, 6, 96, 96))
+    face[:, :3, 48:] = 0
+    return face
+
+
+def difference(ours, theirs):
+    """The largest difference, relative to the largest value of `theirs`."""
+    theirs = torch.as_tensor(theirs, dtype=torch.float64)
+    return ((ours.double() - theirs).abs().max() / theirs.abs().max()).item()

@@ -1,0 +1,182 @@
+"""Files come back as they were written, and what is no checkpoint of ours or theirs is refused in one line."""
+
+import json
+import os
+import pickle
+import zipfile
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from filling import difference, filled
+from make_golden import narrow_hparams
+from published_files import as_modules, drawn, published_talklip, published_wav2lip, refused, wrapped
+from safetensors.torch import save_file
+
+import checkpoint
+from hparams import InputError, preset
+from models import build_generator
+from models.talklip import Discriminator
+
+torch.set_num_threads(1)
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+
+
+def test_a_run_checkpoint_comes_back_as_it_was(tmp_path):
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, step=3, hparams={"seed": 1}, generator={"a": torch.arange(3)})
+    state = checkpoint.load(path)
+    assert state["step"] == 3 and torch.equal(state["generator"]["a"], torch.arange(3))
+    assert os.listdir(tmp_path) == ["last.pt"]
+
+
+def test_a_save_that_fails_leaves_the_last_good_file(tmp_path):
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, step=3)
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        checkpoint.save(path, step=4, broken=lambda: None)
+    assert checkpoint.load(path)["step"] == 3
+
+
+@pytest.mark.parametrize("name", ["talklip_g", "talklip_l", "wav2lip"])
+def test_exported_weights_draw_the_same_in_16_bits(name, tmp_path):
+    hp, path = narrow_hparams(name), tmp_path / "small.safetensors"
+    generator = filled(build_generator(hp)).eval()
+    checkpoint.export(path, generator, hp, step=12, data={"name": "made up"})
+    loaded, found, about = checkpoint.load_generator(path)
+    assert found == hp and about["step"] == 12 and about["data"] == {"name": "made up"} and len(about["sha256"]) == 64
+    assert about["kind"] == "weights" and not loaded.training
+    assert all(p.dtype == torch.float32 and p.device.type == "cpu" for p in loaded.parameters())
+    assert difference(drawn(loaded, hp), drawn(generator, hp)) < 0.02
+    assert path.stat().st_size < 2.5 * sum(p.numel() for p in generator.parameters())
+
+
+def test_weights_that_are_not_finite_are_not_exported(tmp_path):
+    hp = narrow_hparams("wav2lip")
+    generator = build_generator(hp)
+    generator.to_rgb[1][0].bias.data[0] = 1e6
+    with pytest.raises(InputError, match="to_rgb.1.0.bias"):
+        checkpoint.export(tmp_path / "x.safetensors", generator, hp)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_averaged_generator_of_a_run_is_the_one_that_is_loaded(tmp_path):
+    hp = narrow_hparams("talklip_g")
+    generator, mean, judge = build_generator(hp), filled(build_generator(hp)).eval(), filled(Discriminator(hp)).eval()
+    state = {"generator": generator.state_dict(), "ema": mean.state_dict(), "discriminator": judge.state_dict()}
+    checkpoint.save(tmp_path / "last.pt", hparams=asdict(hp), step=5, **state)
+    loaded, found, about = checkpoint.load_generator(tmp_path / "last.pt")
+    assert found == hp and about["step"] == 5 and about["kind"] == "run checkpoint"
+    assert torch.equal(drawn(loaded, hp), drawn(mean, hp))
+    again = checkpoint.load_discriminator(tmp_path / "last.pt")[0]
+    assert torch.equal(again.blocks[0][0].conv.weight, judge.blocks[0][0].conv.weight)
+
+
+# Refusals, one line each
+
+
+def test_files_that_are_no_checkpoints_are_refused_by_what_they_are(tmp_path):
+    refused(tmp_path / "absent.pt", "no checkpoint at .*Train one")
+    refused(tmp_path, "is a folder")
+    contents = {
+        "is empty": b"",
+        "is a web page": b"\n<!DOCTYPE html><html><body>Google Drive - Quota exceeded</body></html>",
+        "Git-LFS pointer.*git lfs pull": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+        "not a checkpoint": b"\x00\x00\x00\x18ftypmp42 a video of somebody",
+        "broken or cut off": checkpoint.LEGACY_MAGIC + b"nothing more",
+    }
+    for words, content in contents.items():
+        path = tmp_path / "file.pth"
+        path.write_bytes(content)
+        for read in (checkpoint.load_generator, checkpoint.load_discriminator, checkpoint.load):
+            refused(path, words, read)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("weights/readme.txt", "hello")
+    refused(path, "unpack it")
+
+
+def test_files_that_were_cut_off_are_refused(tmp_path):
+    hp = narrow_hparams("wav2lip")
+    generator = build_generator(hp)
+    checkpoint.save(tmp_path / "run.pt", hparams=asdict(hp), generator=generator.state_dict())
+    checkpoint.export(tmp_path / "small.safetensors", generator, hp)
+    torch.save(wrapped(published_wav2lip()), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    torch.jit.script(as_modules(published_wav2lip())).save(tmp_path / "archive.pt")
+    for path in list(tmp_path.iterdir()):
+        whole = path.read_bytes()
+        for share in (0.02, 0.5, 0.99):
+            path.write_bytes(whole[: int(len(whole) * share)])
+            refused(path, "broken or cut off")
+
+
+OTHERS = {
+    "weights of a lip-reading expert": {"state_dict": {"encoder.w2v_model.mask_emb": torch.zeros(1)}},
+    "fairseq checkpoint": {"args": None, "cfg": {"a": 1}, "model": {"encoder.w2v_model.mask_emb": torch.zeros(1)}},
+    "weights of a SyncNet": {"netcnnaud.0.weight": torch.zeros(1)},
+    "sync expert of Wav2Lip": {"state_dict": {"face_encoder.0.conv_block.0.weight": torch.zeros(1)}},
+    "weights of a discriminator": {"state_dict": {"binary_pred.0.weight": torch.zeros(1)}},
+    "face detector s3fd": {"conv3_3_norm_mbox_loc.weight": torch.zeros(1)},
+    "optimizer's state only": {"state": {}, "param_groups": []},
+    "entries named fc.weight, fc.bias": {"fc.weight": torch.zeros(1), "fc.bias": torch.zeros(1)},
+    "a list": [1, 2, 3],
+    "entries named a": {"a": "b"},
+}
+
+
+@pytest.mark.parametrize("words", OTHERS)
+def test_checkpoints_of_other_models_are_named(words, tmp_path):
+    torch.save(OTHERS[words], tmp_path / "other.pth")
+    refused(tmp_path / "other.pth", words)
+
+
+def test_a_generator_is_no_discriminator_and_no_run(tmp_path):
+    torch.save(wrapped(published_wav2lip()), tmp_path / "w.pth")
+    refused(
+        tmp_path / "w.pth", "no discriminator but the weights of a Wav2Lip generator", checkpoint.load_discriminator
+    )
+    refused(tmp_path / "w.pth", "no checkpoint of a run", checkpoint.load)
+    hp = narrow_hparams("wav2lip")
+    checkpoint.export(tmp_path / "w.safetensors", build_generator(hp), hp)
+    refused(tmp_path / "w.safetensors", "no discriminator", checkpoint.load_discriminator)
+    refused(tmp_path / "w.safetensors", "no checkpoint of a run", checkpoint.load)
+
+
+def test_missing_misshapen_and_unknown_weights_are_named(tmp_path):
+    state = published_wav2lip()
+    del state["output_block.1.bias"]
+    state["face_decoder_blocks.3.0.conv_block.0.bias"] = torch.zeros(5)
+    state["attention.weight"] = torch.zeros(1)
+    torch.save(wrapped(state), tmp_path / "w.pth")
+    refused(tmp_path / "w.pth", r"1 missing: to_rgb.1.0.bias; .*unknown: attention.weight; .*\(5,\) instead of \(24,\)")
+    talklip = published_talklip()
+    del talklip["audio_encoder.w2v_model.encoder.layers.1.self_attn.k_proj.weight"]
+    torch.save(wrapped(talklip), tmp_path / "g.pth")
+    refused(tmp_path / "g.pth", "missing: speech.blocks.1.qkv.weight")
+    torch.save(wrapped({"face_decoder_blocks.0.0.conv_block.0.bias": torch.zeros(32)}), tmp_path / "few.pth")
+    refused(tmp_path / "few.pth", "missing: encoder.0.0.conv.weight, .* more")
+
+
+def test_other_formats_and_unknown_knobs_are_refused(tmp_path):
+    hp, path, some = narrow_hparams("wav2lip"), tmp_path / "x.pt", {"a": torch.zeros(1)}
+    for changed, words in (
+        ({"format": 99, "hparams": asdict(hp)}, "format 99, this code reads 1"),
+        ({"format": 1, "hparams": asdict(hp) | {"colour": 1}, "generator": some}, "does not know: colour"),
+        ({"format": 1, "hparams": asdict(hp) | {"width": "wide"}, "ema": some}, "knob width is 'wide', not a float"),
+        ({"format": 1, "hparams": asdict(hp)}, "holds no generator"),
+    ):
+        torch.save(changed, path)
+        refused(path, words)
+    torch.save({"format": 99, "step": 1}, path)
+    refused(path, "format 99", checkpoint.load)
+
+
+def test_safetensors_of_other_projects_and_formats_are_refused(tmp_path):
+    path, weights = tmp_path / "x.safetensors", {"a": torch.zeros(2)}
+    save_file(weights, path, {"format": "pt"})
+    refused(path, "another project")
+    save_file(weights, path, {"format": "7", "hparams": json.dumps(asdict(preset("wav2lip")))})
+    refused(path, "format 7, this code reads 1")
+    save_file(weights, path, {"format": "1", "hparams": "{not json"})
+    refused(path, "broken")
+    save_file(weights, path, {"format": "1", "hparams": json.dumps(asdict(replace(preset("wav2lip"), width=0.1)))})
+    refused(path, "missing")

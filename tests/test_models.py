@@ -1,0 +1,160 @@
+"""The networks have the sizes of the papers' tables, run in every format, and compute what they did when verified."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from filling import difference, faces, filled, normal
+from make_golden import GOLDEN, golden, narrow_hparams, speech_input
+
+from hparams import HParams, preset
+from models import build_generator
+from models.avhubert import AVHubert
+from models.layers import narrow
+from models.talklip import DECODER, DISCRIMINATOR, ENCODER, SPEECH, TO_RGB, Discriminator, LocalSpeech, TalkLip
+from models.wav2lip import Wav2Lip
+
+torch.set_num_threads(1)
+WIDTH = 1 / 16
+LOCAL = narrow_hparams("talklip_l")
+
+
+def sizes_of(blocks, model, *inputs):
+    """The output shape (C, H, W) of every block when the model runs."""
+    sizes = {}
+    for i, block in enumerate(blocks):
+        block.register_forward_hook(lambda _, __, out, i=i: sizes.update({i: tuple(out.shape[1:])}))
+    with torch.no_grad():
+        model.eval()(*inputs)
+    return [sizes[i] for i in range(len(blocks))]
+
+
+def sizes_in(table):
+    """The (C, H, W) that a table says."""
+    return [(row.out, *(row.size if isinstance(row.size, tuple) else (row.size, row.size))) for row in table]
+
+
+@pytest.mark.parametrize(
+    "name, table", [("encoder", ENCODER), ("decoder", DECODER), ("to_rgb", TO_RGB)], ids="encoder decoder rgb".split()
+)
+def test_every_row_of_the_generator_has_the_size_its_table_says(name, table):
+    net = TalkLip(LOCAL)
+    inputs = faces(0, 1)[None], torch.zeros(1, 1, 1, 80, 16), torch.zeros(1, 1, dtype=torch.long)
+    assert sizes_of(getattr(net, name), net, *inputs) == sizes_in(narrow(table, WIDTH))
+
+
+def test_every_row_of_the_local_audio_encoder_has_the_size_its_table_says():
+    net = LocalSpeech(narrow(SPEECH, WIDTH))
+    assert sizes_of(net.blocks, net, torch.zeros(1, 1, 1, 80, 16)) == sizes_in(narrow(SPEECH, WIDTH))
+
+
+def test_every_row_of_the_discriminator_has_the_size_its_table_says():
+    net = Discriminator(LOCAL)
+    assert sizes_of(net.blocks, net, torch.zeros(1, 1, 3, 96, 96)) == sizes_in(narrow(DISCRIMINATOR, WIDTH))
+
+
+def parameters(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+def test_parameter_counts_are_those_of_the_published_models():
+    with torch.device("meta"):
+        talklip, wav2lip = TalkLip(preset("talklip_g")), Wav2Lip(preset("wav2lip"))
+        assert parameters(wav2lip) == 36_298_035
+        assert parameters(Discriminator(preset("talklip_g"))) == 14_113_793
+        assert parameters(TalkLip(preset("talklip_l"))) == 36_823_347
+        # Not built: mask_emb, label_embs_concat; 128 lengths of the weight norm are multiplied out.
+        assert parameters(AVHubert(video=True)) + 104 + 2004 * 256 + 128 == 103_133_416
+        assert parameters(talklip) - parameters(talklip.speech) == 34_469_683
+
+
+def test_narrower_tables_keep_what_is_drawn():
+    half = narrow(DECODER, 0.5) + narrow(TO_RGB, 0.5)
+    assert [row.out for row in half] == [256, 256, 256, 192, 128, 64, 32, 16, 3]
+    assert narrow(DISCRIMINATOR, 0.5)[-1].out == 1
+    assert narrow(ENCODER, 1.0) == ENCODER
+
+
+def test_compact_preset_has_about_12_million_parameters():
+    with torch.device("meta"):
+        assert parameters(build_generator(preset("compact"))) == 12_354_331
+
+
+def test_outputs_are_the_verified_ones():
+    made, stored = golden(), np.load(GOLDEN)
+    assert made.keys() == set(stored.files)
+    for name, value in made.items():
+        assert difference(torch.from_numpy(value), stored[name]) < 1e-5, name
+
+
+@pytest.mark.parametrize("name", ["talklip_g", "talklip_l", "wav2lip"])
+def test_channels_last_in_bfloat16_trains_and_draws_in_float32(name):
+    hp = narrow_hparams(name)
+    generator = filled(build_generator(hp)).eval()
+    audio, face, frames = speech_input(hp), faces(3, 2)[None], torch.tensor([[1, 5]])
+    plain = generator(face, audio, frames)
+    generator = generator.to(memory_format=torch.channels_last)
+    met = []
+    generator.decoder[-1].register_forward_hook(
+        lambda _, __, out: met.append(out.is_contiguous(memory_format=torch.channels_last))
+    )
+    assert difference(generator(face, audio, frames), plain.detach()) < 1e-5
+    with torch.autocast("cpu", torch.bfloat16):
+        drawn = generator(face, audio, frames)
+        judged = Discriminator(hp).to(memory_format=torch.channels_last)(drawn)
+    assert met == [True, True]
+    assert drawn.dtype == torch.float32 and drawn.shape == (1, 2, 3, 96, 96) and judged.shape == (2, 1)
+    assert difference(drawn, plain.detach()) < 0.1
+    judged.float().sum().backward()
+    unused = {n for n, p in generator.named_parameters() if p.grad is None}
+    assert unused == ({"sync.weight", "sync.bias"} if hp.model == "talklip" else set())
+
+
+@torch.no_grad()
+def test_padding_does_not_leak_into_a_clip():
+    encoder = filled(AVHubert(2, 64, 128, 4)).eval()
+    audio, padding = normal(5, (2, 30, 104)), torch.zeros(2, 30, dtype=torch.bool)
+    padding[1, 11:] = True
+    together, alone = encoder(audio, padding=padding), encoder(audio[1:, :11])
+    assert difference(together[1, :11], alone[0]) < 1e-5
+    assert difference(together[0], encoder(audio[:1])[0]) < 1e-5
+
+
+@torch.no_grad()
+def test_each_face_says_the_row_that_frames_names():
+    hp = narrow_hparams("talklip_g")
+    generator = filled(build_generator(hp)).eval()
+    audio, face = normal(6, (2, 9, 104)), faces(7, 4).unflatten(0, (2, 2))
+    speech = generator.listen(audio)
+    rows = torch.stack([speech[0, [8, 2]], speech[1, [0, 4]]])
+    assert torch.equal(generator(face, audio, torch.tensor([[8, 2], [0, 4]])), generator.draw(face, rows))
+
+
+@torch.no_grad()
+def test_discriminator_looks_at_the_lower_half_only():
+    judge, face = filled(Discriminator(LOCAL)).eval(), torch.rand(1, 2, 3, 96, 96)
+    other = face.clone()
+    other[..., :48, :] = 0
+    assert torch.equal(judge(face), judge(other))
+    other[..., 48, :] = 0
+    assert not torch.equal(judge(face), judge(other))
+
+
+def test_layerdrop_and_dropout_follow_torchs_seed_and_rest_in_eval_mode():
+    encoder, audio = AVHubert(4, 64, 128, 4, layerdrop=0.5), normal(8, (1, 6, 104))
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        drawn.append(encoder(audio))
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+    encoder.eval()
+    assert torch.equal(encoder(audio), encoder(audio))
+
+
+def test_wider_knobs_reach_the_transformer():
+    hp = replace(HParams(), audio_layers=3, audio_dim=256, audio_ffn=512, audio_heads=4)
+    with torch.device("meta"):
+        speech = TalkLip(hp).speech
+    assert len(speech.blocks) == 3 and speech.blocks[0].up.weight.shape == (512, 256)
+    assert speech.positions.weight.shape == (256, 16, 128)

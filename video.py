@@ -1,0 +1,273 @@
+"""Pictures: reads the frames of any video or still, changes a patch of one, and writes H.264 with sound."""
+
+import os
+import uuid
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from math import inf
+from pathlib import Path
+
+import numpy as np
+
+from audio import decoded, open_media, pictures_of, sound, sound_kind
+from frame import CHROMA_STEPS, TAGS, Frame, cut, upright
+from hparams import InputError
+
+SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
+AAC_RATES = (8000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+HELD_BYTES = 256 << 20  # most that playing backward keeps in memory
+HELD_FRAMES = 64
+
+
+@dataclass(frozen=True)
+class Video:
+    """What is known of a video or still before all of it is read."""
+
+    path: Path
+    width: int  # px, upright
+    height: int
+    fps: Fraction  # average rate; 25 for a still
+    frames: int | None  # by its header, so an estimate
+    duration_s: float | None
+    rotation: int  # degrees counterclockwise that the frames are turned by to stand upright; already applied to them
+    pix_fmt: str  # of the frames as `read_frames` gives them
+    tags: dict  # color_range, colorspace, color_primaries, color_trc: numbers as in H.273
+    pixel_aspect: Fraction  # width of a pixel over its height
+    has_audio: bool
+    still: bool
+
+
+def probe(path):
+    """Looks at a video or still and decodes its first picture. Raises InputError if it has none."""
+    with open_media(path) as container:
+        stream = _stream(container, path)
+        raw = next(decoded(container, stream), None)
+        if raw is None:
+            raise InputError(f"{path}: none of its pictures can be decoded")
+        still, fps = container.format.name.endswith("_pipe"), _fps(stream)
+        picture = upright(raw, still)
+        duration_s = float(stream.duration * stream.time_base) if stream.duration else None
+        if duration_s is None and container.duration:
+            duration_s = container.duration / 1e6
+        if still:
+            duration_s = float(1 / fps)
+        aspect = stream.sample_aspect_ratio or Fraction(1)
+        return Video(
+            path=Path(path),
+            width=picture.width,
+            height=picture.height,
+            fps=fps,
+            frames=1 if still else stream.frames or (round(duration_s * fps) if duration_s else None),
+            duration_s=duration_s,
+            rotation=raw.rotation % 360,
+            pix_fmt=picture.format.name,
+            tags={name: int(getattr(picture, name)) for name in TAGS},
+            pixel_aspect=1 / aspect if raw.rotation % 180 else aspect,
+            has_audio=bool(container.streams.audio),
+            still=still,
+        )
+
+
+def read_frames(path, from_s=0.0):
+    """Yields the Frames of a video, or the one of a still, in order of time and constant memory.
+
+    A truncated file gives what can be decoded. from_s: frames before this time may be left out, to save work.
+    Raises InputError if the file cannot be read or holds no picture that can be decoded.
+    """
+    with open_media(path) as container:
+        stream = _stream(container, path)
+        stream.thread_type, stream.codec_context.thread_count = "AUTO", 2
+        sought = from_s > 0 and stream.start_time is not None and "mpeg" not in container.format.name
+        if sought:
+            container.seek(stream.start_time + int(from_s / stream.time_base), stream=stream)
+        period = float(1 / _fps(stream))
+        start = None if stream.start_time is None else float(stream.start_time * stream.time_base)
+        time_s = None
+        for raw in decoded(container, stream):
+            start = start if start is not None or raw.pts is None else raw.time
+            known = raw.pts is not None and start is not None
+            time_s = raw.time - start if known else 0.0 if time_s is None else time_s + period
+            if sought and time_s > from_s + period / 2:
+                break  # the file's index is wrong: read from its beginning
+            sought = False
+            yield Frame(upright(raw, container.format.name.endswith("_pipe")), time_s)
+    if time_s is None and from_s == 0:
+        raise InputError(f"{path}: none of its pictures can be decoded")
+    if sought:
+        yield from read_frames(path)
+
+
+def frames_at(path, fps, start=0, stop=None):
+    """Yields (k, Frame) for k = start, start + 1, ...: the frame shown at k / fps, chosen by presentation time.
+
+    At the video's own constant rate each frame comes once; a variable rate becomes constant without drift.
+    """
+    k, shown = start, None
+    for frame in read_frames(path, float(start / fps)):
+        slot = round(frame.time_s * fps)
+        while shown is not None and k < slot:
+            if k == stop:
+                return
+            yield k, shown
+            k += 1
+        shown = frame
+    if shown is not None and k != stop:
+        yield k, shown
+
+
+def bounce(k, n):
+    """The source frame that output frame k shows: 0 ... n-1, n-2 ... 1, 0 ... ; the turning frames are shown once."""
+    k %= max(1, 2 * n - 2)
+    return min(k, 2 * n - 2 - k) if n > 1 else 0
+
+
+def timeline(path, count, fps=None):
+    """Yields (source index, Frame) for output frames 0 ... count-1: plays the video forth and back until they are full.
+
+    fps: the constant rate, the video's average by default. Memory stays bounded: played backward, the video is decoded
+    again in short pieces from its end.
+    """
+    fps = fps or probe(path).fps
+    k, done = 0, 0
+    while done < count:
+        for k, frame in frames_at(path, fps):
+            if done == count:
+                return
+            yield k, frame
+            done += 1
+        if k == 0:
+            yield from ((0, frame) for _ in range(count - done))
+            return
+        held = max(8, min(HELD_FRAMES, HELD_BYTES // sum(plane.buffer_size for plane in frame.picture.planes)))
+        for stop in range(k, 1, -held):
+            for back in reversed(list(frames_at(path, fps, max(1, stop - held), stop))):
+                if done == count:
+                    return
+                yield back
+                done += 1
+
+
+class Writer:
+    """Streams Frames to a video file: H.264 at constant quality, and the whole sound of `audio` as AAC.
+
+    with Writer("out.mp4", like=probe("in.mp4"), audio="speech.wav") as out: out.write(frame)
+
+    like: a Video: its size, rate, pixel format, colour tags and pixel aspect are kept. Where pixels share chroma,
+    H.264 needs even sizes: an odd last column or row is doubled, as 4:4:4 video plays in few players.
+    The file appears when it is complete; on any exception nothing is left. Raises InputError if it can't be written.
+    """
+
+    def __init__(self, path, like, fps=None, audio=None, crf=18, preset="veryfast", metadata=None):
+        self.path, self.like, self.fps, self.audio = Path(path), like, Fraction(fps or like.fps), audio
+        if self.path.suffix.lower() not in SUFFIXES:
+            raise InputError(f"{path}: a video is written as one of {', '.join(SUFFIXES)}")
+        if self.path.is_dir():
+            raise InputError(f"{path} is a folder: name a file in it")
+        if not self.path.parent.is_dir():
+            raise InputError(f"{path} cannot be written: there is no folder {self.path.parent}")
+        self.partial = self.path.with_name(f".{uuid.uuid4().hex}.partial{self.path.suffix.lower()}")
+        self.kind = sound_kind(audio) if audio else None
+        self.settings = {"crf": str(crf), "preset": preset}, metadata or {}
+        self.written, self.heard = 0, 0  # frames, samples
+
+    def __enter__(self):
+        try:
+            self._open()
+        except BaseException:
+            self.partial.unlink(missing_ok=True)
+            raise
+        return self
+
+    def _open(self):
+        import av
+
+        coding, metadata = self.settings
+        across, down = CHROMA_STEPS[self.like.pix_fmt[-4:]]
+        faststart = {} if self.path.suffix.lower() == ".mkv" else {"movflags": "+faststart"}
+        with _writing(self.path):
+            self.partial.touch(exist_ok=False)  # a folder that may not be written to fails here
+            self.container = av.open(f"file:{self.partial.absolute()}", "w", options=faststart)
+            self.container.metadata.update(metadata)
+            self.video = self.container.add_stream("libx264", rate=self.fps, options=coding)
+            self.video.width = self.like.width + self.like.width % across
+            self.video.height = self.like.height + self.like.height % down
+            self.video.pix_fmt, self.video.codec_context.time_base = self.like.pix_fmt, 1 / self.fps
+            self.video.codec_context.sample_aspect_ratio = self.like.pixel_aspect
+            for name, value in self.like.tags.items():
+                setattr(self.video.codec_context, name, value)
+            if self.audio:
+                rate, layout = self.kind
+                rate = rate if rate in AAC_RATES else 48_000
+                self.voice = self.container.add_stream("aac", rate=rate, layout=layout, bit_rate=192_000)
+                self.pieces = sound(self.audio, rate, layout)
+
+    def write(self, frame):
+        """Appends one Frame, shown for 1 / fps seconds."""
+        if frame.size != (self.like.width, self.like.height):
+            found, expected = "x".join(map(str, frame.size)), f"{self.like.width}x{self.like.height}"
+            raise InputError(f"{self.like.path}: at {frame.time_s:.2f} s its size is {found}, before it was {expected}")
+        self._write_sound(self.written / self.fps + 1)
+        picture = frame.picture
+        if picture.format.name != self.like.pix_fmt:
+            picture = picture.reformat(format=self.like.pix_fmt, threads=1)
+        picture = cut(picture, 0, 0, self.video.width, self.video.height)
+        picture.pts, picture.time_base = self.written, 1 / self.fps
+        with _writing(self.path):
+            self.container.mux(self.video.encode(picture))
+        self.written += 1
+
+    def _write_sound(self, until_s):
+        from av import AudioFrame
+
+        while self.audio and self.heard < until_s * self.voice.rate:
+            piece = next(self.pieces, None)
+            if piece is None:
+                return
+            if not piece.size:
+                continue
+            frame = AudioFrame.from_ndarray(np.ascontiguousarray(piece), format="s16p", layout=self.kind[1])
+            frame.sample_rate, frame.pts, frame.time_base = self.voice.rate, self.heard, Fraction(1, self.voice.rate)
+            self.heard += piece.shape[1]
+            with _writing(self.path):
+                self.container.mux(self.voice.encode(frame))
+
+    def __exit__(self, kind, error, trace):
+        from av import FFmpegError
+
+        try:
+            if kind:
+                with suppress(FFmpegError):
+                    self.container.close()
+                return
+            self._write_sound(inf)
+            with _writing(self.path):
+                for stream in self.container.streams:
+                    self.container.mux(stream.encode(None))
+                self.container.close()
+                os.replace(self.partial, self.path)
+        finally:
+            self.partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(path):
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _stream(container, path):
+    stream = pictures_of(container)
+    if stream is None:
+        kind = (
+            "it is a sound file: it has no pictures" if container.streams.audio else "it has neither pictures nor sound"
+        )
+        raise InputError(f"{path}: {kind}")
+    return stream
+
+
+def _fps(stream):
+    rates = (stream.average_rate, stream.guessed_rate, stream.base_rate)
+    return next((rate for rate in rates if rate and 1 <= rate <= 240), Fraction(25))
