@@ -12,6 +12,7 @@ RATE = 16_000  # samples a second
 ROW_RATE = 25  # rows of global features a second
 MEL_RATE = 80  # mel steps a second
 MEL_WINDOW = 16  # mel steps of a window: 0.2 s
+BLOCK_S = 60  # seconds of sound that are analysed at once
 SILENCE = -4.0  # lowest value of the mel spectrogram
 
 
@@ -131,12 +132,20 @@ def log_filter_banks(wav):
     """Log energies of 26 mel filters over 25 ms, 100 times a second (python_speech_features' defaults).
 
     wav: (samples,) int16 at 16 kHz.
-    Returns (n, 26) float32, n >= 1.
+    Returns (n, 26) float32, n >= 1. An hour takes no more memory than a minute: it is done in blocks.
     """
     from python_speech_features import logfbank
 
+    window, hop = RATE // 40, RATE // 100
     wav = wav if len(wav) else np.zeros(1, np.int16)
-    return logfbank(wav, RATE).astype(np.float32)
+    rows = 1 + max(0, -(-(len(wav) - window) // hop))
+    blocks = []
+    for start in range(0, rows, BLOCK_S * 100):
+        lead = min(start, 1)  # one row more in front, as the pre-emphasis looks back by a sample
+        stop = min(start + BLOCK_S * 100, rows)
+        piece = wav[(start - lead) * hop : (stop - 1) * hop + window if stop < rows else None]
+        blocks.append(logfbank(piece, RATE)[lead:].astype(np.float32))
+    return np.concatenate(blocks)
 
 
 def stack(features):
@@ -166,10 +175,15 @@ def mel_spectrogram(wav):
     wav = wav.astype(np.float64) / 32768
     wav = np.append(wav[:1], wav[1:] - 0.97 * wav[:-1])
     wav = np.pad(wav, (0, max(0, 800 - len(wav))))  # one analysis window at least
-    power = np.abs(librosa.stft(wav, n_fft=800, hop_length=200, win_length=800, pad_mode="reflect"))
+    wav = np.pad(wav, 400, mode="reflect")
     bank = librosa.filters.mel(sr=RATE, n_fft=800, n_mels=80, fmin=55, fmax=7600)
-    level = 20 * np.log10(np.maximum(1e-5, bank @ power)) - 20  # dB
-    return np.clip(8 * (level + 100) / 100 - 4, -4, 4).astype(np.float32)
+    steps, blocks = 1 + (len(wav) - 800) // 200, []
+    for start in range(0, steps, BLOCK_S * MEL_RATE):
+        piece = wav[start * 200 : (start + BLOCK_S * MEL_RATE - 1) * 200 + 800]
+        power = np.abs(librosa.stft(piece, n_fft=800, hop_length=200, win_length=800, center=False))
+        level = 20 * np.log10(np.maximum(1e-5, bank @ power)) - 20  # dB
+        blocks.append(np.clip(8 * (level + 100) / 100 - 4, -4, 4).astype(np.float32))
+    return np.concatenate(blocks, axis=1)
 
 
 def mel_windows(mel, times_s):

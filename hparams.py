@@ -40,6 +40,7 @@ class HParams:
     # losses
     l1_weight: float = knob(0.92999, "mean absolute pixel error: 1 - adv_weight - the lip loss's 1e-5")
     mouth_weight: float = knob(0.0, "mean absolute pixel error inside the mouth region of the mesh")
+    lips_weight: float = knob(0.0, "outline of the lips, told from the speech embedding alone")
     adv_weight: float = knob(0.07, "adversarial loss")
     adv_from: int = knob(0, "first step of the discriminator and of the adversarial loss")
     # optimisation
@@ -102,15 +103,16 @@ PRESETS = {
         "rare_speakers": 0.3,
         "augment": 0.5,
         "mouth_weight": 1.0,
+        "lips_weight": 0.2,
         "adv_weight": 0.01,
-        "adv_from": 5000,
+        "adv_from": 4000,
         "lr": 5e-4,
         "beta1": 0.9,
         "warmup": 200,
         "decay_from": 0.5,
         "clip_norm": 1.0,
         "ema": 0.998,
-        "max_steps": 8000,
+        "max_steps": 5000,
         "valid_every": 500,
         "amp": True,
     },
@@ -126,7 +128,7 @@ def add_flags(parser):
         kind = {"action": argparse.BooleanOptionalAction} if f.type is bool else {"type": f.type}
         if f.metadata["choices"]:
             kind["choices"] = f.metadata["choices"]
-        note = f"{f.metadata['note']} (default: {f.default})"
+        note = f"{f.metadata['note']} (default: {f.default})".replace("%", "%%")  # argparse fills in %(words)s
         group.add_argument(f"--{f.name}", default=argparse.SUPPRESS, help=note, **kind)
 
 

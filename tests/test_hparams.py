@@ -1,0 +1,119 @@
+"""Flags are made from knobs, what is given wins, what is not given changes nothing, and bad values say what to do."""
+
+import argparse
+from dataclasses import FrozenInstanceError, asdict, fields, replace
+
+import pytest
+import torch
+
+from hparams import PRESETS, HParams, InputError, add_flags, override, preset
+from models import build_generator
+from models.talklip import Discriminator
+
+
+def parser_of_knobs():
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    return parser
+
+
+def given(*argv):
+    return parser_of_knobs().parse_args(argv)
+
+
+def other_value(knob):
+    """A value of a knob's type that is not its default, as it is typed."""
+    if knob.metadata["choices"]:
+        return next(choice for choice in knob.metadata["choices"] if choice != knob.default)
+    return str(knob.default + 1)
+
+
+def test_every_knob_is_a_flag_of_its_type():
+    for knob in fields(HParams):
+        if knob.type is bool:
+            argv = [f"--no-{knob.name}" if knob.default else f"--{knob.name}"]
+        else:
+            argv = [f"--{knob.name}", other_value(knob)]
+        (found,) = vars(given(*argv)).items()
+        assert found[0] == knob.name and type(found[1]) is knob.type and found[1] != knob.default, argv
+
+
+def test_flags_that_are_not_given_stay_absent():
+    assert vars(given()) == {}
+    assert override(HParams(), given()) == HParams()
+
+
+def test_help_tells_every_default_and_its_note():
+    text = " ".join(parser_of_knobs().format_help().split())
+    for knob in fields(HParams):
+        assert f"{knob.metadata['note']} (default: {knob.default})" in text, knob.name
+
+
+def test_bools_are_switched_on_and_off_by_name():
+    assert override(HParams(), given("--amp")).amp is True
+    assert override(HParams(amp=True), given("--no-amp")).amp is False
+    assert override(HParams(amp=True), given()).amp is True
+    with pytest.raises(SystemExit) as stopped:
+        given("--amp", "False")
+    assert stopped.value.code == 2
+
+
+def test_a_flag_beats_the_preset_and_the_preset_beats_the_defaults():
+    hp = override(HParams(), given("--preset", "compact", "--lr", "0.25"))
+    assert hp == replace(preset("compact"), lr=0.25) and hp.width == 0.5
+    assert override(HParams(), given("--lr", "0.25", "--preset", "compact")) == hp
+
+
+def test_a_checkpoints_knobs_stay_where_no_flag_is_given():
+    stored = HParams(**asdict(replace(preset("compact"), seed=7, batch_size=3)))
+    assert override(stored, given("--max_steps", "9")) == replace(stored, max_steps=9)
+    again = override(stored, given("--preset", "compact"))
+    assert again.seed == 7 and again.batch_size == 16
+
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (["--face_size", "128"], "face_size 128.*96"),
+        (["--audio_dim", "100"], "audio_dim 100.*audio_heads 12"),
+        (["--model", "wav2lip"], "--speech local"),
+        (["--batch_size", "0"], "batch_size 0.*at least 1"),
+        (["--window", "-1"], "window -1.*at least 1"),
+        (["--save_every", "0"], "save_every 0.*at least 1"),
+    ],
+)
+def test_a_bad_value_is_the_users_fault_and_says_what_was_expected(argv, words):
+    with pytest.raises(InputError, match=words) as fault:
+        override(HParams(), given(*argv))
+    assert "\n" not in str(fault.value)
+
+
+def test_a_word_that_is_no_choice_is_refused_also_from_a_checkpoint(capsys):
+    with pytest.raises(SystemExit):
+        given("--speech", "telepathy")
+    assert "global" in capsys.readouterr().err
+    with pytest.raises(InputError, match="--speech telepathy: choose one of global, local"):
+        HParams(speech="telepathy")
+    with pytest.raises(InputError, match="--preset huge: choose one of talklip_g"):
+        preset("huge")
+
+
+def test_nothing_changes_a_knob():
+    with pytest.raises(FrozenInstanceError):
+        HParams().lr = 1.0
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_builds(name):
+    hp = preset(name)
+    with torch.device("meta"):
+        generator, discriminator = build_generator(hp), Discriminator(hp)
+    heard = torch.zeros(1, 4, 104) if hp.speech == "global" else torch.zeros(1, 4, 1, 80, 16)
+    face, rows = torch.zeros(1, 2, 6, hp.face_size, hp.face_size), torch.zeros(1, 2, dtype=torch.long)
+    drawn = generator(face.to("meta"), heard.to("meta"), rows.to("meta"))
+    assert drawn.shape == (1, 2, 3, hp.face_size, hp.face_size) and discriminator(drawn).shape == (2, 1)
+
+
+def test_the_default_is_the_published_talklip():
+    assert preset("talklip_g") == HParams()
+    assert abs(HParams().l1_weight + HParams().adv_weight + 1e-5 - 1) < 1e-9
