@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from hparams import InputError
+from hparams import InputError, exit_code
 
 HERE = Path(__file__).parent
 SYNTHETIC = "Synthetic media: the mouth in this video was redrawn by a neural network to fit its sound."
@@ -66,6 +66,7 @@ def lip_sync(args):
         from person import Person
         from source import Source
 
+        args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
         wav = audio.read_audio(args.audio)
         source = Source(args.face, args.resize_factor, args.crop, args.rotate, args.static, args.fps)
         generator, hp, model = load(args.checkpoint_path, args.device, args.precision)
@@ -225,21 +226,13 @@ def joined(argv, parser):
 def main(argv=None):
     """Redraws a mouth; returns the exit code."""
     args = parse(argv)
-    try:
-        if args.device is None:
-            import torch
 
-            args.device = "cuda" if torch.cuda.is_available() else "cpu"
+    def work():
         report = lip_sync(args)
-    except InputError as error:
-        print(f"inference.py: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("inference.py: stopped; nothing was written", file=sys.stderr)
-        return 130
-    drawn = report["frames"] - sum(last - first + 1 for first, last in report["passed_through"])
-    print(f"{report['outfile']}: {report['frames']} frames, {drawn} redrawn, {report['seconds']['all']:.1f} s")
-    return 0
+        drawn = report["frames"] - sum(last - first + 1 for first, last in report["passed_through"])
+        print(f"{report['outfile']}: {report['frames']} frames, {drawn} redrawn, {report['seconds']['all']:.1f} s")
+
+    return exit_code("inference.py", work, if_stopped="stopped; nothing was written")
 
 
 if __name__ == "__main__":

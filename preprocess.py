@@ -18,7 +18,7 @@ from tqdm import tqdm
 import audio
 import faces
 import video
-from hparams import InputError
+from hparams import InputError, exit_code
 
 FORMAT = 1
 FPS = 25  # every clip is brought to it
@@ -166,12 +166,11 @@ def main(argv=None):
     parser.add_argument("--out", required=True, type=Path, help="the data root to write; run again to go on")
     parser.add_argument("--workers", default=os.cpu_count(), type=int, help="processes (default: %(default)s)")
     args = parser.parse_args(argv)
-    try:
+
+    def work():
         preprocess(args.data_root, args.out, args.workers)
-    except InputError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return exit_code(parser.prog, work, if_stopped="stopped; the same command goes on with the clips that are missing")
 
 
 if __name__ == "__main__":

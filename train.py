@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 import checkpoint
 from data import LIP_NUMBERS, Clips, collate
-from hparams import HParams, InputError, add_flags, override
+from hparams import HParams, InputError, add_flags, exit_code, override
 from losses import adversarial_loss, lips_loss, mouth_loss, pixel_loss
 from models import build_generator
 from models.talklip import Discriminator, pick
@@ -116,7 +116,7 @@ def average(mean, generator, decay):
 
 @torch.no_grad()
 def validate(generator, clips, hp, device, strip=None):
-    """Mean losses over a split's fixed samples, in float32 and eval mode; writes a picture strip to `strip`.
+    """Mean losses over a split's fixed samples, in eval mode; writes a picture strip to `strip`.
 
     A row of the strip is a clip; its pictures are identity | pose prior | generated | real, twice.
     """
@@ -172,13 +172,26 @@ class Run:
     def resume(self, path):
         """Continues where `path` was written."""
         state = checkpoint.load(path)
-        for name, net in self.nets.items():
-            net.load_state_dict(state[name])
-        for name, optim in self.optims.items():
-            optim.load_state_dict(state[f"{name}_optimizer"])
-        if self.mean:
-            self.mean.load_state_dict(state["ema"])
-        self.step, self.best = state["step"], state["best"]
+        try:
+            for name, net in self.nets.items():
+                net.load_state_dict(state[name])
+            for name, optim in self.optims.items():
+                optim.load_state_dict(state[f"{name}_optimizer"])
+            if self.mean:  # a run that averages from now on begins with what it has
+                self.mean.load_state_dict(state.get("ema", state["generator"]))
+            self.step, self.best = state["step"], state["best"]
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            hint = "leave out the flags that change a network, or give another --name"
+            raise InputError(f"{path} does not fit these flags: {hint} ({reason})") from error
+
+
+def as_numbers(losses, step):
+    """The losses of a step as plain numbers; raises InputError that names the first one that is not finite."""
+    numbers = {name: round(loss.item(), 6) for name, loss in losses.items()}
+    if bad := [name for name, value in numbers.items() if not math.isfinite(value)]:
+        raise InputError(f"step {step}: {bad[0]} is not finite. Lower --lr; what was saved before is sound")
+    return {"step": step, **numbers}
 
 
 def train(run, clips, valid, folder, workers, stop=None):
@@ -201,22 +214,23 @@ def train(run, clips, valid, folder, workers, stop=None):
             if run.mean:
                 average(run.mean, run.nets["generator"], min(hp.ema, (1 + step) / (10 + step)))
             run.step = step + 1
-            if run.step % hp.log_every == 0:
-                line = {"step": run.step, **{name: round(loss.item(), 6) for name, loss in losses.items()}}
-                if bad := [name for name, value in line.items() if not math.isfinite(value)]:
-                    raise InputError(f"step {run.step}: {bad[0]} is not finite. Lower --lr; {folder}/last.pt is sound")
+            logs, saves, validates = (run.step % n == 0 for n in (hp.log_every, hp.save_every, hp.valid_every))
+            saves, validates = saves or run.step == stop, validates or run.step == hp.max_steps
+            if logs or saves or validates:  # .item() waits for the GPU
+                line = as_numbers(losses, run.step)
+            if logs:
                 took, since = time.perf_counter() - since, time.perf_counter()
                 line |= {"faces_a_second": round(hp.log_every * faces_a_step / took, 1), "waiting": waited / took}
                 print(json.dumps(line), file=log, flush=True)
-                bar.set_postfix({name: f"{line[name]:.4f}" for name in ("l1", "total")}, refresh=False)
+                bar.set_postfix({name: f"{line[name]:.4f}" for name in ("l1", "total") if name in line}, refresh=False)
                 waited = 0.0
-            if run.step % hp.valid_every == 0 or run.step == hp.max_steps:
+            if validates:
                 scores = validate(run.shown, valid, hp, run.device, folder / "samples" / f"{run.step:07d}.png")
                 print(json.dumps({"step": run.step, "valid": scores}), file=log, flush=True)
                 if scores["mouth"] < run.best:
                     run.best = scores["mouth"]
                     run.save(folder / "best.pt")
-            if run.step % hp.save_every == 0 or run.step == stop:
+            if saves:
                 run.save(folder / "last.pt")
             bar.update()
             before = time.perf_counter()
@@ -226,7 +240,7 @@ def start(args):
     """Builds or resumes the run that the flags describe."""
     folder = args.runs / args.name
     last = folder / "last.pt"
-    hp = HParams(**checkpoint.load(last)["hparams"]) if last.is_file() else HParams()
+    hp = checkpoint.knobs(last, checkpoint.load(last).get("hparams", {})) if last.is_file() else HParams()
     hp = override(hp, args)
     run = Run(hp, torch.device(args.device))
     if last.is_file():
@@ -251,16 +265,18 @@ def main(argv=None):
     add_flags(parser)
     args = parser.parse_args(argv)
     cv2.setNumThreads(0)
-    try:
+
+    def work():
+        if args.export:
+            args.export.parent.mkdir(parents=True, exist_ok=True)
         run, folder = start(args)
         clips, valid = (Clips(args.data_root, split, run.hp) for split in ("train", "val"))
         train(run, clips, valid, folder, args.workers, args.stop)
         if args.export:
-            checkpoint.export(args.export, run.shown, run.hp, step=run.step, valid_mouth_l1=run.best)
-    except InputError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
-    return 0
+            best = run.best if math.isfinite(run.best) else None
+            checkpoint.export(args.export, run.shown, run.hp, step=run.step, valid_mouth_l1=best)
+
+    return exit_code(parser.prog, work, if_stopped="stopped; the same command goes on from last.pt")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import torch
 import checkpoint
 from data import Clip, Clips, Look, collate, sample
 from evaluation.visual import psnr, squared_error
-from hparams import InputError
+from hparams import exit_code
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "talklip_compact.safetensors"
 STRIP_CLIPS, STRIP_FRAMES = 6, 8
@@ -94,7 +94,8 @@ def main(argv=None):
     parser.add_argument("--strips", type=Path, help="folder for picture strips, one file a split")
     parser.add_argument("--json", type=Path, help="write all numbers here")
     args = parser.parse_args(argv)
-    try:
+
+    def work():
         generator, hp, about = checkpoint.load_generator(args.checkpoint_path)
         results = {"model": about}
         for split in args.splits:
@@ -104,10 +105,8 @@ def main(argv=None):
             print(table(split, len(clips), results[split]))
         if args.json:
             args.json.write_text(json.dumps(results, indent=1) + "\n")
-    except InputError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return exit_code(parser.prog, work)
 
 
 if __name__ == "__main__":

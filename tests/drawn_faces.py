@@ -21,7 +21,7 @@ LIPS = (150, 10, 30)  # much redder than any skin
 def head_mesh(opening=0.0, middle=0.5):
     """A frontal head with the face box as [0, 1] x [0, 1]: (468, 2) float32.
 
-    opening: gap between the lips, in boxes; the chin sinks by half of it. middle: where the mouth is, from left to right.
+    opening: gap between the lips, in boxes; the chin sinks by half of it. middle: of the mouth, from left to right.
     """
     angle, radius = np.arange(468) * 2.4, np.sqrt(np.arange(468) / 468)
     mesh = np.stack([0.5 + 0.45 * radius * np.cos(angle), 0.4 + 0.45 * radius * np.sin(angle)], axis=1)

@@ -1,0 +1,281 @@
+"""A run follows its schedule, trains only what it says, learns, stops at nonsense, and resumes as if it never stopped."""
+
+import json
+import math
+from dataclasses import asdict, replace
+
+import cv2
+import pytest
+import torch
+
+import checkpoint
+import train
+from data import Clips, collate
+from hparams import HParams, InputError, preset
+from losses import adversarial_loss, mouth_loss, pixel_loss
+from train import Run, learning_rate, loss_weights, set_stage, stage_plan, train_step
+
+torch.set_num_threads(1)
+CPU = torch.device("cpu")
+NARROW = {"width": 1 / 16, "audio_layers": 2, "audio_dim": 32, "audio_ffn": 64, "audio_heads": 4}
+HP = replace(
+    HParams(**NARROW, batch_size=2, window=2, windows=1, augment=0.5, rare_speakers=0.3, lr=1e-3),
+    mouth_weight=1.0,
+    lips_weight=0.2,
+    max_steps=5,
+    log_every=1,
+    save_every=100,
+    valid_every=2,
+    audio_from=3,
+    audio_train_layers=1,
+    adv_from=1,
+    ema=0.9,
+    warmup=2,
+    clip_norm=1.0,
+)
+FLAGS = [f"--{name}={value}" for name, value in asdict(HP).items() if value != getattr(HParams(), name)]
+
+
+def tensors(state, prefix=""):
+    """Every tensor and number in nested dicts and lists, by its path."""
+    if isinstance(state, (dict, list)):
+        pairs = state.items() if isinstance(state, dict) else enumerate(state)
+        return {k: v for name, each in pairs for k, v in tensors(each, f"{prefix}/{name}").items()}
+    return {prefix: state if isinstance(state, torch.Tensor) else torch.tensor(state if state is not None else 0)}
+
+
+def batch_of(data_root, hp, draws=(0, 1)):
+    clips = Clips(data_root, "train", hp)
+    return collate([clips[draw] for draw in draws])
+
+
+# Schedules
+
+
+def test_losses_join_at_their_step():
+    hp = HParams(l1_weight=0.5, mouth_weight=2.0, lips_weight=0.3, adv_weight=0.1, adv_from=10)
+    assert loss_weights(hp, 9) == {"l1": 0.5, "mouth": 2.0, "lips": 0.3, "adv": 0.0}
+    assert loss_weights(hp, 10) == {"l1": 0.5, "mouth": 2.0, "lips": 0.3, "adv": 0.1}
+
+
+def test_the_step_size_rises_stays_and_falls():
+    hp = HParams(lr=2.0, warmup=4, max_steps=100, decay_from=0.5)
+    assert [learning_rate(hp, step) for step in range(5)] == [0.5, 1.0, 1.5, 2.0, 2.0]
+    assert learning_rate(hp, 50) == 2.0 and learning_rate(hp, 75) == pytest.approx(1.0)
+    assert learning_rate(hp, 60) == pytest.approx(1 + math.cos(math.pi / 5))
+    assert 0 < learning_rate(hp, 99) < 0.01 and learning_rate(hp, 100) == 0
+    assert {learning_rate(HParams(), step) for step in (0, 500, 99_999)} == {1e-4}, "published: it stays"
+
+
+@pytest.mark.parametrize("layers, trained", [(1, {"blocks.1"}), (0, {"blocks.0", "blocks.1", "audio", "norm"})])
+def test_a_stage_trains_what_it_says(layers, trained):
+    hp = replace(HP, audio_from=5, audio_train_layers=layers, adv_weight=0.0)
+    generator = Run(hp, CPU).nets["generator"]
+    for step, hears in ((0, False), (4, False), (5, True), (6, True), (0, False)):
+        set_stage(generator, hp, step)
+        free = {name for name, weight in generator.speech.named_parameters() if weight.requires_grad}
+        parts = {".".join(name.split(".")[: 2 if "blocks" in name else 1]) for name in free}
+        assert parts >= trained if hears else not parts
+        assert not layers or parts <= trained
+        assert generator.speech.training == hears and generator.speech.blocks[0].training == hears
+        assert generator.training and all(weight.requires_grad for weight in generator.decoder.parameters())
+
+
+def test_a_local_encoder_has_no_stages():
+    hp = replace(HP, speech="local", audio_from=5)
+    generator = Run(hp, CPU).nets["generator"]
+    set_stage(generator, hp, 0)
+    assert all(weight.requires_grad for weight in generator.parameters())
+    assert not any("audio encoder" in line for line in stage_plan(hp))
+
+
+def test_the_plan_says_when_what_begins():
+    assert stage_plan(preset("talklip_g")) == [
+        "from step 0: generator under l1 + adv, discriminator, adversarial loss x 0.07",
+        "from step 36000: audio encoder trains (top 3 blocks)",
+    ]
+    assert stage_plan(HP) == [
+        "from step 0: generator under l1 + mouth + lips",
+        "from step 1: discriminator, adversarial loss x 0.07",
+        "from step 3: audio encoder trains (top 1 blocks)",
+    ]
+    assert len(stage_plan(replace(HP, max_steps=2))) == 2, "what this run never reaches is not announced"
+
+
+def test_what_is_frozen_does_not_move(data_root):
+    run = Run(replace(HP, audio_from=1), CPU)
+    before = {name: value.clone() for name, value in run.nets["generator"].state_dict().items()}
+    for step, moves in ((0, set()), (1, {"speech.blocks.1"})):
+        set_stage(run.nets["generator"], run.hp, step)
+        train_step(run.nets, run.optims, batch_of(data_root, HP), loss_weights(run.hp, 9), run.hp)
+        after = run.nets["generator"].state_dict()
+        moved = {".".join(n.split(".")[:3]) for n in before if "speech" in n and not torch.equal(before[n], after[n])}
+        assert moved == moves
+        assert not torch.equal(before["audio_map.weight"], after["audio_map.weight"])
+
+
+# One step
+
+
+def gradients(net):
+    return {name: None if weight.grad is None else weight.grad.clone() for name, weight in net.named_parameters()}
+
+
+def test_each_network_gets_the_gradient_of_its_own_losses_and_no_other(data_root):
+    hp = replace(HP, audio_from=0, audio_train_layers=0, clip_norm=0.0, lips_weight=0.0)
+    run, batch, weights = Run(hp, CPU), batch_of(data_root, HP), loss_weights(hp, 9)
+    optims = {name: torch.optim.SGD(optim.param_groups[0]["params"], lr=0.0) for name, optim in run.optims.items()}
+    set_stage(run.nets["generator"], hp, 9)
+    for _ in range(2):  # the second step would show what the first one left behind
+        torch.manual_seed(4)
+        losses = train_step(run.nets, optims, batch, weights, hp)
+    found = {name: gradients(net) for name, net in run.nets.items()}
+    for net in run.nets.values():
+        net.zero_grad(set_to_none=True)
+    torch.manual_seed(4)
+    generator, judge, real = run.nets["generator"], run.nets["discriminator"], batch["target"]
+    fake = generator(batch["face"], batch["audio"], batch["index"], batch["padding"])
+    terms = {"l1": pixel_loss(fake, real), "mouth": mouth_loss(fake, real, batch["mouth"])}
+    terms["adv"] = adversarial_loss(judge(fake), real=True)
+    total = sum(weights[name] * loss for name, loss in terms.items())
+    total.backward()
+    expected = {"generator": gradients(generator)}
+    judge.zero_grad(set_to_none=True)
+    (adversarial_loss(judge(real), real=True) + adversarial_loss(judge(fake.detach()), real=False)).backward()
+    expected["discriminator"] = gradients(judge)
+    for name, wanted in expected.items():
+        for weight, gradient in wanted.items():
+            if gradient is None:
+                assert found[name][weight] is None, weight
+            else:
+                torch.testing.assert_close(found[name][weight], gradient, rtol=1e-4, atol=1e-7)
+    assert losses["total"].item() == pytest.approx(total.item(), rel=1e-5)
+    assert {"d_real", "d_fake", "grad_norm"} <= losses.keys() and not losses["total"].requires_grad
+
+
+def test_a_weight_of_0_costs_nothing_and_leaves_the_discriminator_alone(data_root):
+    run, batch = Run(HP, CPU), batch_of(data_root, HP)
+    before = tensors(run.nets["discriminator"].state_dict())
+    before = {name: value.clone() for name, value in before.items()}
+    losses = train_step(run.nets, run.optims, batch, {"l1": 1.0, "mouth": 0.0, "lips": 0.0, "adv": 0.0}, HP)
+    assert losses.keys() == {"l1", "grad_norm", "total"}
+    after = tensors(run.nets["discriminator"].state_dict())
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert all(weight.grad is None for weight in run.nets["lips"].parameters())
+
+
+def test_one_window_is_learnt_by_heart_in_60_steps(data_root):
+    hp = replace(HP, width=1 / 4, lr=1e-2, augment=0.0, audio_from=0, audio_train_layers=0, adv_weight=0.0, ema=0.0)
+    run, batch = Run(hp, CPU), batch_of(data_root, hp, draws=(0,))
+    for step in range(60):
+        torch.manual_seed(step)
+        set_stage(run.nets["generator"], hp, step)
+        losses = train_step(run.nets, run.optims, batch, loss_weights(hp, step), hp)
+        first = losses if step == 0 else first
+    for name in ("l1", "mouth", "lips"):
+        assert losses[name] < 0.4 * first[name], name
+
+
+# Whole runs
+
+
+def go(data_root, folder, stop, path=None):
+    """A run from its beginning, or from a checkpoint, to `stop`."""
+    folder.mkdir(exist_ok=True)
+    run = Run(HP, CPU)
+    if path:
+        run.resume(path)
+    clips, valid = (Clips(data_root, split, HP) for split in ("train", "val"))
+    train.train(run, clips, valid, folder, workers=0, stop=stop)
+    return run
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_resumed_run_is_the_same_run(data_root, tmp_path):
+    whole = go(data_root, tmp_path / "whole", 5)
+    whole.save(tmp_path / "whole.pt")
+    wanted = tensors(checkpoint.load(tmp_path / "whole.pt"))
+    for stop in (1, 2, 4):  # before, and after, a discriminator and an audio encoder train
+        folder = tmp_path / f"stopped at {stop}"
+        go(data_root, folder, stop)
+        resumed = go(data_root, folder, 5, folder / "last.pt")
+        resumed.save(folder / "resumed.pt")
+        found = tensors(checkpoint.load(folder / "resumed.pt"))
+        assert found.keys() == wanted.keys()
+        assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
+        clock = {"faces_a_second", "waiting"}
+        lines = [[{k: v for k, v in line.items() if k not in clock} for line in metrics(f)] for f in (folder, folder)]
+        assert lines[0] == lines[1] and [line["step"] for line in lines[0] if "valid" not in line] == [1, 2, 3, 4, 5]
+
+
+def test_the_log_is_json_lines_and_a_validation_writes_a_strip(data_root, tmp_path):
+    run = go(data_root, tmp_path, 5)
+    lines = metrics(tmp_path)
+    steps, valid = ([line for line in lines if ("valid" in line) == which] for which in (False, True))
+    assert [line["step"] for line in steps] == [1, 2, 3, 4, 5] and [line["step"] for line in valid] == [2, 4, 5]
+    assert {"l1", "mouth", "lips", "grad_norm", "total", "faces_a_second", "waiting"} <= steps[0].keys()
+    assert "adv" not in steps[0] and {"adv", "d_real", "d_fake"} <= steps[1].keys()
+    assert valid[0]["valid"].keys() == {"l1", "mouth"} and run.best == min(line["valid"]["mouth"] for line in valid)
+    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == [f"000000{k}.png" for k in (2, 4, 5)]
+    strip = cv2.imread(str(tmp_path / "samples" / "0000005.png")) / 255.0
+    assert strip.shape == (2 * 96, 8 * 96, 3)  # two clips; identity, pose prior, generated, real, twice
+    real = Clips(data_root, "val", HP).validation(1)["target"][5].permute(1, 2, 0).numpy()
+    assert abs(strip[96:, -96:, ::-1] - real).max() < 0.01 and not strip[48:96, 2 * 96 : 4 * 96].any()
+    assert checkpoint.load(tmp_path / "best.pt")["best"] == run.best
+
+
+@pytest.mark.parametrize("log_every", [1, 50])
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_itself(data_root, tmp_path, monkeypatch, capsys, log_every):
+    broken = {"from": 1}
+
+    def mouth_loss_that_breaks(fake, real, mask):
+        broken["from"] -= 1
+        return mouth_loss(fake, real, mask) * (1.0 if broken["from"] >= 0 else math.inf)
+
+    monkeypatch.setattr(train, "mouth_loss", mouth_loss_that_breaks)
+    argv = ["--data_root", str(data_root), "--name", "x", "--runs", str(tmp_path), "--workers=0", "--device=cpu"]
+    often = [f"--log_every={log_every}", "--save_every=1", "--valid_every=100"]
+    assert train.main([*argv, *FLAGS, *often]) == 1
+    assert "step 2: mouth is not finite" in capsys.readouterr().err.splitlines()[-1]
+    state = checkpoint.load(tmp_path / "x" / "last.pt")
+    assert state["step"] == 1 and all(v.isfinite().all() for v in state["generator"].values())
+
+
+# The command
+
+
+def command(data_root, runs, *more):
+    argv = ["--data_root", data_root, "--name", "tiny", "--runs", runs, "--workers=0", "--device=cpu", *more]
+    return train.main([str(word) for word in argv])
+
+
+def test_the_command_trains_exports_and_resumes(data_root, tmp_path, capsys):
+    exported, folder = tmp_path / "new folder" / "tiny.safetensors", tmp_path / "tiny"
+    assert command(data_root, tmp_path, *FLAGS, "--stop=2", "--export", exported) == 0
+    printed = capsys.readouterr()
+    assert printed.out == "" and "step 0 of 5" in printed.err and stage_plan(HP)[0] in printed.err
+    first, hp, about = checkpoint.load_generator(exported)
+    assert hp == HP and about["step"] == 2 and about["valid_mouth_l1"] > 0
+    assert command(data_root, tmp_path, "--export", exported) == 0  # the knobs are in the checkpoint
+    assert "step 2 of 5" in capsys.readouterr().err
+    assert [line["step"] for line in metrics(folder) if "valid" not in line] == [1, 2, 3, 4, 5]
+    last, hp, about = checkpoint.load_generator(exported)
+    assert hp == HP and about["step"] == 5
+    mean = checkpoint.load(folder / "last.pt")["ema"]["audio_map.weight"]
+    torch.testing.assert_close(last.audio_map.weight.data, mean.half().float())
+    assert command(data_root, tmp_path) == 0 and len(metrics(folder)) == 5 + 3, "a finished run has nothing to do"
+
+
+def test_faults_of_the_user_are_one_line(data_root, tmp_path, capsys):
+    assert command(tmp_path, tmp_path, *FLAGS) == 1
+    assert "not a data root" in capsys.readouterr().err.splitlines()[-1]
+    assert command(data_root, tmp_path, *FLAGS, "--stop=1") == 0
+    assert command(data_root, tmp_path, "--audio_dim=48") == 1
+    assert "tiny/last.pt does not fit these flags" in capsys.readouterr().err.splitlines()[-1]
+    assert command(data_root, tmp_path, "--window=30", "--stop=2") == 1
+    assert "too short for windows of 30" in capsys.readouterr().err.splitlines()[-1]
+    with pytest.raises(InputError, match="batch_size"):
+        HParams(batch_size=1, window=1, windows=1)
