@@ -9,9 +9,9 @@ import zipfile
 from dataclasses import asdict, fields
 from pathlib import Path
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from hparams import HParams, InputError
 from models import build_generator
@@ -63,7 +63,7 @@ def export(path, generator, hp, **facts):
     about |= {name: json.dumps(fact) for name, fact in facts.items()}
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
-    save_file(weights, partial, about)
+    partial.write_bytes(safetensors.torch.save(weights, about))
     os.replace(partial, path)
 
 

@@ -244,7 +244,7 @@ def _blur(values, sigma):
     """Gaussian mean over time of (L, D) values; the ends are mirrored."""
     from scipy.ndimage import gaussian_filter1d
 
-    return gaussian_filter1d(values, sigma, axis=0, mode="nearest", truncate=2.5)
+    return gaussian_filter1d(values, sigma, axis=0, mode="reflect", truncate=2.5)
 
 
 def crop_matrix(box, px, margin=1.0):
@@ -264,7 +264,7 @@ def crop(rgb, box, px, margin=1.0):
     shrink = int(1 / max(matrix[0, 0], matrix[1, 1]))
     if shrink >= 2:  # a large face: average before sampling, or the crop flickers with aliasing
         (x0, y0), (x1, y1) = (cv2.invertAffineTransform(matrix) @ [[-2, px + 2], [-2, px + 2], [1, 1]]).T.astype(int)
-        x0, y0 = max(x0, 0), max(y0, 0)
+        x0, y0 = min(max(x0, 0), rgb.shape[1] - 1), min(max(y0, 0), rgb.shape[0] - 1)
         part = rgb[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
         rgb = cv2.blur(part, (shrink, shrink), borderType=cv2.BORDER_REPLICATE)
         matrix[:, 2] += matrix[:, :2] @ [x0, y0]

@@ -91,6 +91,8 @@ class HParams:
         for name in ("batch_size", "window", "windows", "max_steps", "log_every", "save_every", "valid_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name} {getattr(self, name)} must be at least 1")
+        if self.batch_size * self.windows * self.window < 2:
+            raise InputError("--batch_size 1 --windows 1 --window 1: batch norm needs two faces in a step at least")
 
 
 _COMPACT = {

@@ -7,14 +7,14 @@ from hparams import InputError
 from video import frames_at, probe, timeline
 
 WHOLE = (0, -1, 0, -1)  # --crop that cuts nothing
-PICTURE_FPS = 25
 
 
 class Source:
     """The frames of a video or picture: shrunk, turned, cropped, or just the first one.
 
     path: any video or picture.  resize_factor: whole number.  crop: (top, bottom, left, right) px, -1 for the end.
-    rotate: by 90 degrees clockwise.  static: only the first frame.  fps: for a picture or a static video.
+    rotate: by 90 degrees clockwise.  static: only the first frame.
+    fps: for a picture or a static video, else the video's own is kept, as by default; 25 for a picture.
     Raises InputError if it cannot be read or the crop leaves the frame.
     """
 
@@ -22,14 +22,12 @@ class Source:
         self.path, self.resize_factor, self.crop, self.rotate = path, resize_factor, tuple(crop), rotate
         found = probe(path)
         self.still = found.still or static
-        if self.still:
-            self.fps = Fraction(str(fps or PICTURE_FPS)).limit_denominator(1001)
-        else:
-            self.fps = found.fps
+        self.fps = Fraction(str(fps)).limit_denominator(1001) if self.still and fps else found.fps
         self.first = self._seen(next(frames_at(path, found.fps))[1])
         width, height = self.first.size
-        pix_fmt = self.first.picture.format.name
-        self.like = replace(found, width=width, height=height, fps=self.fps, pix_fmt=pix_fmt)
+        pix_fmt, aspect = self.first.picture.format.name, found.pixel_aspect
+        aspect = 1 / aspect if rotate else aspect
+        self.like = replace(found, width=width, height=height, fps=self.fps, pix_fmt=pix_fmt, pixel_aspect=aspect)
 
     def _seen(self, frame):
         """Shrinks, turns and crops, in Wav2Lip's order."""

@@ -136,7 +136,8 @@ def validate(generator, clips, hp, device, strip=None):
     if strip is not None:
         strip.parent.mkdir(parents=True, exist_ok=True)
         picture = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)  # (3, rows * H, 8 * W)
-        cv2.imwrite(str(strip), (picture.permute(1, 2, 0).cpu().numpy()[..., ::-1] * 255).round())
+        picture = (picture.permute(1, 2, 0).cpu().numpy()[..., ::-1] * 255).round().astype(np.uint8)
+        cv2.imwrite(str(strip), picture)
     return sums
 
 

@@ -78,6 +78,7 @@ def test_a_checkpoints_knobs_stay_where_no_flag_is_given():
         (["--audio_dim", "100"], "audio_dim 100.*audio_heads 12"),
         (["--model", "wav2lip"], "--speech local"),
         (["--batch_size", "0"], "batch_size 0.*at least 1"),
+        (["--batch_size", "1", "--windows", "1", "--window", "1"], "two faces in a step"),
         (["--window", "-1"], "window -1.*at least 1"),
         (["--save_every", "0"], "save_every 0.*at least 1"),
     ],

@@ -11,7 +11,7 @@ import torch
 import checkpoint
 import train
 from data import Clips, collate
-from hparams import HParams, InputError, preset
+from hparams import HParams, preset
 from losses import adversarial_loss, mouth_loss, pixel_loss
 from train import Run, learning_rate, loss_weights, set_stage, stage_plan, train_step
 
@@ -36,12 +36,12 @@ HP = replace(
 FLAGS = [f"--{name}={value}" for name, value in asdict(HP).items() if value != getattr(HParams(), name)]
 
 
-def tensors(state, prefix=""):
-    """Every tensor and number in nested dicts and lists, by its path."""
+def flat(state, prefix=""):
+    """Every tensor, number and word in nested dicts and lists, by its path; tensors as bytes."""
     if isinstance(state, (dict, list)):
         pairs = state.items() if isinstance(state, dict) else enumerate(state)
-        return {k: v for name, each in pairs for k, v in tensors(each, f"{prefix}/{name}").items()}
-    return {prefix: state if isinstance(state, torch.Tensor) else torch.tensor(state if state is not None else 0)}
+        return {k: v for name, each in pairs for k, v in flat(each, f"{prefix}/{name}").items()}
+    return {prefix: state.numpy().tobytes() if isinstance(state, torch.Tensor) else state}
 
 
 def batch_of(data_root, hp, draws=(0, 1)):
@@ -155,12 +155,10 @@ def test_each_network_gets_the_gradient_of_its_own_losses_and_no_other(data_root
 
 def test_a_weight_of_0_costs_nothing_and_leaves_the_discriminator_alone(data_root):
     run, batch = Run(HP, CPU), batch_of(data_root, HP)
-    before = tensors(run.nets["discriminator"].state_dict())
-    before = {name: value.clone() for name, value in before.items()}
+    before = flat(run.nets["discriminator"].state_dict())
     losses = train_step(run.nets, run.optims, batch, {"l1": 1.0, "mouth": 0.0, "lips": 0.0, "adv": 0.0}, HP)
     assert losses.keys() == {"l1", "grad_norm", "total"}
-    after = tensors(run.nets["discriminator"].state_dict())
-    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert flat(run.nets["discriminator"].state_dict()) == before
     assert all(weight.grad is None for weight in run.nets["lips"].parameters())
 
 
@@ -197,18 +195,17 @@ def metrics(folder):
 def test_a_resumed_run_is_the_same_run(data_root, tmp_path):
     whole = go(data_root, tmp_path / "whole", 5)
     whole.save(tmp_path / "whole.pt")
-    wanted = tensors(checkpoint.load(tmp_path / "whole.pt"))
+    wanted, clock = flat(checkpoint.load(tmp_path / "whole.pt")), {"faces_a_second", "waiting"}
+    lines = [{k: v for k, v in line.items() if k not in clock} for line in metrics(tmp_path / "whole")]
     for stop in (1, 2, 4):  # before, and after, a discriminator and an audio encoder train
         folder = tmp_path / f"stopped at {stop}"
         go(data_root, folder, stop)
         resumed = go(data_root, folder, 5, folder / "last.pt")
         resumed.save(folder / "resumed.pt")
-        found = tensors(checkpoint.load(folder / "resumed.pt"))
+        found = flat(checkpoint.load(folder / "resumed.pt"))
         assert found.keys() == wanted.keys()
-        assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
-        clock = {"faces_a_second", "waiting"}
-        lines = [[{k: v for k, v in line.items() if k not in clock} for line in metrics(f)] for f in (folder, folder)]
-        assert lines[0] == lines[1] and [line["step"] for line in lines[0] if "valid" not in line] == [1, 2, 3, 4, 5]
+        assert [name for name in wanted if found[name] != wanted[name]] == []
+        assert [{k: v for k, v in line.items() if k not in clock} for line in metrics(folder)] == lines
 
 
 def test_the_log_is_json_lines_and_a_validation_writes_a_strip(data_root, tmp_path):
@@ -223,7 +220,7 @@ def test_the_log_is_json_lines_and_a_validation_writes_a_strip(data_root, tmp_pa
     strip = cv2.imread(str(tmp_path / "samples" / "0000005.png")) / 255.0
     assert strip.shape == (2 * 96, 8 * 96, 3)  # two clips; identity, pose prior, generated, real, twice
     real = Clips(data_root, "val", HP).validation(1)["target"][5].permute(1, 2, 0).numpy()
-    assert abs(strip[96:, -96:, ::-1] - real).max() < 0.01 and not strip[48:96, 2 * 96 : 4 * 96].any()
+    assert abs(strip[96:, -96:, ::-1] - real).max() < 0.01 and not strip[48:96, 96 : 2 * 96].any()
     assert checkpoint.load(tmp_path / "best.pt")["best"] == run.best
 
 
@@ -277,5 +274,3 @@ def test_faults_of_the_user_are_one_line(data_root, tmp_path, capsys):
     assert "tiny/last.pt does not fit these flags" in capsys.readouterr().err.splitlines()[-1]
     assert command(data_root, tmp_path, "--window=30", "--stop=2") == 1
     assert "too short for windows of 30" in capsys.readouterr().err.splitlines()[-1]
-    with pytest.raises(InputError, match="batch_size"):
-        HParams(batch_size=1, window=1, windows=1)
