@@ -1,4 +1,4 @@
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN = .venv/bin
 FACE ?= examples/portrait.png
 AUDIO ?= examples/speech.wav

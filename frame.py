@@ -151,8 +151,11 @@ def cut(picture, x0, y0, x1, y1):
     return part
 
 
-def _display_matrix(raw):
-    """How a pixel (x, y) goes to its place on the screen: (a x + c y, b x + d y)."""
+def display_matrix(raw):
+    """How a pixel (x, y) of a decoded frame goes to its place on the screen: (a x + c y, b x + d y).
+
+    Ask once for a video: to PyAV, a frame that was asked is part of a cycle, and stays in memory until Python looks.
+    """
     try:
         matrix = raw.side_data.get("DISPLAYMATRIX")
     except ValueError:  # PyAV 18.1 stumbles over the EXIF block of a photograph, but knows its angle; not a mirror
@@ -161,8 +164,8 @@ def _display_matrix(raw):
     return (1, 0, 0, 1) if matrix is None else np.frombuffer(matrix, np.int32)[[0, 1, 3, 4]].tolist()
 
 
-def upright(raw, still):
-    """The picture in 8-bit YUV (stills: 4:2:0), turned and mirrored as its display matrix says, sample by sample."""
+def upright(raw, place, still):
+    """The picture in 8-bit YUV (stills: 4:2:0), turned and mirrored by its display matrix `place`, sample by sample."""
     picture, name = raw, raw.format.name
     if name not in KEPT or still and not name.endswith("420p"):
         matrix, full = _colours(raw)
@@ -170,7 +173,7 @@ def upright(raw, still):
         source = {} if of_rgb else {"src_colorspace": matrix, "src_color_range": full}
         target = {"dst_colorspace": matrix, "dst_color_range": 1 if of_rgb else full}
         picture = raw.reformat(format="yuv420p", threads=1, **source, **target)
-    a, b, c, d = _display_matrix(raw)
+    a, b, c, d = place
     turned = abs(b) > abs(a)
     if not turned and a > 0 and d > 0:
         return picture

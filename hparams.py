@@ -15,7 +15,8 @@ def exit_code(script, work, if_stopped="stopped"):
     try:
         work()
     except InputError as error:
-        print(f"{script}: {' '.join(str(error).split())}", file=sys.stderr)
+        reason = str(error).split("hparams.InputError: ")[-1]  # torch sends a loader's error wrapped in its traceback
+        print(f"{script}: {' '.join(reason.split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{script}: {if_stopped}", file=sys.stderr)
@@ -122,14 +123,14 @@ PRESETS = {
         "mouth_weight": 1.0,
         "lips_weight": 0.2,
         "adv_weight": 0.01,
-        "adv_from": 4000,
+        "adv_from": 3500,
         "lr": 5e-4,
         "beta1": 0.9,
         "warmup": 200,
         "decay_from": 0.5,
         "clip_norm": 1.0,
         "ema": 0.998,
-        "max_steps": 5000,
+        "max_steps": 4400,
         "valid_every": 500,
         "amp": True,
     },

@@ -4,11 +4,13 @@ python inference.py --face x.mp4 --audio y.wav
 """
 
 import argparse
+import ctypes
 import json
 import os
 import platform
 import sys
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ from hparams import InputError, exit_code
 
 HERE = Path(__file__).parent
 SYNTHETIC = "Synthetic media: the mouth in this video was redrawn by a neural network to fit its sound."
+M_MMAP_THRESHOLD = -3  # malloc.h
 NOWHERE = (-1, -1, -1, -1)  # --box that names no place
 
 
@@ -33,19 +36,38 @@ class Clock:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-def check_paths(face, audio, outfile, report):
-    """Raises InputError, before any work is done, for files that are missing or would be overwritten."""
-    for path, what in ((face, "--face"), (audio, "--audio")):
-        if not path.exists():
-            raise InputError(f"{what} {path}: there is no such file")
+def check_paths(inputs, outfile, report):
+    """Raises InputError, before any work is done, for files that are missing or would be overwritten.
+
+    inputs: {flag: path}.
+    """
+    try:
+        for flag, path in inputs.items():
+            if not path.exists():
+                raise InputError(f"{flag} {path}: there is no such file")
         for written in (outfile, report):
-            if written.exists() and os.path.samefile(path, written):
-                raise InputError(f"{what} {path} would be overwritten: give --outfile another name")
-    for written in (outfile, report):
-        if written.is_dir():
-            raise InputError(f"{written} is a folder: name a file in it")
-        if not written.parent.is_dir() or not os.access(written.parent, os.W_OK):
-            raise InputError(f"{written}: the folder {written.parent} does not exist or cannot be written to")
+            if written.is_dir():
+                raise InputError(f"{written} is a folder: name a file in it")
+            if not written.parent.is_dir() or not os.access(written.parent, os.W_OK):
+                raise InputError(f"{written}: the folder {written.parent} does not exist or cannot be written to")
+            for flag, path in inputs.items():
+                if written.exists() and os.path.samefile(path, written):
+                    raise InputError(f"{flag} {path} would be overwritten by {written}: write under another name")
+        if os.path.realpath(outfile) == os.path.realpath(report):
+            raise InputError(f"--report {report} is the --outfile too: give one of them another name")
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise InputError(f"{error.filename}: {error.strerror}") from error
+
+
+def steady_memory():
+    """Keeps memory flat over a long video: freed frames go back to the system at once.
+
+    By itself glibc soon keeps arrays of a frame's size in its heap, where small ones that stay split the room left.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # only glibc has it
+        if mallopt:
+            mallopt(M_MMAP_THRESHOLD, 1 << 20)
 
 
 def lip_sync(args):
@@ -54,52 +76,56 @@ def lip_sync(args):
     Two passes over the video, in constant memory: the first finds the face, the second draws and writes.
     """
     clock, start = Clock(), time.perf_counter()
-    report_path = args.report or args.outfile.with_suffix(".json")
-    check_paths(args.face, args.audio, args.outfile, report_path)
+    steady_memory()
+    report_path = args.report or args.outfile.parent / (args.outfile.stem + ".json")
+    check_paths({"--face": args.face, "--audio": args.audio}, args.outfile, report_path)
     with clock("start"):  # slow imports are here, so that --help answers at once
         import torch
         from tqdm import tqdm
 
         import audio
         import faces
-        from painter import Painter, Sound, load
+        from painter import Painter, Sound, device_of, load
         from person import Person
         from source import Source
+        from video import Writer
 
-        args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        wav = audio.read_audio(args.audio)
+        device = device_of(args.device)
         source = Source(args.face, args.resize_factor, args.crop, args.rotate, args.static, args.fps)
-        generator, hp, model = load(args.checkpoint_path, args.device, args.precision)
+        wav = audio.read_audio(args.audio)
+        writer = Writer(args.outfile, source.like, audio=args.audio, crf=args.crf, metadata={"comment": SYNTHETIC})
+        generator, hp, model = load(args.checkpoint_path, device, args.precision)
         # Wav2Lip was trained on boxes with room below the chin.
         pads = args.pads or ([0, 10, 0, 0] if hp.model == "wav2lip" else [0, 0, 0, 0])
     count = max(1, round(len(wav) / audio.RATE * source.fps))
-    with torch.inference_mode(), tqdm(total=2 * count, unit="frame", disable=args.quiet) as progress:
+    hidden = args.quiet or None  # None: shown on a terminal only
+    with torch.inference_mode(), tqdm(total=2 * count, unit="frame", disable=hidden) as progress:
         with clock("find faces"):
             progress.set_description("finding faces")
             if tuple(args.box) == NOWHERE:
-                detector = faces.DETECTORS[args.detector](args.device)
+                detector = faces.DETECTORS[args.detector](device)
                 smooth = not args.nosmooth
                 person = Person.found(source, count, detector, pads, smooth, args.identity, progress)
             else:
-                person = Person.placed(source, count, source.region(args.box, "--box", source.first.size))
+                box = source.region(args.box, "--box", source.first.size)
+                person = Person.placed(source, count, box, args.identity, progress)
         with clock("listen"):
             painter = Painter(generator, person, source, Sound(generator, hp, wav), hp.face_size)
         with clock("draw and write"):
             progress.set_description("drawing")
             progress.total, progress.n = person.seen + count, person.seen
-            passed = draw(source, painter, count, args, progress)
+            passed = draw(source, painter, writer, count, args.batch_size, progress)
     seconds = clock.seconds | {"all": time.perf_counter() - start}
     report = describe(args, model, source, person, count, passed, seconds)
     write_json(report_path, report)
     return report
 
 
-def draw(source, painter, count, args, progress):
+def draw(source, painter, writer, count, batch_size, progress):
     """Draws and writes `count` frames; returns the numbers of those without the person, which pass unchanged.
 
     While one batch is drawn, the one before it is put back and written on another thread.
     """
-    from video import Writer
 
     def finish(batch, pairs):
         for frame in painter.put_back(batch, pairs):
@@ -107,13 +133,12 @@ def draw(source, painter, count, args, progress):
         progress.update(len(batch))
 
     passed, batch, job = [], [], None
-    writer = Writer(args.outfile, source.like, source.fps, args.audio, args.crf, metadata={"comment": SYNTHETIC})
     with writer as out, ThreadPoolExecutor(1) as other:
         for k, (index, frame) in enumerate(source.played(count)):
             batch.append((index, float(k / source.fps), frame))
             if index not in painter.person.boxes:
                 passed.append(k)
-            if len(batch) == args.batch_size or k == count - 1:
+            if len(batch) == batch_size or k == count - 1:
                 pairs = painter.draw(batch)
                 if job:
                     job.result()  # at most one batch waits; its errors are raised here
@@ -152,10 +177,15 @@ def describe(args, model, source, person, count, passed, seconds):
 
 
 def write_json(path, report):
-    """Writes a report whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    """Writes a report whole or not at all. Raises InputError if it can't be written."""
+    partial = path.with_name(f".{uuid.uuid4().hex}.partial.json")
+    try:
+        partial.write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def ranges(frames):
@@ -187,7 +217,7 @@ def parse(argv):
     add("--outfile", default=Path("result.mp4"), type=Path, help="mp4, mov or mkv (default: %(default)s)")
     add("--checkpoint_path", default=weights, type=Path, help="ours, TalkLip's or Wav2Lip's (default: in weights/)")
     add("--static", nargs="?", const=True, default=False, type=yes_or_no, help="use only the first frame of the video")
-    add("--fps", type=float, help="frames a second, for a picture or --static (default: 25)")
+    add("--fps", type=float, help="frames a second of a picture (default: 25) or, with --static, of a video")
     add("--pads", **sides, help="px added to the face box (default: 0 10 0 0 for Wav2Lip weights, else 0 0 0 0)")
     add("--resize_factor", default=1, type=int, help="shrink the video by this factor (default: %(default)s)")
     add("--crop", **sides, default=[0, -1, 0, -1], help="cut the video to this region, px; -1: to its end")
@@ -236,4 +266,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal can't show
     sys.exit(main())

@@ -7,9 +7,24 @@ import audio
 import blend
 import checkpoint
 import faces
+from hparams import InputError
 from models.layers import fold_norms
 
 CHUNK, CONTEXT = 75, 25  # rows (of 40 ms) of sound that are embedded at once, and how many are heard around them
+LOOKS = 8  # crops that show looks are kept: those of four shots
+
+
+def device_of(name):
+    """The name of a device that computes: `name` itself, for None a GPU where there is one, else the processor.
+
+    Raises InputError if this machine has no such device.
+    """
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=name).cpu()
+    except (RuntimeError, AssertionError) as error:  # the latter: this torch is built without it
+        raise InputError(f"--device {name} does not work here: {str(error).splitlines()[0]}") from error
+    return name
 
 
 def load(path, device, precision):
@@ -18,7 +33,7 @@ def load(path, device, precision):
     precision: "bf16", "float32", or "auto": bf16 where the processor has it.
     """
     generator, hp, about = checkpoint.load_generator(path)
-    fast = device != "cpu" or torch.cpu._is_avx512_bf16_supported()
+    fast = torch.device(device).type != "cpu" or torch.cpu._is_avx512_bf16_supported()
     dtype = torch.bfloat16 if precision == "bf16" or (precision == "auto" and fast) else torch.float32
     generator = fold_norms(generator).to(device, dtype, memory_format=torch.channels_last)
     return generator, hp, about | {"path": str(path), "precision": str(dtype).removeprefix("torch.")}
@@ -118,5 +133,7 @@ class Painter:
         if wanted == index:
             return self._crop(frame, index)
         if wanted not in self.looks:
+            if len(self.looks) == LOOKS:
+                self.looks.pop(next(iter(self.looks)))  # the oldest
             self.looks[wanted] = self._crop(self.source.at(wanted), wanted)
         return self.looks[wanted]

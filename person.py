@@ -5,8 +5,9 @@ import numpy as np
 import faces
 from hparams import InputError
 
-APART = 12  # frames between the two that may show the looks
-NEAR = 6  # frames around the one in which its mouth resembles the one to be redrawn
+NEAR = 6  # frames around one in which the mouth resembles its own
+APART = 2 * NEAR  # frames between the two that may show the looks: one of them is never near
+SMALLEST = 2  # px: a face box is at least so wide and high
 
 
 class Person:
@@ -25,8 +26,8 @@ class Person:
     def found(cls, source, count, detector, pads=(0, 0, 0, 0), smooth=True, identity="best", progress=None):
         """Follows faces through the first `count` frames of a source.
 
-        pads: px added at top, bottom, left, right. identity: see `identities`.
-        Raises InputError if there is no face in any frame.
+        pads: px added at top, bottom, left, right. identity: the choice of `identities`.
+        Raises InputError if there is no face in any frame, or the pads leave nothing of one.
         """
         person, tracker = cls(), faces.Tracker(detector)
         for _, frame in source.once(count):
@@ -37,40 +38,51 @@ class Person:
         top, bottom, left, right = pads
         for track in tracker.largest():
             for i, (x1, y1, x2, y2) in faces.face_boxes(track.meshes, smooth).items():
-                person.boxes[i] = x1 - left, y1 - top, x2 + right, y2 + bottom
+                x1, y1, x2, y2 = person.boxes[i] = x1 - left, y1 - top, x2 + right, y2 + bottom
+                if min(x2 - x1, y2 - y1) < SMALLEST:
+                    raise InputError(f"--pads {top} {bottom} {left} {right} leave nothing of the face in frame {i}")
             person.meshes |= track.meshes
-            person.identities |= identities(track, identity)
+            frames = sorted(track.meshes)
+            person.identities |= identities(frames, clearness(track, frames), identity)
         if not person.boxes:
             raise InputError(
-                f"{source.path}: no face in any of {person.seen} frames. Try a video where the face is larger and seen "
-                "from the front, or give its place: --box TOP BOTTOM LEFT RIGHT"
+                f"{source.path}: no face in any frame, of {person.seen} searched. Try a video where the face is larger "
+                "and seen from the front, or give its place: --box TOP BOTTOM LEFT RIGHT"
             )
         return person
 
     @classmethod
-    def placed(cls, source, count, box):
-        """A face that is in the same place, (x1, y1, x2, y2) px, in each of the first `count` frames."""
+    def placed(cls, source, count, box, identity="best", progress=None):
+        """A face that is in the same place, (x1, y1, x2, y2) px, in each of the first `count` frames of a source."""
         person = cls()
         for index, _ in source.once(count):
-            person.boxes[index], person.identities[index] = box, 0
-            person.seen += 1
+            person.boxes[index] = box
+            if progress:
+                progress.update()
+        person.seen = len(person.boxes)
+        person.identities = identities(range(person.seen), np.zeros(person.seen), identity)
         return person
 
 
-def identities(track, choice):
-    """The frame that shows each frame's looks: {frame index: index of its identity}.
-
-    choice "best": the sharpest, most frontal one with a closed mouth; near it the second best stands in, so that a
-    mouth to be redrawn is never shown. "self": the frame itself, as TalkLip's authors do.
-    """
-    frames = np.array(sorted(track.meshes))
-    if choice == "self":
-        return {int(i): int(i) for i in frames}
+def clearness(track, frames):
+    """How clearly each of a track's `frames` shows the looks: sharp, frontal, the mouth closed. Returns (L,)."""
     meshes = np.stack([track.meshes[i] for i in frames])
     sharp = np.array([track.sharpness[i] for i in frames])
     opening = np.maximum(faces.mouth_opening(meshes), 0.02)  # below that it is closed
-    score = sharp / max(sharp.max(), 1e-6) - 2 * faces.turn_away(meshes) - 4 * opening
-    best = int(frames[score.argmax()])
-    far = np.abs(frames - best) >= APART
-    second = int(frames[np.where(far, score, -np.inf).argmax()]) if far.any() else best
-    return {int(i): second if abs(i - best) < NEAR else best for i in frames}
+    return sharp / max(sharp.max(), 1e-6) - 2 * faces.turn_away(meshes) - 4 * opening
+
+
+def identities(frames, scores, choice):
+    """The frame that shows each frame's looks: {frame index: index of its identity}.
+
+    frames: their indices, ascending. scores: how well each would serve.
+    choice "best": the best; near it another one stands in, so that a mouth to be redrawn is never shown: the best of
+    those far enough from it, in a short clip the farthest. "self": the frame itself, as TalkLip's authors do.
+    """
+    if choice == "self":
+        return {i: i for i in frames}
+    best = frames[int(np.argmax(scores))]
+    away = np.abs(np.array(frames) - best)
+    near = away < min(APART, away.max())
+    second = frames[int(np.where(near, -np.inf, scores).argmax())]
+    return {i: best if abs(i - best) >= min(NEAR, abs(i - second)) else second for i in frames}

@@ -30,6 +30,7 @@ def read_transcript(path):
     """The words of an LRS2 transcript and, where given, their times.
 
     Returns the sentence, the words as a list, and (N, 2) float32 start and end in s; all empty without a file.
+    Raises InputError for a time that is no number.
     """
     if not path.is_file():
         return "", [], np.zeros((0, 2), np.float32)
@@ -37,7 +38,10 @@ def read_transcript(path):
     sentence = next((line.removeprefix("Text:").strip() for line in lines if line.startswith("Text:")), "")
     start = next((i + 1 for i, line in enumerate(lines) if line.startswith("WORD START END")), len(lines))
     rows = [line.split() for line in lines[start:] if len(line.split()) >= 3]
-    times = np.array([[float(row[1]), float(row[2])] for row in rows], np.float32).reshape(-1, 2)
+    try:
+        times = np.array([[float(row[1]), float(row[2])] for row in rows], np.float32).reshape(-1, 2)
+    except ValueError as error:
+        raise InputError(f"{path}: the start or end of a word is no number ({error})") from error
     return sentence, [row[0] for row in rows], times
 
 
@@ -137,7 +141,12 @@ def preprocess(data_root, out, workers):
     data_root, out = Path(data_root), Path(out)
     if not (data_root / "main").is_dir():
         raise InputError(f"{data_root}: no folder main/ here. An LRS2 root has main/<speaker>/<clip>.mp4 and .txt")
+    if out.resolve() == data_root.resolve():
+        raise InputError(f"--out {out} is the corpus itself, whose filelists would be overwritten: name another folder")
+    if workers < 1:
+        raise InputError(f"--workers {workers} must be at least 1")
     lists = read_lists(data_root)
+    faces.BlazeFace()  # a missing package is told here, once: a worker that cannot start says nothing
     names = sorted({name for ids in lists.values() for name in ids})
     target = {name: out / "clips" / f"{name}.npz" for name in names}
     todo = [name for name in names if not target[name].is_file()]

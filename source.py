@@ -14,7 +14,7 @@ class Source:
 
     path: any video or picture.  resize_factor: whole number.  crop: (top, bottom, left, right) px, -1 for the end.
     rotate: by 90 degrees clockwise.  static: only the first frame.
-    fps: for a picture or a static video, else the video's own is kept, as by default; 25 for a picture.
+    fps: frames a second of a picture (25 by default) or of a static video; any other video keeps its own rate.
     Raises InputError if it cannot be read or the crop leaves the frame.
     """
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from audio import decoded, open_media, pictures_of, sound, sound_kind
-from frame import CHROMA_STEPS, TAGS, Frame, cut, upright
+from frame import CHROMA_STEPS, TAGS, Frame, cut, display_matrix, upright
 from hparams import InputError
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
@@ -46,7 +46,7 @@ def probe(path):
         if raw is None:
             raise InputError(f"{path}: none of its pictures can be decoded")
         still, fps = container.format.name.endswith("_pipe"), _fps(stream)
-        picture = upright(raw, still)
+        picture = upright(raw, display_matrix(raw), still)
         duration_s = float(stream.duration * stream.time_base) if stream.duration else None
         if duration_s is None and container.duration:
             duration_s = container.duration / 1e6
@@ -83,7 +83,7 @@ def read_frames(path, from_s=0.0):
             container.seek(stream.start_time + int(from_s / stream.time_base), stream=stream)
         period = float(1 / _fps(stream))
         start = None if stream.start_time is None else float(stream.start_time * stream.time_base)
-        time_s = None
+        time_s = place = None
         for raw in decoded(container, stream):
             start = start if start is not None or raw.pts is None else raw.time
             known = raw.pts is not None and start is not None
@@ -91,7 +91,8 @@ def read_frames(path, from_s=0.0):
             if sought and time_s > from_s + period / 2:
                 break  # the file's index is wrong: read from its beginning
             sought = False
-            yield Frame(upright(raw, container.format.name.endswith("_pipe")), time_s)
+            place = place or display_matrix(raw)
+            yield Frame(upright(raw, place, container.format.name.endswith("_pipe")), time_s)
     if time_s is None and from_s == 0:
         raise InputError(f"{path}: none of its pictures can be decoded")
     if sought:

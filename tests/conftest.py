@@ -106,3 +106,25 @@ def data_root(tmp_path_factory):
     from drawn_faces import write_data_root
 
     return write_data_root(tmp_path_factory.mktemp("data_root"))
+
+
+@pytest.fixture(scope="session")
+def swaying_clip(tmp_path_factory):
+    """The head of the portrait, 160x160, 25 fps, 30 frames, with 1.2 s of sound."""
+    from portraits import moving_head
+
+    return make_video(tmp_path_factory.mktemp("clips") / "swaying.mp4", moving_head(30), 25, audio=buzz(1.2))
+
+
+@pytest.fixture(scope="session")
+def voice(tmp_path_factory):
+    """A wav file of 0.6 s: 15 frames at 25 fps."""
+    return make_wav(tmp_path_factory.mktemp("sounds") / "voice.wav", buzz(0.6))
+
+
+@pytest.fixture(scope="session")
+def narrow_weights(tmp_path_factory):
+    """Weights of a narrow untrained TalkLip (g)."""
+    from portraits import WEIGHTS, export_narrow
+
+    return export_narrow(tmp_path_factory.mktemp("weights") / "narrow.safetensors", **WEIGHTS["talklip_g"])

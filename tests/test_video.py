@@ -9,7 +9,7 @@ from conftest import buzz, make_video, make_wav, number_of, numbered
 
 import video
 from audio import read_audio
-from frame import from_rgb, planes
+from frame import CHROMA_STEPS, from_rgb, planes
 from hparams import InputError
 from video import Writer, bounce, frames_at, probe, read_frames, timeline
 
@@ -99,7 +99,7 @@ def test_paste_leaves_every_other_sample_bit_identical(size, pix_fmt):
         touched[y : y + h, x : x + w] = (patch != whole[y : y + h, x : x + w]).any(2)
         after = samples(frame.paste(patch, x, y))
         np.testing.assert_array_equal(after[0][~touched], before[0][~touched])
-        sx, sy = frame.CHROMA_STEPS[pix_fmt[-4:]]
+        sx, sy = CHROMA_STEPS[pix_fmt[-4:]]
         blocks = np.pad(touched, ((0, -size[0] % sy), (0, -size[1] % sx)))
         blocks = blocks.reshape(blocks.shape[0] // sy, sy, -1, sx).any((1, 3))
         for old, new in zip(before[1:], after[1:], strict=True):
