@@ -195,6 +195,14 @@ def as_numbers(losses, step):
     return {"step": step, **numbers}
 
 
+def open_log(path, step):
+    """The log of a run, opened to go on after `step`; what a killed run did beyond its last checkpoint is dropped."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+    path.write_text("".join(f"{line}\n" for line in kept))
+    return path.open("a")
+
+
 def train(run, clips, valid, folder, workers, stop=None):
     """Runs from `run.step` to `max_steps` (or `stop`). All that is random follows from (seed, step)."""
     hp = run.hp
@@ -203,7 +211,7 @@ def train(run, clips, valid, folder, workers, stop=None):
     loader = DataLoader(clips, hp.batch_size, sampler=draws, num_workers=workers, collate_fn=collate)
     faces_a_step, waited, since = hp.batch_size * hp.windows * hp.window, 0.0, time.perf_counter()
     before = since
-    with (folder / "metrics.jsonl").open("a") as log, tqdm(total=stop, initial=run.step, unit="step") as bar:
+    with open_log(folder / "metrics.jsonl", run.step) as log, tqdm(total=stop, initial=run.step, unit="step") as bar:
         for step, batch in enumerate(loader, start=run.step):
             waited += time.perf_counter() - before
             torch.manual_seed(hp.seed * 1_000_003 + step)  # dropout and layer drop too

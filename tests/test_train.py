@@ -287,3 +287,11 @@ def test_faults_of_the_user_are_one_line(data_root, tmp_path, capsys):
         assert command(data_root, tmp_path, "--window=30", "--stop=2", f"--workers={workers}") == 1
         last = capsys.readouterr().err.splitlines()[-1]
         assert "too short for windows of 30" in last and "Traceback" not in last
+
+
+def test_a_resumed_run_drops_what_was_logged_beyond_its_checkpoint(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
+    with train.open_log(path, 2) as log:
+        log.write('{"step": 3}\n')
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
