@@ -26,11 +26,11 @@ def open_media(path):
     import av
 
     path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: name a media file")
-    if not path.exists():
-        raise InputError(f"{path}: there is no such file")
     try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder: name a media file")
+        if not path.exists():
+            raise InputError(f"{path}: there is no such file")
         if path.stat().st_size == 0:
             raise InputError(f"{path} is empty (0 bytes)")
         options = {"protocol_whitelist": "none"}
@@ -42,7 +42,7 @@ def open_media(path):
         raise InputError(
             f"{path} cannot be read as a media file: damaged, or of another kind ({error.strerror})"
         ) from error
-    except PermissionError as error:
+    except OSError as error:
         raise InputError(f"{path} cannot be opened: {error.strerror}") from error
 
 

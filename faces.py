@@ -110,9 +110,8 @@ class BatchFace(BlazeFace):
     def rois(self, rgb):
         """Where faces are seen in a picture, as `BlazeFace.rois`."""
         found = []
-        for box, points, score in self.retina(rgb):
+        for (x1, y1, x2, y2), points, score in self.retina(rgb):
             if score > BOX_SCORE:
-                x1, y1, x2, y2 = box
                 eyes = points[1] - points[0]
                 side = ROI_SCALE * max(x2 - x1, y2 - y1)
                 found.append((float(score), ((x1 + x2) / 2, (y1 + y2) / 2, side, np.arctan2(eyes[1], eyes[0]))))
@@ -230,14 +229,15 @@ def face_boxes(meshes, smooth=True):
 
 def _run_boxes(run, meshes, smooth, sigma=2.0, jaw_sigma=25.0):
     """Boxes of consecutive frames. sigma, jaw_sigma: frames over which edges and the jaw's share are averaged."""
-    points = np.stack([meshes[frame] for frame in run])  # (L, 468, 2)
-    brow, nose, chin = (points[:, i, 1] for i in (MID_FOREHEAD, NOSE_BASE, CHIN))
-    share = (chin - brow) / np.maximum(nose - brow, 1)
-    edges = np.stack([points[..., 0].min(1), brow, points[..., 0].max(1), nose - brow], axis=1)
+    rows = []
+    for mesh in map(meshes.get, run):  # one by one: the meshes of a long video are too many to copy
+        brow, nose, chin = mesh[[MID_FOREHEAD, NOSE_BASE, CHIN], 1]
+        rows.append((mesh[:, 0].min(), brow, mesh[:, 0].max(), nose - brow, (chin - brow) / max(nose - brow, 1)))
+    edges, share = np.split(np.array(rows, np.float64), [4], axis=1)
     if smooth:
-        edges, share = _blur(edges, sigma), _blur(share[:, None], jaw_sigma)[:, 0]
+        edges, share = _blur(edges, sigma), _blur(share, jaw_sigma)
     x1, y1, x2, upper = edges.T
-    return dict(zip(run, np.stack([x1, y1, x2, y1 + 1.04 * share * upper], axis=1), strict=True))
+    return dict(zip(run, np.stack([x1, y1, x2, y1 + 1.04 * share[:, 0] * upper], axis=1), strict=True))
 
 
 def _blur(values, sigma):

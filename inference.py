@@ -54,7 +54,7 @@ def check_paths(inputs, outfile, report):
                 if written.exists() and os.path.samefile(path, written):
                     raise InputError(f"{flag} {path} would be overwritten by {written}: write under another name")
         if os.path.realpath(outfile) == os.path.realpath(report):
-            raise InputError(f"--report {report} is the --outfile too: give one of them another name")
+            raise InputError(f"{report} can't be both the video and its report: name another --outfile or --report")
     except OSError as error:  # a name that is too long, a folder that may not be entered
         raise InputError(f"{error.filename}: {error.strerror}") from error
 

@@ -66,10 +66,10 @@ class Person:
 
 def clearness(track, frames):
     """How clearly each of a track's `frames` shows the looks: sharp, frontal, the mouth closed. Returns (L,)."""
-    meshes = np.stack([track.meshes[i] for i in frames])
     sharp = np.array([track.sharpness[i] for i in frames])
-    opening = np.maximum(faces.mouth_opening(meshes), 0.02)  # below that it is closed
-    return sharp / max(sharp.max(), 1e-6) - 2 * faces.turn_away(meshes) - 4 * opening
+    turned = np.array([faces.turn_away(track.meshes[i]) for i in frames])
+    opening = np.array([faces.mouth_opening(track.meshes[i]) for i in frames])
+    return sharp / max(sharp.max(), 1e-6) - 2 * turned - 4 * np.maximum(opening, 0.02)  # below that it is closed
 
 
 def identities(frames, scores, choice):

@@ -114,7 +114,8 @@ def test_a_place_that_cannot_be_written_to_is_told_before_the_work(place, refuse
     refused(outfile="out/out", words="written as one of")
     refused(outfile="out/" + "x" * 300 + ".mp4", words="File name too long")
     refused("--report", place / "none" / "a.json", words="does not exist or cannot be written to")
-    refused("--report", place / "out" / "out.mp4", words="is the --outfile too")
+    refused("--report", place / "out" / "out.mp4", words="both the video and its report")
+    refused(outfile="out/out.json", words="both the video and its report")
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     refused(words="cannot be written to")
 
