@@ -100,7 +100,7 @@ class Clips(Dataset):
         """Training sample number `draw` of a run: the same for the same seed, in any worker, resumed or not.
 
         See `sample` for what it holds. Windows lie apart where the clip is long enough; the identity is a window
-        elsewhere (sec. 4.1 of the recipe in FORMATS).
+        elsewhere, as published.
         """
         hp, rng = self.hp, np.random.default_rng((self.hp.seed, 1, draw))
         path = self.paths[self._which(draw, rng)]
@@ -147,18 +147,18 @@ def sample(clip, frames, identity, hp, about, look):
     to_face = look.matrix(px, px / about["face_px"], border)
     target = np.stack([look.paint(cv2.warpAffine(clip.picture(i), to_face, (px, px))) for i in frames])
     to_identity = look.matrix(px, px / about["face_px"], border, jitter=True)
-    same = np.stack([look.paint(cv2.warpAffine(clip.picture(i), to_identity, (px, px))) for i in identity])
+    shown = np.stack([look.paint(cv2.warpAffine(clip.picture(i), to_identity, (px, px))) for i in identity])
     mesh = clip.meshes[frames] * about["face_px"] + border - 0.5  # (T, 468, 2), pixels of the stored crop
     mesh = mesh @ to_face[:, :2].T + to_face[:, 2]
     if look.flip:
-        target, same = target[:, :, ::-1], same[:, :, ::-1]
+        target, shown = target[:, :, ::-1], shown[:, :, ::-1]
         mesh = mesh * [-1, 1] + [px - 1, 0]
-    target, same = to_tensor(target), to_tensor(same)
+    target, shown = to_tensor(target), to_tensor(shown)
     pose = target.clone()
     pose[:, :, px // 2 :] = 0
     heard, index = clip.hear(frames, hp.speech)
     return {
-        "face": torch.cat([pose, same], dim=1),
+        "face": torch.cat([pose, shown], dim=1),
         "target": target,
         "mouth": mouth_mask(mesh, px),
         "audio": torch.from_numpy(heard),

@@ -26,6 +26,7 @@ NMS_OVERLAP = 0.3
 ROI_SCALE = 1.5  # the mesh network wants the face with half its size of surroundings
 CUT = 0.12  # mean change of a thumbnail, of full scale, that is a scene cut
 DETECT_EVERY = 12  # frames between two searches for new faces
+EDGES_S, JAW_S = 0.08, 1.0  # s over which a box's edges, and the jaw's share of it, are averaged
 
 
 class BlazeFace:
@@ -210,10 +211,10 @@ class Tracker:
         return [max(tracks, key=lambda track: track.size) for tracks in self.shots if tracks]
 
 
-def face_boxes(meshes, smooth=True):
-    """The boxes that the generators were trained on: mid-forehead to chin, ear to ear (FORMATS, preprocessing).
+def face_boxes(meshes, smooth=True, fps=25):
+    """The boxes that the generators were trained on: mid-forehead to chin, ear to ear.
 
-    meshes: {frame number: (468, 2) px} of one track.
+    meshes: {frame number: (468, 2) px} of one track, `fps` a second.
     Returns {frame number: (x1, y1, x2, y2) float px}. Runs of frames without a gap are smoothed over time.
     Differs: the lower edge does not follow the jaw. It lies where the chin is on average over the seconds around,
     seen from forehead and nose: a box that opens with the mouth would tell the generator what the sound should.
@@ -221,21 +222,20 @@ def face_boxes(meshes, smooth=True):
     boxes, run = {}, []
     for frame in sorted(meshes):
         if run and frame != run[-1] + 1:
-            boxes |= _run_boxes(run, meshes, smooth)
+            boxes |= _run_boxes(run, meshes, smooth, float(fps))
             run = []
         run.append(frame)
-    return boxes | _run_boxes(run, meshes, smooth) if run else {}
+    return boxes | _run_boxes(run, meshes, smooth, float(fps)) if run else {}
 
 
-def _run_boxes(run, meshes, smooth, sigma=2.0, jaw_sigma=25.0):
-    """Boxes of consecutive frames. sigma, jaw_sigma: frames over which edges and the jaw's share are averaged."""
+def _run_boxes(run, meshes, smooth, fps):
+    """Boxes of consecutive frames. The jaw's share is always averaged, or the mouth would show in the box."""
     rows = []
     for mesh in map(meshes.get, run):  # one by one: the meshes of a long video are too many to copy
         brow, nose, chin = mesh[[MID_FOREHEAD, NOSE_BASE, CHIN], 1]
         rows.append((mesh[:, 0].min(), brow, mesh[:, 0].max(), nose - brow, (chin - brow) / max(nose - brow, 1)))
     edges, share = np.split(np.array(rows, np.float64), [4], axis=1)
-    if smooth:
-        edges, share = _blur(edges, sigma), _blur(share, jaw_sigma)
+    edges, share = _blur(edges, EDGES_S * fps) if smooth else edges, _blur(share, JAW_S * fps)
     x1, y1, x2, upper = edges.T
     return dict(zip(run, np.stack([x1, y1, x2, y1 + 1.04 * share[:, 0] * upper], axis=1), strict=True))
 

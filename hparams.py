@@ -3,6 +3,7 @@
 import argparse
 import sys
 from dataclasses import dataclass, field, fields, replace
+from math import inf
 
 
 class InputError(Exception):
@@ -24,9 +25,9 @@ def exit_code(script, work, if_stopped="stopped"):
     return 0
 
 
-def knob(default, note, choices=None):
-    """A dataclass field that carries its one-line note (with the unit) and, for words, what may be chosen."""
-    return field(default=default, metadata={"note": note, "choices": choices})
+def knob(default, note, choices=None, least=0, most=None):
+    """A dataclass field with its one-line note (and unit); words may be chosen from, numbers have bounds."""
+    return field(default=default, metadata={"note": note, "choices": choices, "least": least, "most": most})
 
 
 @dataclass(frozen=True)
@@ -38,21 +39,21 @@ class HParams:
     speech: str = knob(
         "global", "audio encoder: transformer over the clip, or 0.2 s of mel", choices=("global", "local")
     )
-    width: float = knob(1.0, "channels of the layer tables, times this")
+    width: float = knob(1.0, "channels of the layer tables, times this", least=1 / 32, most=8)
     face_size: int = knob(96, "px: height and width of a face crop")
-    audio_layers: int = knob(12, "transformer blocks of the global audio encoder")
-    audio_dim: int = knob(768, "its hidden size")
-    audio_ffn: int = knob(3072, "its feed-forward size")
-    audio_heads: int = knob(12, "its attention heads")
-    audio_dropout: float = knob(0.1, "its dropout")
-    audio_layerdrop: float = knob(0.05, "its chance to skip a block in training")
-    # sampling (FORMATS: training recipe)
-    batch_size: int = knob(8, "clips in a step")
-    window: int = knob(5, "frames drawn one after the other")
-    windows: int = knob(6, "windows of a clip; published: 8 % of its frames, which is 6 of 3 s")
-    rare_speakers: float = knob(0.0, "share of the draws that choose the speaker first, then the clip")
+    audio_layers: int = knob(12, "transformer blocks of the global audio encoder", least=1)
+    audio_dim: int = knob(768, "its hidden size", least=1)
+    audio_ffn: int = knob(3072, "its feed-forward size", least=1)
+    audio_heads: int = knob(12, "its attention heads", least=1)
+    audio_dropout: float = knob(0.1, "its dropout", most=1)
+    audio_layerdrop: float = knob(0.05, "its chance to skip a block in training", most=1)
+    # sampling, by default as published
+    batch_size: int = knob(8, "clips in a step", least=1)
+    window: int = knob(5, "frames drawn one after the other", least=1)
+    windows: int = knob(6, "windows of a clip; published: 8 % of its frames, which is 6 of 3 s", least=1)
+    rare_speakers: float = knob(0.0, "share of the draws that choose the speaker first, then the clip", most=1)
     # augmentation, the same for all faces of a clip; identity from another window is always on
-    augment: float = knob(0.0, "chance of each augmentation: flip, colour and gamma, small affine, blur, compression")
+    augment: float = knob(0.0, "chance of each augmentation: flip, colour, gamma, affine, blur, compression", most=1)
     # losses
     l1_weight: float = knob(0.92999, "mean absolute pixel error: 1 - adv_weight - the lip loss's 1e-5")
     mouth_weight: float = knob(0.0, "mean absolute pixel error inside the mouth region of the mesh")
@@ -61,37 +62,38 @@ class HParams:
     adv_from: int = knob(0, "first step of the discriminator and of the adversarial loss")
     # optimisation
     lr: float = knob(1e-4, "Adam's step size, generator and discriminator")
-    beta1: float = knob(0.5, "Adam's first moment decay")
-    beta2: float = knob(0.999, "Adam's second moment decay")
+    beta1: float = knob(0.5, "Adam's first moment decay", most=1)
+    beta2: float = knob(0.999, "Adam's second moment decay", most=1)
     warmup: int = knob(0, "steps over which the step size rises from 0")
-    decay_from: float = knob(1.0, "share of max_steps after which the step size falls along a half cosine to 0")
+    decay_from: float = knob(1.0, "share of max_steps after which the step size falls along a half cosine to 0", most=1)
     clip_norm: float = knob(0.0, "largest norm of the generator's gradient; 0: no limit")
     audio_from: int = knob(36_000, "first step that trains the audio encoder (stage 1); before it, it is frozen")
     audio_train_layers: int = knob(3, "how many of its top blocks train; 0: all of the encoder")
-    ema: float = knob(0.0, "decay of the averaged generator that is validated and exported; 0: none")
+    ema: float = knob(0.0, "decay of the averaged generator that is validated and exported; 0: none", most=1)
     # run
     seed: int = knob(0, "decides everything that is random")
-    max_steps: int = knob(100_000, "steps of the run")
-    log_every: int = knob(50, "steps between two lines of the log")
-    save_every: int = knob(500, "steps between two writings of last.pt")
-    valid_every: int = knob(3000, "steps between two validations")
-    valid_clips: int = knob(40, "clips of a validation, at most")
+    max_steps: int = knob(100_000, "steps of the run", least=1)
+    log_every: int = knob(50, "steps between two lines of the log", least=1)
+    save_every: int = knob(500, "steps between two writings of last.pt", least=1)
+    valid_every: int = knob(3000, "steps between two validations", least=1)
+    valid_clips: int = knob(40, "clips of a validation, at most", least=1)
     amp: bool = knob(False, "bfloat16 autocast")
 
     def __post_init__(self):
         for f in fields(self):
-            choices, value = f.metadata["choices"], getattr(self, f.name)
+            choices, least, most = (f.metadata[name] for name in ("choices", "least", "most"))
+            value = getattr(self, f.name)
             if choices and value not in choices:
                 raise InputError(f"--{f.name} {value}: choose one of {', '.join(choices)}")
+            if not choices and not least <= value <= (inf if most is None else most):
+                bounds = f"at least {least:g}" + ("" if most is None else f" and at most {most:g}")
+                raise InputError(f"--{f.name} {value} must be {bounds}")
         if self.face_size != 96:
             raise InputError(f"--face_size {self.face_size}: the layer tables draw faces of 96 px")
         if self.audio_dim % self.audio_heads:
             raise InputError(f"--audio_dim {self.audio_dim} must be a multiple of --audio_heads {self.audio_heads}")
         if self.model == "wav2lip" and self.speech == "global":
             raise InputError("--model wav2lip hears 0.2 s of mel: say --speech local beside it")
-        for name in ("batch_size", "window", "windows", "max_steps", "log_every", "save_every", "valid_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name} {getattr(self, name)} must be at least 1")
         if self.batch_size * self.windows * self.window < 2:
             raise InputError("--batch_size 1 --windows 1 --window 1: batch norm needs two faces in a step at least")
 

@@ -84,9 +84,8 @@ def lip_sync(args):
         from tqdm import tqdm
 
         import audio
-        import faces
-        from painter import Painter, Sound, device_of, load
-        from person import Person
+        from models import device_of
+        from painter import Painter, Sound, load
         from source import Source
         from video import Writer
 
@@ -102,13 +101,7 @@ def lip_sync(args):
     with torch.inference_mode(), tqdm(total=2 * count, unit="frame", disable=hidden) as progress:
         with clock("find faces"):
             progress.set_description("finding faces")
-            if tuple(args.box) == NOWHERE:
-                detector = faces.DETECTORS[args.detector](device)
-                smooth = not args.nosmooth
-                person = Person.found(source, count, detector, pads, smooth, args.identity, progress)
-            else:
-                box = source.region(args.box, "--box", source.first.size)
-                person = Person.placed(source, count, box, args.identity, progress)
+            person = find_person(source, count, args, device, pads, progress)
         with clock("listen"):
             painter = Painter(generator, person, source, Sound(generator, hp, wav), hp.face_size)
         with clock("draw and write"):
@@ -119,6 +112,18 @@ def lip_sync(args):
     report = describe(args, model, source, person, count, passed, seconds)
     write_json(report_path, report)
     return report
+
+
+def find_person(source, count, args, device, pads, progress):
+    """Who is redrawn: the face at --box, or the largest one that is found in the first `count` frames."""
+    import faces
+    from person import Person
+
+    if tuple(args.box) != NOWHERE:
+        box = source.region(args.box, "--box", source.first.size)
+        return Person.placed(source, count, box, args.identity, progress)
+    detector = faces.DETECTORS[args.detector](device)
+    return Person.found(source, count, detector, pads, not args.nosmooth, args.identity, progress)
 
 
 def draw(source, painter, writer, count, batch_size, progress):
@@ -227,6 +232,7 @@ def parse(argv):
     add("--identity", choices=("best", "self"), default="best", help="frame that shows the looks (default: best)")
     add("--detector", choices=("blazeface", "batch-face"), default="blazeface", help="(default: %(default)s)")
     add("--batch_size", "--wav2lip_batch_size", default=16, type=int, help="frames at once (default: %(default)s)")
+    add("--face_det_batch_size", type=int, help="of Wav2Lip; without effect: faces are followed frame by frame")
     add("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     add("--precision", choices=("auto", "bf16", "float32"), default="auto", help="(default: bf16 where it is fast)")
     add("--crf", default=18, type=int, help="H.264 quality: 0 lossless, 51 worst (default: %(default)s)")

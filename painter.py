@@ -7,24 +7,10 @@ import audio
 import blend
 import checkpoint
 import faces
-from hparams import InputError
 from models.layers import fold_norms
 
-CHUNK, CONTEXT = 75, 25  # rows (of 40 ms) of sound that are embedded at once, and how many are heard around them
-LOOKS = 8  # crops that show looks are kept: those of four shots
-
-
-def device_of(name):
-    """The name of a device that computes: `name` itself, for None a GPU where there is one, else the processor.
-
-    Raises InputError if this machine has no such device.
-    """
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=name).cpu()
-    except (RuntimeError, AssertionError) as error:  # the latter: this torch is built without it
-        raise InputError(f"--device {name} does not work here: {str(error).splitlines()[0]}") from error
-    return name
+CHUNK, CONTEXT = 75, 50  # rows (of 40 ms) of sound that are embedded at once, and how many are heard around them
+KEPT = 8  # identities that are kept: those of four shots
 
 
 def load(path, device, precision):
@@ -33,10 +19,17 @@ def load(path, device, precision):
     precision: "bf16", "float32", or "auto": bf16 where the processor has it.
     """
     generator, hp, about = checkpoint.load_generator(path)
-    fast = torch.device(device).type != "cpu" or torch.cpu._is_avx512_bf16_supported()
-    dtype = torch.bfloat16 if precision == "bf16" or (precision == "auto" and fast) else torch.float32
+    dtype = torch.bfloat16 if precision == "bf16" or (precision == "auto" and has_bf16(device)) else torch.float32
     generator = fold_norms(generator).to(device, dtype, memory_format=torch.channels_last)
     return generator, hp, about | {"path": str(path), "precision": str(dtype).removeprefix("torch.")}
+
+
+def has_bf16(device):
+    """Whether a device computes in bfloat16 itself, so that it is faster there than float32."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return kind == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
 def like(generator, array):
@@ -83,7 +76,7 @@ class Painter:
 
     def __init__(self, generator, person, source, sound, px):
         self.generator, self.person, self.source, self.sound = generator, person, source, sound
-        self.px, self.looks = px, {}
+        self.px, self.identities = px, {}
 
     def draw(self, batch):
         """Draws the faces of a batch, a list of (source index, time in s, Frame).
@@ -96,10 +89,10 @@ class Painter:
         if not shown:
             return pairs
         real = np.stack([self._crop(batch[i][2], batch[i][0]) for i in shown])
-        looks = np.stack([self._identity(batch[i][2], batch[i][0]) for i in shown])
+        identity = np.stack([self._identity(batch[i][2], batch[i][0]) for i in shown])
         pose = real.copy()
         pose[:, self.px // 2 :] = 0
-        face = like(self.generator, np.concatenate([pose, looks], axis=-1)).permute(0, 3, 1, 2)
+        face = like(self.generator, np.concatenate([pose, identity], axis=-1)).permute(0, 3, 1, 2)
         speech = self.sound([batch[i][1] for i in shown])
         drawn = self.generator.draw(face[None], speech[None])[0]
         drawn = drawn.float().permute(0, 2, 3, 1).cpu().numpy()
@@ -132,8 +125,8 @@ class Painter:
         wanted = self.person.identities[index]
         if wanted == index:
             return self._crop(frame, index)
-        if wanted not in self.looks:
-            if len(self.looks) == LOOKS:
-                self.looks.pop(next(iter(self.looks)))  # the oldest
-            self.looks[wanted] = self._crop(self.source.at(wanted), wanted)
-        return self.looks[wanted]
+        if wanted not in self.identities:
+            if len(self.identities) == KEPT:
+                self.identities.pop(next(iter(self.identities)))  # the oldest
+            self.identities[wanted] = self._crop(self.source.at(wanted), wanted)
+        return self.identities[wanted]

@@ -37,7 +37,7 @@ class Person:
         person.seen = tracker.frames
         top, bottom, left, right = pads
         for track in tracker.largest():
-            for i, (x1, y1, x2, y2) in faces.face_boxes(track.meshes, smooth).items():
+            for i, (x1, y1, x2, y2) in faces.face_boxes(track.meshes, smooth, source.fps).items():
                 x1, y1, x2, y2 = person.boxes[i] = x1 - left, y1 - top, x2 + right, y2 + bottom
                 if min(x2 - x1, y2 - y1) < SMALLEST:
                     raise InputError(f"--pads {top} {bottom} {left} {right} leave nothing of the face in frame {i}")

@@ -18,10 +18,9 @@ from tqdm import tqdm
 import audio
 import faces
 import video
+from data import FORMAT, FPS
 from hparams import InputError, exit_code
 
-FORMAT = 1
-FPS = 25  # every clip is brought to it
 FACE_PX, CROP_PX = 96, 128  # a stored crop shows the face box at FACE_PX and its surroundings up to CROP_PX
 LONGEST_GAP = 5  # frames without a face that are filled from those around
 
@@ -45,7 +44,7 @@ def read_transcript(path):
     return sentence, [row[0] for row in rows], times
 
 
-def follow_one_face(frames, detector, name):
+def follow_one_face(frames, detector):
     """The mesh of the one face of a clip in every frame: (L, 468, 2) px.
 
     Raises InputError for a clip without a face, with a scene cut, or with a gap longer than `LONGEST_GAP` frames.
@@ -54,15 +53,15 @@ def follow_one_face(frames, detector, name):
     for frame in frames:
         tracker.add(frame)
     if len(tracker.shots) > 1:
-        raise InputError(f"{name}: a scene cut within the clip")
+        raise InputError("a scene cut within the clip")
     if not tracker.shots[0]:
-        raise InputError(f"{name}: no face in any of {len(frames)} frames")
+        raise InputError(f"no face in any of {len(frames)} frames")
     meshes = tracker.largest()[0].meshes
     seen = np.array(sorted(meshes))
     gaps = np.diff(np.concatenate([[-1], seen, [len(frames)]])) - 1
     if gaps.max() > LONGEST_GAP:
         where = int(np.concatenate([[-1], seen])[gaps.argmax()]) + 1
-        raise InputError(f"{name}: no face in {gaps.max()} frames from frame {where} on")
+        raise InputError(f"no face in {gaps.max()} frames from frame {where} on")
     known = np.stack([meshes[i] for i in seen]).reshape(len(seen), -1)
     at = np.clip(np.interp(np.arange(len(frames)), seen, np.arange(len(seen))), 0, len(seen) - 1)
     low, share = np.floor(at).astype(int), (at % 1)[:, None]
@@ -70,7 +69,7 @@ def follow_one_face(frames, detector, name):
     return ((1 - share) * known[low] + share * known[high]).reshape(-1, 468, 2).astype(np.float32)
 
 
-def preprocess_clip(source, name, detector):
+def preprocess_clip(source, detector):
     """Everything that is stored of one clip, as a dict of arrays; raises InputError with the reason to skip it.
 
     faces, ends: JPEG files of the crops joined, and where each ends.  boxes: (L, 4) px.
@@ -79,7 +78,7 @@ def preprocess_clip(source, name, detector):
     """
     frames = [frame.rgb() for _, frame in video.frames_at(source, FPS)]
     wav = audio.read_audio(source)
-    meshes = follow_one_face(frames, detector, name)
+    meshes = follow_one_face(frames, detector)
     found = faces.face_boxes(dict(enumerate(meshes)))
     boxes = np.stack([found[i] for i in range(len(frames))]).astype(np.float32)
     crops = [faces.crop(frame, box, CROP_PX, CROP_PX / FACE_PX) for frame, box in zip(frames, boxes, strict=True)]
@@ -108,10 +107,10 @@ def _start_worker():
     _detector = faces.BlazeFace()
 
 
-def _work(source, target, name):
+def _work(source, target):
     """Does one clip in a worker process; returns the reason why it was skipped, or None."""
     try:
-        arrays = preprocess_clip(source, name, _detector)
+        arrays = preprocess_clip(source, _detector)
     except InputError as error:
         return str(error)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -123,10 +122,15 @@ def _work(source, target, name):
 
 
 def read_lists(root):
-    """The filelists of an LRS2-layout root: {split: [clip id, ...]} from every `<split>.txt` beside `main/`."""
+    """The filelists of an LRS2-layout root: {split: [clip id, ...]} from every `<split>.txt` beside `main/`.
+
+    Left out: LRS2's pretrain.txt, whose clips are not in main/, and texts that list no speaker/clip, such as a licence.
+    """
     lists = {}
     for path in sorted(root.glob("*.txt")):
         ids = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if path.stem == "pretrain" or not ids or "/" not in ids[0]:
+            continue
         for name in ids:
             if Path(name).is_absolute() or ".." in Path(name).parts:
                 raise InputError(f"{path}: {name!r} leads out of {root}: clip ids look like speaker/clip")
@@ -155,10 +159,14 @@ def preprocess(data_root, out, workers):
     (out / "dataset.json").write_text(json.dumps(about) + "\n")
     skipped = {}
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker) as pool:
-        jobs = {pool.submit(_work, data_root / "main" / f"{name}.mp4", target[name], name): name for name in todo}
-        for job in tqdm(as_completed(jobs), total=len(jobs), unit="clip", desc="preprocess"):
-            if reason := job.result():
-                skipped[jobs[job]] = " ".join(reason.split())
+        jobs = {pool.submit(_work, data_root / "main" / f"{name}.mp4", target[name]): name for name in todo}
+        try:
+            for job in tqdm(as_completed(jobs), total=len(jobs), unit="clip", desc="preprocess"):
+                if reason := job.result():
+                    skipped[jobs[job]] = " ".join(reason.split())
+        except BaseException:  # Ctrl-C too: what has begun is finished, the rest is not begun
+            pool.shutdown(cancel_futures=True)
+            raise
     (out / "skipped.txt").write_text("".join(f"{name}\t{skipped[name]}\n" for name in sorted(skipped)))
     for split, ids in lists.items():
         (out / f"{split}.txt").write_text("".join(f"{name}\n" for name in ids if name not in skipped))

@@ -4,12 +4,10 @@ python train.py --data_root data/grid --preset compact --name compact
 """
 
 import argparse
-import copy
 import json
 import math
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -19,11 +17,12 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import checkpoint
-from data import LIP_NUMBERS, Clips, collate
+from data import Clips, collate
 from hparams import HParams, InputError, add_flags, exit_code, override
 from losses import adversarial_loss, lips_loss, mouth_loss, pixel_loss
-from models import build_generator
-from models.talklip import Discriminator, pick
+from models import device_of
+from models.talklip import pick
+from run import Run
 
 
 def loss_weights(hp, step):
@@ -76,7 +75,7 @@ def train_step(nets, optims, batch, weights, hp):
     Returns every loss and the generator's gradient norm, detached, for the log.
     Differs: the published code lets the generator's adversarial gradient leak into the discriminator's update.
     """
-    real, generator, critic = batch["target"], nets["generator"], nets["discriminator"]
+    real, generator, discriminator = batch["target"], nets["generator"], nets["discriminator"]
     with torch.autocast(real.device.type, torch.bfloat16, enabled=hp.amp):
         speech = generator.listen(batch["audio"], batch["padding"])  # (B, L, D)
         fake = generator.draw(batch["face"], pick(speech, batch["index"]))  # (B, T, 3, H, W)
@@ -84,9 +83,9 @@ def train_step(nets, optims, batch, weights, hp):
             "l1": lambda: pixel_loss(fake, real),
             "mouth": lambda: mouth_loss(fake, real, batch["mouth"]),
             "lips": lambda: lips_loss(nets["lips"](speech).float(), batch["lips"], batch["padding"]),
-            "adv": lambda: adversarial_loss(critic(fake).float(), real=True),
+            "adv": lambda: adversarial_loss(discriminator(fake).float(), real=True),
         }
-        critic.requires_grad_(False)
+        discriminator.requires_grad_(False)
         losses = {name: terms[name]() for name, weight in weights.items() if weight > 0}
     total = sum(weights[name] * loss for name, loss in losses.items())
     optims["generator"].zero_grad(set_to_none=True)
@@ -95,11 +94,11 @@ def train_step(nets, optims, batch, weights, hp):
     losses["grad_norm"] = torch.nn.utils.clip_grad_norm_(generator.parameters(), limit)
     optims["generator"].step()
 
-    critic.requires_grad_(True)
+    discriminator.requires_grad_(True)
     if weights["adv"] > 0:
         with torch.autocast(real.device.type, torch.bfloat16, enabled=hp.amp):
-            losses["d_real"] = adversarial_loss(critic(real).float(), real=True)
-            losses["d_fake"] = adversarial_loss(critic(fake.detach()).float(), real=False)
+            losses["d_real"] = adversarial_loss(discriminator(real).float(), real=True)
+            losses["d_fake"] = adversarial_loss(discriminator(fake.detach()).float(), real=False)
         optims["discriminator"].zero_grad(set_to_none=True)
         (losses["d_real"] + losses["d_fake"]).backward()
         optims["discriminator"].step()
@@ -141,52 +140,6 @@ def validate(generator, clips, hp, device, strip=None):
     return sums
 
 
-class Run:
-    """The networks, optimizers and progress of a run, in one place that is saved and resumed whole."""
-
-    def __init__(self, hp, device):
-        torch.manual_seed(hp.seed)
-        layout = {"device": device, "memory_format": torch.channels_last}
-        self.hp, self.device, self.step, self.best = hp, device, 0, math.inf
-        generator = build_generator(hp).to(**layout)
-        lips = torch.nn.Linear(generator.speech_size, LIP_NUMBERS).to(device)
-        self.nets = {"generator": generator, "discriminator": Discriminator(hp).to(**layout), "lips": lips}
-        self.mean = copy.deepcopy(self.nets["generator"]).requires_grad_(False) if hp.ema else None
-        adam = {"lr": hp.lr, "betas": (hp.beta1, hp.beta2)}
-        trained = {"generator": [*generator.parameters(), *lips.parameters()]}
-        trained["discriminator"] = self.nets["discriminator"].parameters()
-        self.optims = {name: torch.optim.Adam(weights, **adam) for name, weights in trained.items()}
-
-    @property
-    def shown(self):
-        """The generator that is validated and exported: the averaged one where there is one."""
-        return self.mean or self.nets["generator"]
-
-    def save(self, path):
-        """Writes all that `resume` needs."""
-        state = {name: net.state_dict() for name, net in self.nets.items()}
-        state |= {f"{name}_optimizer": optim.state_dict() for name, optim in self.optims.items()}
-        if self.mean:
-            state["ema"] = self.mean.state_dict()
-        checkpoint.save(path, hparams=asdict(self.hp), step=self.step, best=self.best, **state)
-
-    def resume(self, path):
-        """Continues where `path` was written."""
-        state = checkpoint.load(path)
-        try:
-            for name, net in self.nets.items():
-                net.load_state_dict(state[name])
-            for name, optim in self.optims.items():
-                optim.load_state_dict(state[f"{name}_optimizer"])
-            if self.mean:  # a run that averages from now on begins with what it has
-                self.mean.load_state_dict(state.get("ema", state["generator"]))
-            self.step, self.best = state["step"], state["best"]
-        except (KeyError, RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            hint = "leave out the flags that change a network, or give another --name"
-            raise InputError(f"{path} does not fit these flags: {hint} ({reason})") from error
-
-
 def as_numbers(losses, step):
     """The losses of a step as plain numbers; raises InputError that names the first one that is not finite."""
     numbers = {name: round(loss.item(), 6) for name, loss in losses.items()}
@@ -218,7 +171,7 @@ def train(run, clips, valid, folder, workers, stop=None):
             set_stage(run.nets["generator"], hp, step)
             for group in (group for optim in run.optims.values() for group in optim.param_groups):
                 group["lr"] = learning_rate(hp, step)
-            batch = {name: part.to(run.device, non_blocking=True) for name, part in batch.items()}
+            batch = {name: part.to(run.device) for name, part in batch.items()}
             losses = train_step(run.nets, run.optims, batch, loss_weights(hp, step), hp)
             if run.mean:
                 average(run.mean, run.nets["generator"], min(hp.ema, (1 + step) / (10 + step)))
@@ -251,9 +204,16 @@ def start(args):
     last = folder / "last.pt"
     hp = checkpoint.knobs(last, checkpoint.load(last).get("hparams", {})) if last.is_file() else HParams()
     hp = override(hp, args)
-    run = Run(hp, torch.device(args.device))
+    run = Run(hp, torch.device(device_of(args.device)))
     if last.is_file():
         run.resume(last)
+    elif args.init:
+        run.begin_with(args.init)
+    elif hp.speech == "global" and hp.audio_from and hp.audio_train_layers:
+        raise InputError(
+            "these knobs train only the top of the audio encoder, and late: give --init a generator whose encoder is "
+            "trained, such as TalkLip's own, or train all of it: --audio_from 0 --audio_train_layers 0"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     for line in [f"{folder}: step {run.step} of {hp.max_steps}", *stage_plan(hp)]:
         print(line, file=sys.stderr)
@@ -269,8 +229,8 @@ def main(argv=None):
     parser.add_argument("--workers", default=1, type=int, help="processes that read clips (default: %(default)s)")
     parser.add_argument("--stop", type=int, help="stop after this step, without changing the schedule")
     parser.add_argument("--export", type=Path, help="write the generator here at the end, as safetensors")
-    default = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", default=default, help="(default: %(default)s)")
+    parser.add_argument("--init", type=Path, help="begin with this generator's weights: ours or a published one")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     add_flags(parser)
     args = parser.parse_args(argv)
     cv2.setNumThreads(0)
@@ -282,8 +242,7 @@ def main(argv=None):
         clips, valid = (Clips(args.data_root, split, run.hp) for split in ("train", "val"))
         train(run, clips, valid, folder, args.workers, args.stop)
         if args.export:
-            best = run.best if math.isfinite(run.best) else None
-            checkpoint.export(args.export, run.shown, run.hp, step=run.step, valid_mouth_l1=best)
+            checkpoint.export(args.export, run.shown, run.hp, step=run.step)
 
     return exit_code(parser.prog, work, if_stopped="stopped; the same command goes on from last.pt")
 

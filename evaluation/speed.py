@@ -90,7 +90,8 @@ def whole_run(seconds, rounds):
                 [*command, "--outfile", str(Path(folder) / "out.mp4")], check=True, stdout=subprocess.DEVNULL
             )
             times.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit
     print(
         f"{seconds} s of {WIDTH}x{HEIGHT}, {FPS} fps: median {np.median(times):.1f} s of {rounds}, peak {peak:.0f} MiB"
     )

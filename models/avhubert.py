@@ -25,6 +25,7 @@ class ResidualBlock(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(cin, out, 1, stride, bias=False), nn.BatchNorm2d(out))
 
     def forward(self, x):
+        """x: (N, cin, H, W). Returns (N, out, H / stride, W / stride)."""
         y = self.act1(self.norm1(self.conv1(x)))
         return self.act2(self.norm2(self.conv2(y)) + self.shortcut(x))
 

@@ -17,6 +17,7 @@ class ConvNorm(nn.Module):
         self.residual = residual
 
     def forward(self, x):
+        """x: (N, cin, H, W). Returns (N, out, H', W'), not negative."""
         y = self.norm(self.conv(x))
         return (y + x if self.residual else y).relu()
 
@@ -30,6 +31,7 @@ class UpNorm(nn.Module):
         self.norm = nn.BatchNorm2d(out)
 
     def forward(self, x):
+        """x: (N, cin, H, W). Returns (N, out, stride * H, stride * W), not negative; from 1x1, a 3x3 with stride 1."""
         return self.norm(self.conv(x)).relu()
 
 
@@ -42,6 +44,7 @@ class ConvLeaky(nn.Module):
         self.act = nn.LeakyReLU(0.01)
 
     def forward(self, x):
+        """x: (N, cin, H, W). Returns (N, out, H', W')."""
         return self.act(self.conv(x))
 
 

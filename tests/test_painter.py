@@ -14,7 +14,7 @@ import painter
 from faces import crop
 from frame import from_rgb
 from hparams import HParams, InputError
-from models import build_generator
+from models import build_generator, device_of
 from models.layers import ConvNorm, UpNorm, fold_norms
 from painter import CHUNK, CONTEXT, Painter, Sound
 from person import Person
@@ -57,7 +57,7 @@ def test_a_short_sound_is_embedded_in_one_pass(rows):
     torch.testing.assert_close(sound.rows, generator.listen(torch.from_numpy(features)[None])[0], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("rows", [ONE_PASS + 1, 2 * CHUNK, 4 * CHUNK, 4 * CHUNK + 1, 5 * CHUNK - 1])
+@pytest.mark.parametrize("rows", [ONE_PASS + 1, 3 * CHUNK, 4 * CHUNK, 4 * CHUNK + 1, 5 * CHUNK - 1])
 def test_a_long_sound_is_embedded_in_chunks_that_hear_their_surroundings(rows):
     generator, hp = generator_of("talklip_g")
     heard, listen = [], generator.listen
@@ -148,13 +148,13 @@ def test_the_looks_of_few_shots_are_kept():
     work, frames = painted({i: box for i in range(2 * shots)}, {i: i ^ 1 for i in range(2 * shots)})
     for k in range(2 * shots):
         work.draw([(k, k / 25, frames[k])])
-    assert list(work.looks) == [k ^ 1 for k in range(2 * shots)][-painter.LOOKS :]
+    assert list(work.identities) == [k ^ 1 for k in range(2 * shots)][-painter.KEPT :]
 
 
 def test_a_person_who_is_its_own_identity_costs_no_second_reading():
     work, frames = painted({0: (50, 52, 116, 120)}, {0: 0})
     work.draw([(0, 0.0, frames[0])])
-    assert not work.source.asked and not work.looks
+    assert not work.source.asked and not work.identities
 
 
 @pytest.mark.parametrize(
@@ -169,9 +169,9 @@ def test_a_box_that_leaves_the_frame_is_drawn_where_it_is_inside(box):
 
 @pytest.mark.parametrize("name", ["no_such_device", "meta"])
 def test_a_device_must_be_there(name):
-    assert painter.device_of("cpu") == "cpu" and painter.device_of(None) in ("cpu", "cuda")
+    assert device_of("cpu") == "cpu" and device_of(None) in ("cpu", "cuda")
     with pytest.raises(InputError, match=f"--device {name} does not work here"):
-        painter.device_of(name)
+        device_of(name)
 
 
 @pytest.mark.parametrize("precision, dtype", [("bf16", torch.bfloat16), ("float32", torch.float32)])

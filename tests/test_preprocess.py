@@ -216,12 +216,12 @@ def test_short_gaps_are_filled_and_long_ones_refused():
 
     def follow(levels):
         frames = [np.full((90, 160, 3), level, np.uint8) for level in levels]
-        return preprocess.follow_one_face(frames, Found(), "ann/one")
+        return preprocess.follow_one_face(frames, Found())
 
     meshes = follow([110, 111, 95, 95, 95, 115])
     assert meshes.shape == (6, 468, 2) and meshes.dtype == np.float32
     np.testing.assert_allclose(meshes[:, 0, 0] - meshes[0, 0, 0], [0, 1, 2, 3, 4, 5], atol=1e-4)
-    with pytest.raises(InputError, match="ann/one: no face in 6 frames from frame 2 on"):
+    with pytest.raises(InputError, match="^no face in 6 frames from frame 2 on"):
         follow([110, 111, *[95] * 6, 115])
     with pytest.raises(InputError, match="no face in 7 frames from frame 1 on"):
         follow([110, *[95] * 7])

@@ -33,7 +33,8 @@ HP = replace(
     warmup=2,
     clip_norm=1.0,
 )
-FLAGS = [f"--{name}={value}" for name, value in asdict(HP).items() if value != getattr(HParams(), name)]
+WHOLE = replace(HP, audio_train_layers=0)  # an encoder that nobody has trained is trained whole, or not by the command
+FLAGS = [f"--{name}={value}" for name, value in asdict(WHOLE).items() if value != getattr(HParams(), name)]
 
 
 def flat(state, prefix=""):
@@ -264,14 +265,14 @@ def test_the_command_trains_exports_and_resumes(data_root, tmp_path, capsys):
     exported, folder = tmp_path / "new folder" / "tiny.safetensors", tmp_path / "tiny"
     assert command(data_root, tmp_path, *FLAGS, "--stop=2", "--export", exported) == 0
     printed = capsys.readouterr()
-    assert printed.out == "" and "step 0 of 5" in printed.err and stage_plan(HP)[0] in printed.err
+    assert printed.out == "" and "step 0 of 5" in printed.err and stage_plan(WHOLE)[0] in printed.err
     first, hp, about = checkpoint.load_generator(exported)
-    assert hp == HP and about["step"] == 2 and about["valid_mouth_l1"] > 0
+    assert hp == WHOLE and about["step"] == 2
     assert command(data_root, tmp_path, "--export", exported) == 0  # the knobs are in the checkpoint
     assert "step 2 of 5" in capsys.readouterr().err
     assert [line["step"] for line in metrics(folder) if "valid" not in line] == [1, 2, 3, 4, 5]
     last, hp, about = checkpoint.load_generator(exported)
-    assert hp == HP and about["step"] == 5
+    assert hp == WHOLE and about["step"] == 5
     mean = checkpoint.load(folder / "last.pt")["ema"]["audio_map.weight"]
     torch.testing.assert_close(last.audio_map.weight.data, mean.half().float())
     assert command(data_root, tmp_path) == 0 and len(metrics(folder)) == 5 + 3, "a finished run has nothing to do"
@@ -295,3 +296,14 @@ def test_a_resumed_run_drops_what_was_logged_beyond_its_checkpoint(tmp_path):
     with train.open_log(path, 2) as log:
         log.write('{"step": 3}\n')
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
+
+
+def test_an_encoder_nobody_has_trained_is_not_frozen_for_ever(data_root, tmp_path, capsys):
+    frozen = ["--audio_from=3", "--audio_train_layers=1"]
+    assert command(data_root, tmp_path, *FLAGS, *frozen) == 1
+    assert "--init" in capsys.readouterr().err.splitlines()[-1]
+    begin = tmp_path / "begin.safetensors"
+    checkpoint.export(begin, Run(HP, torch.device("cpu")).nets["generator"], HP)
+    assert command(data_root, tmp_path, *FLAGS, *frozen, "--stop=1", "--init", begin) == 0
+    kept = checkpoint.load(tmp_path / "tiny" / "last.pt")["generator"]["speech.fusion.weight"]
+    assert torch.equal(kept, checkpoint.load_generator(begin)[0].speech.fusion.weight)
