@@ -20,6 +20,7 @@ from hparams import InputError, exit_code
 HERE = Path(__file__).parent
 SYNTHETIC = "Synthetic media: the mouth in this video was redrawn by a neural network to fit its sound."
 M_MMAP_THRESHOLD = -3  # malloc.h
+PADS = {"talklip": [0, 0, 0, 0], "wav2lip": [0, 10, 0, 0]}  # the latter was trained with room below the chin
 NOWHERE = (-1, -1, -1, -1)  # --box that names no place
 
 
@@ -94,8 +95,7 @@ def lip_sync(args):
         wav = audio.read_audio(args.audio)
         writer = Writer(args.outfile, source.like, audio=args.audio, crf=args.crf, metadata={"comment": SYNTHETIC})
         generator, hp, model = load(args.checkpoint_path, device, args.precision)
-        # Wav2Lip was trained on boxes with room below the chin.
-        pads = args.pads or ([0, 10, 0, 0] if hp.model == "wav2lip" else [0, 0, 0, 0])
+        pads = args.pads or PADS[hp.model]
     count = max(1, round(len(wav) / audio.RATE * source.fps))
     hidden = args.quiet or None  # None: shown on a terminal only
     with torch.inference_mode(), tqdm(total=2 * count, unit="frame", disable=hidden) as progress:
