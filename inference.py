@@ -90,6 +90,7 @@ def lip_sync(args):
         from source import Source
         from video import Writer
 
+        torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # a core is left to reading and writing
         device = device_of(args.device)
         source = Source(args.face, args.resize_factor, args.crop, args.rotate, args.static, args.fps)
         wav = audio.read_audio(args.audio)
@@ -131,6 +132,7 @@ def draw(source, painter, writer, count, batch_size, progress):
 
     While one batch is drawn, the one before it is put back and written on another thread.
     """
+    from source import ahead
 
     def finish(batch, pairs):
         for frame in painter.put_back(batch, pairs):
@@ -139,7 +141,7 @@ def draw(source, painter, writer, count, batch_size, progress):
 
     passed, batch, job = [], [], None
     with writer as out, ThreadPoolExecutor(1) as other:
-        for k, (index, frame) in enumerate(source.played(count)):
+        for k, (index, frame) in enumerate(ahead(source.played(count))):
             batch.append((index, float(k / source.fps), frame))
             if index not in painter.person.boxes:
                 passed.append(k)

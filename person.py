@@ -4,6 +4,7 @@ import numpy as np
 
 import faces
 from hparams import InputError
+from source import ahead
 
 NEAR = 6  # frames around one in which the mouth resembles its own
 APART = 2 * NEAR  # frames between the two that may show the looks: one of them is never near
@@ -30,8 +31,8 @@ class Person:
         Raises InputError if there is no face in any frame, or the pads leave nothing of one.
         """
         person, tracker = cls(), faces.Tracker(detector)
-        for _, frame in source.once(count):
-            tracker.add(frame.rgb())
+        for rgb in ahead(frame.rgb() for _, frame in source.once(count)):
+            tracker.add(rgb)
             if progress:
                 progress.update()
         person.seen = tracker.frames

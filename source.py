@@ -1,5 +1,7 @@
 """What --face names: a video or a picture, as the flags want it seen, played for as long as the sound lasts."""
 
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
 
@@ -7,6 +9,16 @@ from hparams import InputError
 from video import frames_at, probe, timeline
 
 WHOLE = (0, -1, 0, -1)  # --crop that cuts nothing
+
+
+def ahead(items, depth=4):
+    """Yields the items of an iterator, none of which is None, while another thread makes the next `depth` of them."""
+    items = iter(items)
+    with ThreadPoolExecutor(1) as other:
+        waiting = deque(other.submit(next, items, None) for _ in range(depth))
+        while (item := waiting.popleft().result()) is not None:
+            waiting.append(other.submit(next, items, None))
+            yield item
 
 
 class Source:

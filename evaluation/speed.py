@@ -69,12 +69,12 @@ def make_clip(folder, seconds):
         target.writeframes(np.resize(once, int(seconds * source.getframerate())).tobytes())
     like = replace(probe(ROOT / "examples" / "portrait.png"), width=WIDTH, height=HEIGHT, still=False)
     still = cv2.warpAffine(
-        portrait, np.float64([[1, 0, 380], [0, 1, 100]]), (WIDTH, HEIGHT), borderMode=cv2.BORDER_REFLECT
+        portrait, np.float64([[1, 0, 380], [0, 1, 100]]), (WIDTH, HEIGHT), borderMode=cv2.BORDER_REPLICATE
     )
     with Writer(folder / "face.mp4", like, FPS) as out:
         for k in range(seconds * FPS):
             drift = np.float64([[1, 0, 40 * np.sin(k / 20)], [0, 1, 20 * np.sin(k / 13)]])
-            out.write(from_rgb(cv2.warpAffine(still, drift, (WIDTH, HEIGHT), borderMode=cv2.BORDER_REFLECT)))
+            out.write(from_rgb(cv2.warpAffine(still, drift, (WIDTH, HEIGHT), borderMode=cv2.BORDER_REPLICATE)))
     return folder / "face.mp4", sound
 
 

@@ -20,7 +20,8 @@ LEVELS = (
     "published models",
     "video blend checkpoint",
     "data",
-    "source person painter run evaluation evaluation.visual",
+    "source",
+    "person painter run evaluation evaluation.visual",
     "preprocess train inference train_expert evaluation.*",
 )
 RANK = {name: rank for rank, names in enumerate(LEVELS) for name in names.split()}
