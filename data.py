@@ -82,7 +82,7 @@ class Clips(Dataset):
         listed = root / f"{split}.txt"
         if not listed.is_file() or not listed.read_text().strip():
             raise InputError(f"{listed}: no clips in this split")
-        self.names = listed.read_text().split()
+        self.names = inside(listed.read_text().split(), listed)
         self.paths = [root / "clips" / f"{name}.npz" for name in self.names]
         if missing := [path for path in self.paths if not path.is_file()]:
             raise InputError(
@@ -132,6 +132,14 @@ class Clips(Dataset):
         clip = Clip(self.paths[i])
         frames = np.linspace(0, len(clip) - 1, faces).astype(int)
         return sample(clip, frames, np.zeros(faces, int), self.hp, self.about, Look(0.0, None))
+
+
+def inside(ids, path):
+    """The clip ids of a filelist as they are; raises InputError for one that leads out of the root."""
+    for name in ids:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise InputError(f"{path}: {name!r} leads out of the root: clip ids look like speaker/clip")
+    return ids
 
 
 def sample(clip, frames, identity, hp, about, look):

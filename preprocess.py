@@ -18,7 +18,7 @@ from tqdm import tqdm
 import audio
 import faces
 import video
-from data import FORMAT, FPS
+from data import FORMAT, FPS, inside
 from hparams import InputError, exit_code
 
 FACE_PX, CROP_PX = 96, 128  # a stored crop shows the face box at FACE_PX and its surroundings up to CROP_PX
@@ -131,10 +131,7 @@ def read_lists(root):
         ids = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         if path.stem == "pretrain" or not ids or "/" not in ids[0]:
             continue
-        for name in ids:
-            if Path(name).is_absolute() or ".." in Path(name).parts:
-                raise InputError(f"{path}: {name!r} leads out of {root}: clip ids look like speaker/clip")
-        lists[path.stem] = ids
+        lists[path.stem] = inside(ids, path)
     if not lists:
         raise InputError(f"{root}: no filelists (train.txt, val.txt, ...) here. They stand beside the folder main/.")
     return lists

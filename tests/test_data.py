@@ -246,3 +246,11 @@ def test_a_clip_that_is_broken_is_named(small_root):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(InputError, match="ann/one.npz.*broken"):
         Clips(small_root, "train", HP)[0]
+
+
+def test_a_filelist_cannot_lead_out_of_the_root(data_root, tmp_path):
+    (tmp_path / "dataset.json").write_text((data_root / "dataset.json").read_text())
+    for name in ("../../etc/passwd", "/etc/passwd"):
+        (tmp_path / "train.txt").write_text(name)
+        with pytest.raises(InputError, match="leads out"):
+            Clips(tmp_path, "train", HParams())
