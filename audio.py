@@ -21,7 +21,8 @@ def open_media(path):
     """Opens a local media file for reading with PyAV; what goes wrong inside becomes a one-line InputError.
 
     The file is handed over open and PyAV may open nothing else: a play list named .mp4 cannot reach other files or the
-    network, and any name works (spaces, quotes, newlines, a leading dash).
+    network, and any name works (spaces, quotes, newlines, a leading dash). A file that ends before what its own index
+    tells of (mp4, mov) is refused; where there is no index, what can be decoded is taken.
     """
     import av
 
@@ -37,6 +38,12 @@ def open_media(path):
         with open(path, "rb") as file, av.open(file, container_options=options, metadata_errors="ignore") as container:
             if container.format.name == "tty":  # FFmpeg would draw a text file as a video
                 raise InputError(f"{path} is a text, not a media file")
+            last = [stream.index_entries[-1] for stream in container.streams if len(stream.index_entries)]
+            size, told = path.stat().st_size, max((entry.pos + entry.size for entry in last), default=0)
+            if told > size:
+                raise InputError(
+                    f"{path} is cut off: it has {size} bytes, its own index tells of {told}. Copy it again"
+                )
             yield container
     except av.FFmpegError as error:
         raise InputError(

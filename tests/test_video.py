@@ -272,6 +272,17 @@ def test_a_truncated_file_gives_what_can_be_decoded(tmp_path):
     assert 5 <= len(list(read_frames(tmp_path / "cut.mkv"))) < 30
 
 
+def test_a_cut_off_mp4_is_told_by_its_own_index(tmp_path):
+    make_video(tmp_path / "a.mp4", [noise(48, 64, k) for k in range(30)])
+    with Writer(tmp_path / "whole.mp4", probe(tmp_path / "a.mp4")) as out:  # its index stands in front
+        for frame in read_frames(tmp_path / "a.mp4"):
+            out.write(frame)
+    data = (tmp_path / "whole.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(InputError, match="cut.mp4 is cut off"):
+        probe(tmp_path / "cut.mp4")
+
+
 def test_faults_of_the_file_are_one_line_that_names_it(tmp_path):
     whole = make_video(tmp_path / "whole.mp4", numbered(10)).read_bytes()
     (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
