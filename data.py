@@ -180,6 +180,13 @@ def to_tensor(pictures):
     return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).contiguous().float().div_(255)
 
 
+def write_picture(path, picture):
+    """Writes a (3, H, W) tensor in [0, 1], RGB, as a picture file, in a folder that is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = (picture.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
+    cv2.imwrite(str(path), pixels[..., ::-1])
+
+
 def mouth_mask(mesh, px):
     """1 inside the mouth region of each face, 0 outside. mesh: (T, 468, 2) px. Returns (T, 1, px, px) float32."""
     mask = torch.zeros(len(mesh), 1, px, px)

@@ -51,9 +51,8 @@ class Run:
         except RuntimeError as error:
             raise InputError(f"--init {path} is a generator of another size: give the --preset that fits") from error
 
-    def resume(self, path):
-        """Continues where `path` was written."""
-        state = checkpoint.load(path)
+    def resume(self, path, state):
+        """Continues where the checkpoint at `path` was written. state: what `checkpoint.load` read from it."""
         try:
             for name, net in self.nets.items():
                 net.load_state_dict(state[name])

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import checkpoint
-from data import Clips, collate
+from data import Clips, collate, write_picture
 from hparams import HParams, InputError, add_flags, exit_code, override
 from losses import adversarial_loss, lips_loss, mouth_loss, pixel_loss
 from models import device_of
@@ -133,10 +133,7 @@ def validate(generator, clips, hp, device, strip=None):
             pose, identity = batch["face"][0, [2, 5]].split(3, dim=1)
             rows.append(torch.stack([identity, pose, fake[0, [2, 5]], batch["target"][0, [2, 5]]], dim=1).flatten(0, 1))
     if strip is not None:
-        strip.parent.mkdir(parents=True, exist_ok=True)
-        picture = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)  # (3, rows * H, 8 * W)
-        picture = (picture.permute(1, 2, 0).cpu().numpy()[..., ::-1] * 255).round().astype(np.uint8)
-        cv2.imwrite(str(strip), picture)
+        write_picture(strip, torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1))  # (3, rows * H, 8 * W)
     return sums
 
 
@@ -202,11 +199,11 @@ def start(args):
     """Builds or resumes the run that the flags describe."""
     folder = args.runs / args.name
     last = folder / "last.pt"
-    hp = checkpoint.knobs(last, checkpoint.load(last).get("hparams", {})) if last.is_file() else HParams()
-    hp = override(hp, args)
+    state = checkpoint.load(last) if last.is_file() else None
+    hp = override(checkpoint.knobs(last, state.get("hparams", {})) if state else HParams(), args)
     run = Run(hp, torch.device(device_of(args.device)))
-    if last.is_file():
-        run.resume(last)
+    if state:
+        run.resume(last, state)
     elif args.init:
         run.begin_with(args.init)
     elif hp.speech == "global" and hp.audio_from and hp.audio_train_layers:

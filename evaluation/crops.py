@@ -8,12 +8,11 @@ import json
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
 import checkpoint
-from data import Clip, Clips, Look, collate, sample
+from data import Clip, Clips, Look, collate, sample, write_picture
 from evaluation.visual import psnr, squared_error
 from hparams import InputError, exit_code
 
@@ -67,9 +66,7 @@ def score(generator, clips, step, strip=None):
             at = np.linspace(0, len(rows[-1]) - 1, STRIP_FRAMES).astype(int)
             pictures.append(torch.cat([torch.cat(list(row[at]), dim=2) for row in rows], dim=1))
     if strip is not None:
-        strip.parent.mkdir(parents=True, exist_ok=True)
-        picture = torch.cat(pictures, dim=1).permute(1, 2, 0).numpy()
-        cv2.imwrite(str(strip), (picture[..., ::-1] * 255).round().astype(np.uint8))
+        write_picture(strip, torch.cat(pictures, dim=1))
     return {
         row: {name: float(np.mean([each[row][name] for each in results])) for name in results[0][row]}
         for row in results[0]

@@ -183,7 +183,7 @@ def go(data_root, folder, stop, path=None):
     folder.mkdir(exist_ok=True)
     run = Run(HP, CPU)
     if path:
-        run.resume(path)
+        run.resume(path, checkpoint.load(path))
     clips, valid = (Clips(data_root, split, HP) for split in ("train", "val"))
     train.train(run, clips, valid, folder, workers=0, stop=stop)
     return run
