@@ -50,17 +50,22 @@ def score_clip(generator, clips, i, other, step):
     return scores, [*drawn.values(), real]
 
 
-def score(generator, clips, step, strip=None):
+def score(generator, clips, step, strip=None, other=None):
     """Mean scores over the clips of a split, each clip counting once; writes picture strips to `strip`.
+
+    other: how many clips further down the list the other sound is taken from; by default half the list, as neighbours
+    in a sorted list say nearly the same.
 
     Rows of the strip, for each clip: identity, drawn with the right sound, with another clip's sound, real.
     """
     if len(clips) < 2:
         raise InputError("a split of one clip has no other clip's sound: give one with two clips or more")
+    other = len(clips) // 2 if other is None else other
+    if other % len(clips) == 0:
+        raise InputError(f"--other {other}: in a split of {len(clips)} clips this is each clip's own sound")
     results, pictures = [], []
     for i in range(len(clips)):
-        # Half the list away, as neighbours in a sorted list say nearly the same.
-        scores, rows = score_clip(generator, clips, i, (i + len(clips) // 2) % len(clips), step)
+        scores, rows = score_clip(generator, clips, i, (i + other) % len(clips), step)
         results.append(scores)
         if len(pictures) < STRIP_CLIPS:
             at = np.linspace(0, len(rows[-1]) - 1, STRIP_FRAMES).astype(int)
@@ -91,6 +96,7 @@ def main(argv=None):
     parser.add_argument("--checkpoint_path", default=WEIGHTS, type=Path, help="(default: the one in weights/)")
     parser.add_argument("--splits", nargs="+", default=["test", "test_unseen"], help="(default: %(default)s)")
     parser.add_argument("--step", default=3, type=int, help="every how many frames (default: %(default)s)")
+    parser.add_argument("--other", type=int, help="clips down the list to the other sound (default: half the list)")
     parser.add_argument("--strips", type=Path, help="folder for picture strips, one file a split")
     parser.add_argument("--json", type=Path, help="write all numbers here")
     args = parser.parse_args(argv)
@@ -101,7 +107,7 @@ def main(argv=None):
         for split in args.splits:
             clips = Clips(args.data_root, split, hp)
             strip = args.strips and args.strips / f"{split}.png"
-            results[split] = score(generator, clips, args.step, strip)
+            results[split] = score(generator, clips, args.step, strip, args.other)
             print(table(split, len(clips), results[split]))
         if args.json:
             args.json.write_text(json.dumps(results, indent=1) + "\n")

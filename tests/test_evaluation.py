@@ -42,6 +42,16 @@ def test_crops_prints_the_honest_rows_beside_the_generator(data_root, tmp_path, 
     assert scores["model"]["sha256"] and (tmp_path / "strips" / "train.png").stat().st_size > 1000
 
 
+def test_a_clip_is_never_its_own_other_clip(data_root, tmp_path, capsys):
+    weights = tmp_path / "narrow.safetensors"
+    checkpoint.export(weights, build_generator(NARROW), NARROW)
+    args = ["--data_root", str(data_root), "--checkpoint_path", str(weights), "--splits", "train", "--other"]
+    for other in ("0", str(len((data_root / "train.txt").read_text().split()))):
+        assert crops.main([*args, other]) == 1
+        assert "own sound" in capsys.readouterr().err
+    assert crops.main([*args, "1", "--step", "20"]) == 0
+
+
 def test_crops_tells_a_missing_data_root_in_one_line(tmp_path, capsys):
     weights = tmp_path / "narrow.safetensors"
     checkpoint.export(weights, build_generator(NARROW), NARROW)
