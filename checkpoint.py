@@ -202,7 +202,7 @@ def read_safetensors(path):
         raise InputError(f"{path} is broken or cut off ({path.stat().st_size} bytes). {AGAIN}") from error
     check_format(path, state)
     about = {name: value for name, value in state.items() if name not in ("format", "hparams")}
-    return state | {"generator": weights}, about | {"kind": "weights"}
+    return state | {state.get("network", "generator"): weights}, about | {"kind": "weights"}
 
 
 def check_format(path, state):
@@ -251,15 +251,18 @@ def listing(names):
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def knobs(path, stored):
-    """The HParams of a file. Raises InputError for a knob that this version does not know, or of another type."""
-    known = {f.name: f.type for f in fields(HParams)}
+def knobs(path, stored, kind=HParams):
+    """The knobs of a file. Raises InputError for a knob that this version does not know, or of another type.
+
+    kind: `HParams` for a generator, `ExpertHParams` for a lip reader.
+    """
+    known = {f.name: f.type for f in fields(kind)}
     for name, value in stored.items():
         if name not in known:
             raise InputError(f"{path} has a knob that this code does not know: {name}. Use the version it is from.")
         if not (type(value) is known[name] or (known[name] is float and type(value) is int)):
             raise InputError(f"{path}: its knob {name} is {value!r}, not a {known[name].__name__}")
-    return HParams(**stored)
+    return kind(**stored)
 
 
 def sha256(path):

@@ -22,7 +22,8 @@ LIP_NUMBERS, LIP_SCALE = 2 * len(LIP_POINTS), 100.0  # lips move by about a hund
 class Clip:
     """One preprocessed clip; pictures are decoded when they are asked for.
 
-    meshes: (L, 468, 2), face box as [0, 1] x [0, 1].  text: the sentence that is said.
+    meshes: (L, 468, 2), face box as [0, 1] x [0, 1].  boxes: (L, 4): x1, y1, x2, y2 in px of the frame.
+    text: the sentence that is said.  words, times: each of its words, (N, 2) start and end in s; may be empty.
     """
 
     def __init__(self, path):
@@ -31,7 +32,8 @@ class Clip:
                 self.jpegs, self.ends = arrays["faces"], arrays["ends"]
                 self.meshes = arrays["mesh"].astype(np.float32)
                 self.logfbank, self.mel = arrays["logfbank"], arrays["mel"]
-                self.text = str(arrays["text"])
+                self.boxes, self.times = arrays["boxes"].astype(np.float32), arrays["word_times"]
+                self.text, self.words = str(arrays["text"]), [str(word) for word in arrays["words"]]
         except (BadZipFile, EOFError, KeyError, ValueError) as error:
             raise InputError(f"{path} is broken ({error}): remove it and preprocess again") from error
 

@@ -1,9 +1,10 @@
-"""Every knob of the project, in one frozen dataclass; command-line flags and presets are made from it."""
+"""Every knob of the generator in one frozen dataclass; command-line flags and presets are made from it."""
 
 import argparse
 import sys
 from dataclasses import dataclass, field, fields, replace
 from math import inf
+from typing import ClassVar
 
 
 class InputError(Exception):
@@ -30,9 +31,25 @@ def knob(default, note, choices=None, least=0, most=None):
     return field(default=default, metadata={"note": note, "choices": choices, "least": least, "most": most})
 
 
+class Knobs:
+    """What every set of knobs can do: check each value against its choices or bounds; `presets` are its named rows."""
+
+    presets: ClassVar = {}
+
+    def __post_init__(self):
+        for f in fields(self):
+            choices, least, most = (f.metadata[name] for name in ("choices", "least", "most"))
+            value = getattr(self, f.name)
+            if choices and value not in choices:
+                raise InputError(f"--{f.name} {value}: choose one of {', '.join(choices)}")
+            if not choices and not least <= value <= (inf if most is None else most):
+                bounds = f"at least {least:g}" + ("" if most is None else f" and at most {most:g}")
+                raise InputError(f"--{f.name} {value} must be {bounds}")
+
+
 @dataclass(frozen=True)
-class HParams:
-    """All settings of a run. Defaults are the published TalkLip (g) with its training recipe."""
+class HParams(Knobs):
+    """All settings of a generator's run. Defaults are the published TalkLip (g) with its training recipe."""
 
     # model
     model: str = knob("talklip", "generator family", choices=("talklip", "wav2lip"))
@@ -80,14 +97,7 @@ class HParams:
     amp: bool = knob(False, "bfloat16 autocast")
 
     def __post_init__(self):
-        for f in fields(self):
-            choices, least, most = (f.metadata[name] for name in ("choices", "least", "most"))
-            value = getattr(self, f.name)
-            if choices and value not in choices:
-                raise InputError(f"--{f.name} {value}: choose one of {', '.join(choices)}")
-            if not choices and not least <= value <= (inf if most is None else most):
-                bounds = f"at least {least:g}" + ("" if most is None else f" and at most {most:g}")
-                raise InputError(f"--{f.name} {value} must be {bounds}")
+        super().__post_init__()
         if self.face_size != 96:
             raise InputError(f"--face_size {self.face_size}: the layer tables draw faces of 96 px")
         if self.audio_dim % self.audio_heads:
@@ -140,27 +150,30 @@ PRESETS = {
 }
 
 
-def add_flags(parser):
+HParams.presets = PRESETS
+
+
+def add_flags(parser, kind=HParams):
     """Adds --preset and one flag per knob. A flag that is not given stays absent, so it never masks a checkpoint."""
-    parser.add_argument("--preset", choices=PRESETS, default=argparse.SUPPRESS, help="a named set of knobs")
+    parser.add_argument("--preset", choices=kind.presets, default=argparse.SUPPRESS, help="a named set of knobs")
     group = parser.add_argument_group("knobs (each is stored in the checkpoint; flags given here win)")
-    for f in fields(HParams):
-        kind = {"action": argparse.BooleanOptionalAction} if f.type is bool else {"type": f.type}
+    for f in fields(kind):
+        options = {"action": argparse.BooleanOptionalAction} if f.type is bool else {"type": f.type}
         if f.metadata["choices"]:
-            kind["choices"] = f.metadata["choices"]
+            options["choices"] = f.metadata["choices"]
         note = f"{f.metadata['note']} (default: {f.default})".replace("%", "%%")  # argparse fills in %(words)s
-        group.add_argument(f"--{f.name}", default=argparse.SUPPRESS, help=note, **kind)
+        group.add_argument(f"--{f.name}", default=argparse.SUPPRESS, help=note, **options)
 
 
-def preset(name):
-    """The knobs of the preset `name`; raises InputError for a name that is not in `PRESETS`."""
-    if name not in PRESETS:
-        raise InputError(f"--preset {name}: choose one of {', '.join(PRESETS)}")
-    return HParams(**PRESETS[name])
+def preset(name, kind=HParams):
+    """The knobs of the preset `name`; raises InputError for a name that does not exist."""
+    if name not in kind.presets:
+        raise InputError(f"--preset {name}: choose one of {', '.join(kind.presets)}")
+    return kind(**kind.presets[name])
 
 
 def override(hp, args):
     """`hp` with the preset and then the knobs that were given on the command line (`args`, a namespace)."""
-    given = dict(PRESETS[args.preset]) if hasattr(args, "preset") else {}
+    given = dict(hp.presets[args.preset]) if hasattr(args, "preset") else {}
     given |= {f.name: getattr(args, f.name) for f in fields(hp) if hasattr(args, f.name)}
     return replace(hp, **given)

@@ -45,3 +45,41 @@ def lips_loss(heard, lips, padding):
     """
     error = F.smooth_l1_loss(heard, lips, reduction="none").mean(-1)
     return error.masked_fill(padding, 0).sum() / (~padding).sum()
+
+
+def unit_loss(scores, units, weights):
+    """How badly the units of frames are predicted (HuBERT eq. 1; seed 003, eq. 3): cross-entropy per frame.
+
+    scores:  (B, T, units).  units: (B, T) int64, -1 where there is none.
+    weights: (B, T): 1 for masked frames, as published 0 for others.
+    Returns a scalar in nats per weighted frame.
+    """
+    loss = F.cross_entropy(scores.flatten(0, 1), units.flatten(), ignore_index=-1, reduction="none")
+    weights = weights.flatten() * (units.flatten() >= 0)
+    return (loss * weights).sum() / weights.sum().clamp(min=1)
+
+
+def reading_loss(logits, tokens, pad, smoothing=0.0):
+    """How badly the next tokens are read: cross-entropy with label smoothing, as AV-HuBERT is fine-tuned with.
+
+    logits: (B, N, V), under teacher forcing.  tokens: (B, N) int64; `pad` marks what is no text.
+    smoothing: the share of the probability that all tokens but the right one share evenly.
+    Returns a scalar in nats per token.
+    """
+    logs = logits.log_softmax(-1)
+    text = tokens != pad
+    right = -logs.gather(-1, tokens[..., None])[..., 0][text]
+    each = smoothing / (logits.shape[-1] - 1)
+    return ((1 - smoothing - each) * right - each * logs.sum(-1)[text]).mean()
+
+
+def ctc_loss(logits, tokens, frames, lengths, blank=0):
+    """How badly the tokens are told frame by frame, at unknown times: connectionist temporal classification.
+
+    logits: (B, T, V).  tokens: (B, N) int64, of which the first `lengths` (B,) of each clip count.
+    frames: (B,) the frames of each clip.  blank: the token for "nothing new".
+    Returns a scalar in nats per token.
+    """
+    logs = logits.log_softmax(-1).transpose(0, 1)  # (T, B, V)
+    loss = F.ctc_loss(logs, tokens, frames, lengths, blank=blank, reduction="none", zero_infinity=True)
+    return (loss / lengths).mean()

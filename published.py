@@ -107,6 +107,8 @@ def convert_avhubert(published, prefix="", video=True):
     weights = {name: value for name, value in weights.items() if name not in PRETRAINING}
     if not video:
         weights = {name: value for name, value in weights.items() if not name.startswith("video.")}
+    if weights.get("video.stem.0.weight", torch.empty(0)).ndim == 5:
+        weights["video.stem.0.weight"] = weights["video.stem.0.weight"].squeeze(1)  # 5 frames are our channels
     if {"positions.weight_g", "positions.weight_v"} <= weights.keys():
         gain, direction = weights.pop("positions.weight_g"), weights.pop("positions.weight_v")
         weights["positions.weight"] = gain * direction / direction.norm(dim=(0, 1), keepdim=True)

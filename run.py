@@ -1,6 +1,7 @@
 """A training run: its networks, optimizers and progress, saved and resumed whole."""
 
 import copy
+import json
 import math
 from dataclasses import asdict
 
@@ -65,3 +66,19 @@ class Run:
             reason = " ".join(str(error).split())[:200]
             hint = "leave out the flags that change a network, or give another --name"
             raise InputError(f"{path} does not fit these flags: {hint} ({reason})") from error
+
+
+def as_numbers(losses, step):
+    """The losses of a step as plain numbers; raises InputError that names the first one that is not finite."""
+    numbers = {name: round(loss.item(), 6) for name, loss in losses.items()}
+    if bad := [name for name, value in numbers.items() if not math.isfinite(value)]:
+        raise InputError(f"step {step}: {bad[0]} is not finite. Lower --lr; what was saved before is sound")
+    return {"step": step, **numbers}
+
+
+def open_log(path, step):
+    """The log of a run, opened to go on after `step`; what a killed run did beyond its last checkpoint is dropped."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+    path.write_text("".join(f"{line}\n" for line in kept))
+    return path.open("a")

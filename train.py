@@ -22,7 +22,7 @@ from hparams import HParams, InputError, add_flags, exit_code, override
 from losses import adversarial_loss, lips_loss, mouth_loss, pixel_loss
 from models import device_of
 from models.talklip import pick
-from run import Run
+from run import Run, as_numbers, open_log
 
 
 def loss_weights(hp, step):
@@ -135,22 +135,6 @@ def validate(generator, clips, hp, device, strip=None):
     if strip is not None:
         write_picture(strip, torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1))  # (3, rows * H, 8 * W)
     return sums
-
-
-def as_numbers(losses, step):
-    """The losses of a step as plain numbers; raises InputError that names the first one that is not finite."""
-    numbers = {name: round(loss.item(), 6) for name, loss in losses.items()}
-    if bad := [name for name, value in numbers.items() if not math.isfinite(value)]:
-        raise InputError(f"step {step}: {bad[0]} is not finite. Lower --lr; what was saved before is sound")
-    return {"step": step, **numbers}
-
-
-def open_log(path, step):
-    """The log of a run, opened to go on after `step`; what a killed run did beyond its last checkpoint is dropped."""
-    lines = path.read_text().splitlines() if path.is_file() else []
-    kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-    path.write_text("".join(f"{line}\n" for line in kept))
-    return path.open("a")
 
 
 def train(run, clips, valid, folder, workers, stop=None):

@@ -1,15 +1,39 @@
-"""The networks. `build_generator` makes the one that the knobs ask for, `device_of` finds where it may compute."""
+"""The networks: `build_generator` and `build_reader` make what knobs ask for, `device_of` finds where it computes."""
 
 import torch
+from torch import nn
 
 from hparams import InputError
+from models.avhubert import AVHubert
+from models.conformer import EPS, Conformer
+from models.decoder import Decoder, interleaved
+from models.reader import LipReader, WordClassifier
 from models.talklip import TalkLip
 from models.wav2lip import Wav2Lip
+
+CONFORMER_NORMAL = 0.4161, 0.1688  # mean and standard deviation of the grey values it was published with
 
 
 def build_generator(hp):
     """An untrained generator of the family and size that `hp` says."""
     return {"talklip": TalkLip, "wav2lip": Wav2Lip}[hp.model](hp)
+
+
+def build_reader(hp, tokens):
+    """An untrained lip reader of the family and size that `hp`, an `ExpertHParams`, says.
+
+    tokens: the size of its vocabulary; for the word classifier its number of words.
+    """
+    if hp.model == "words":
+        return WordClassifier(tokens, hp.layers, hp.dim, hp.dropout, hp.width)
+    sizes = hp.layers, hp.dim, hp.ffn, hp.heads
+    written = tokens, hp.decoder_layers, hp.dim, hp.decoder_ffn, hp.decoder_heads, hp.dropout
+    if hp.model == "conformer":
+        decoder = Decoder(*written, interleaved, scale=hp.dim**0.5, tied=False, eps=EPS)
+        encoder = Conformer(*sizes, dropout=hp.dropout, width=hp.width)
+        return LipReader(encoder, decoder, CONFORMER_NORMAL, nn.Linear(hp.dim, tokens))
+    encoder = AVHubert(*sizes, hp.dropout, hp.layerdrop, video=True, width=hp.width, grad_mult=hp.grad_mult)
+    return LipReader(encoder, Decoder(*written))
 
 
 def device_of(name):

@@ -4,8 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.layers import in_format_of
+
 FILTERS = 104  # size of an audio frame: 26 log filter banks of 4 neighbouring 10 ms steps
 POSITION_KERNEL, POSITION_GROUPS = 128, 16
+STEM_FRAMES = 5
 RESNET = ((64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1))  # (channels, stride)
 
 
@@ -31,24 +34,32 @@ class ResidualBlock(nn.Module):
 
 
 class VideoFrontEnd(nn.Module):
-    """One feature vector per frame of a mouth: a convolution over 5 frames, then a ResNet-18 frame by frame."""
+    """One feature vector per frame of a mouth: a convolution over 5 frames, then a ResNet-18 frame by frame.
 
-    def __init__(self, dim):
+    Differs: the 3-D convolution is a 2-D one that sees the 5 frames as channels: the same sums, twice as fast.
+    """
+
+    def __init__(self, dim, width=1.0):
         super().__init__()
+        rows = [(max(1, round(out * width)), stride) for out, stride in RESNET]
+        first = rows[0][0]
         self.stem = nn.Sequential(
-            nn.Conv3d(1, 64, (5, 7, 7), (1, 2, 2), (2, 3, 3), bias=False),
-            nn.BatchNorm3d(64),
-            nn.PReLU(64),
-            nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
+            nn.Conv2d(STEM_FRAMES, first, 7, 2, 3, bias=False),
+            nn.BatchNorm2d(first),
+            nn.PReLU(first),
+            nn.MaxPool2d(3, 2, 1),
         )
-        widths = [64] + [out for out, _ in RESNET]
-        self.blocks = nn.Sequential(*(ResidualBlock(cin, *row) for cin, row in zip(widths, RESNET, strict=False)))
+        widths = [first] + [out for out, _ in rows]
+        self.blocks = nn.Sequential(*(ResidualBlock(cin, *row) for cin, row in zip(widths, rows, strict=False)))
         self.proj = nn.Linear(widths[-1], dim)
 
     def forward(self, video):
         """video: (B, T, 1, 88, 88), grey, normalised. Returns (B, T, D)."""
-        x = self.stem(video.transpose(1, 2)).transpose(1, 2)  # (B, T, 64, 22, 22)
-        x = self.blocks(x.flatten(0, 1)).mean((2, 3))  # (B*T, 512)
+        side = STEM_FRAMES // 2
+        x = F.pad(video[:, :, 0], (0, 0, 0, 0, side, side))  # (B, T + 4, 88, 88)
+        x = x.unfold(1, STEM_FRAMES, 1).permute(0, 1, 4, 2, 3).flatten(0, 1)  # (B*T, 5, 88, 88)
+        x = self.stem(in_format_of(self.stem[0].weight, x))  # (B*T, 64, 22, 22)
+        x = self.blocks(x).mean((2, 3))  # (B*T, 512)
         return self.proj(x).unflatten(0, video.shape[:2])
 
 
@@ -79,15 +90,18 @@ class AVHubert(nn.Module):
     """AV-HuBERT's encoder (supplement sec. 2): 12 blocks of 768/3072/12 in the base size.
 
     `video=False` builds no video front end: the generator's encoder never sees a mouth.
+    `width` scales the channels of that front end; `grad_mult` the gradient that leaves it (published: 0.1).
     Differs: the weight norm of the positional convolution is multiplied out: `positions.weight` is its product.
-    The parts that only pre-training uses (mask embedding, unit embeddings) are not built.
+    The parts that only pre-training uses (mask embedding, unit embeddings) are in `ClusterHead`.
     """
 
-    def __init__(self, layers=12, dim=768, ffn=3072, heads=12, dropout=0.1, layerdrop=0.05, video=False):
+    def __init__(
+        self, layers=12, dim=768, ffn=3072, heads=12, dropout=0.1, layerdrop=0.05, video=False, width=1.0, grad_mult=1.0
+    ):
         super().__init__()
-        self.dropout, self.layerdrop = dropout, layerdrop
+        self.dropout, self.layerdrop, self.grad_mult = dropout, layerdrop, grad_mult
         self.audio = nn.Linear(FILTERS, dim)
-        self.video = VideoFrontEnd(dim) if video else None
+        self.video = VideoFrontEnd(dim, width) if video else None
         self.fusion_norm = nn.LayerNorm(2 * dim)
         self.fusion = nn.Linear(2 * dim, dim)
         self.positions = nn.Conv1d(dim, dim, POSITION_KERNEL, padding=POSITION_KERNEL // 2, groups=POSITION_GROUPS)
@@ -108,16 +122,19 @@ class AVHubert(nn.Module):
         """
         heard = None if audio is None else self.audio(audio)
         seen = None if video is None else self.video(video)
+        if seen is not None and self.grad_mult != 1:
+            seen = seen.detach().lerp(seen, self.grad_mult)  # the same value, a smaller gradient
         heard = torch.zeros_like(seen) if heard is None else heard
         seen = torch.zeros_like(heard) if seen is None else seen
         return self.fusion(self.fusion_norm(torch.cat([heard, seen], dim=-1)))
 
-    def forward(self, audio=None, video=None, padding=None):
+    def forward(self, audio=None, video=None, padding=None, depth=0):
         """Embeds every frame of a clip in the light of the whole clip.
 
         audio:   (B, T, 104): log filter banks, each frame normalised to mean 0 and variance 1, or None.
         video:   (B, T, 1, 88, 88): the mouth, grey, normalised, or None.
         padding: (B, T) bool, True after the end of a clip, or None; a clip has at least one frame.
+        depth:   stops after this block, without the last norm; 0 is all of it.
         Returns (B, T, D); padded rows mean nothing.
         """
         dropout = self.dropout if self.training else 0.0
@@ -128,7 +145,56 @@ class AVHubert(nn.Module):
             heard = ~padding[:, None, None]  # (B, 1, 1, T)
         positions = self.positions(x.transpose(1, 2))[..., : x.shape[1]]  # an even kernel gives one frame too many
         x = F.dropout(x + F.gelu(positions).transpose(1, 2), dropout)
-        for block in self.blocks:
+        for block in self.blocks[: depth or None]:
             if not self.training or torch.rand(()) >= self.layerdrop:
                 x = block(x, heard)
-        return self.norm(x)
+        return x if depth else self.norm(x)
+
+
+class ClusterHead(nn.Module):
+    """What masked pre-training adds to the encoder: a mask embedding and the embeddings of the units (seed 003, eq. 3).
+
+    A frame's score for a unit is the cosine of the two, divided by 0.1 (HuBERT, eq. 3).
+    """
+
+    TEMPERATURE, SIZE = 0.1, 256
+
+    def __init__(self, dim, units):
+        super().__init__()
+        self.mask = nn.Parameter(torch.rand(FILTERS))
+        self.proj = nn.Linear(dim, self.SIZE)
+        self.embeddings = nn.Parameter(torch.rand(units, self.SIZE))
+
+    def forward(self, x):
+        """x: (B, T, D), the encoder's output. Returns (B, T, units) scores."""
+        cosine = F.normalize(self.proj(x), dim=-1) @ F.normalize(self.embeddings, dim=-1).T
+        return cosine / self.TEMPERATURE
+
+
+def spans(lengths, share, span):
+    """Chooses frames to be masked: spans at random places, which may overlap, `share` of each clip before overlap.
+
+    lengths: (B,) frames of each clip. span: frames. Returns (B, max(lengths)) bool.
+    """
+    longest = int(lengths.max())
+    masked = torch.zeros(len(lengths), longest, dtype=torch.bool)
+    for row, length in zip(masked, lengths.tolist(), strict=True):
+        count = int(share * length / span + torch.rand(()).item())
+        for start in torch.randint(max(length - span, 0) + 1, (count,)).tolist():
+            row[start : min(start + span, length)] = True
+    return masked.to(lengths.device)
+
+
+def shuffle_spans(video, masked):
+    """Masks pictures as AV-HuBERT does: each masked span shows another span of the same clip (sec. 3.2 of its paper).
+
+    video: (B, T, 1, H, W). masked: (B, T) bool. Returns a new (B, T, 1, H, W).
+    """
+    source = torch.arange(video.shape[1]).repeat(len(video), 1)
+    for shown, row in zip(source, masked.cpu(), strict=True):
+        edges = torch.diff(F.pad(row.int(), (1, 1)))
+        starts, stops = (edges == 1).nonzero().flatten().tolist(), (edges == -1).nonzero().flatten().tolist()
+        for start, stop in zip(starts, stops, strict=True):
+            other = int(torch.randint(len(row) - (stop - start) + 1, ()))
+            shown[start:stop] = torch.arange(other, other + stop - start)
+    return video[torch.arange(len(video))[:, None], source.to(video.device)]

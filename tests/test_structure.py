@@ -15,13 +15,16 @@ ROOT = Path(__file__).parents[1]
 # A file imports only from levels above its own. "package.*" is every module of it that is not named elsewhere.
 LEVELS = (
     "hparams",
-    "models.layers",
+    "expert_hparams models.layers search",
     "audio frame faces losses models.*",
-    "published models",
-    "video blend checkpoint",
+    "published models mouth",
+    "published_experts video blend checkpoint",
     "data",
-    "source",
-    "person painter run evaluation evaluation.visual",
+    "source text",
+    "fairseq objectives utterances",
+    "reading",
+    "person painter run units evaluation evaluation.visual",
+    "expert_run",
     "preprocess train inference train_expert evaluation.*",
 )
 RANK = {name: rank for rank, names in enumerate(LEVELS) for name in names.split()}

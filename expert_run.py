@@ -1,0 +1,176 @@
+"""A lip reader's training run: its network, optimizer and progress, saved and resumed whole, and the loop."""
+
+import json
+import math
+import time
+from dataclasses import asdict
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+import checkpoint
+from hparams import InputError
+from models import build_reader
+from objectives import MaskedUnits, Naming, Transcription, loss_weights
+from reading import Reader, error_rates, packed, read
+from run import as_numbers, open_log
+from units import units_of
+from utterances import Batches, Utterances, Words, collate
+
+OBJECTIVES = {"pretrain": MaskedUnits, "finetune": Transcription, "words": Naming}
+
+
+class ExpertRun:
+    """Everything of a run in one place: data, network, optimizer, progress.
+
+    task: pretrain, finetune or words.  tokenizer: for finetune.  teacher: a `Reader` whose features are clustered to
+    units, for pretrain; None takes the sound's.
+    """
+
+    def __init__(self, task, hp, device, data_root, folder, tokenizer=None, teacher=None):
+        self.task, self.hp, self.device, self.tokenizer = task, hp, device, tokenizer
+        self.step, self.best, self.words = 0, math.inf, None
+        if task == "words":
+            self.clips = Words(data_root, "train", hp)
+            self.words = self.clips.vocabulary
+            self.valid = Words(data_root, "val", hp, self.words)
+        else:
+            splits = [Utterances(data_root, split, hp, tokenizer) for split in ("train", "val")]
+            if task == "pretrain":
+                units = units_of(splits, hp, folder / "units.npz", teacher)
+                for split in splits:
+                    split.units = units
+            self.clips, self.valid = splits
+        torch.manual_seed(hp.seed)
+        size = len(self.words or tokenizer or range(4))  # pre-training has no use for its decoder
+        self.net = OBJECTIVES[task](build_reader(hp, size), hp).to(device, memory_format=torch.channels_last)
+        betas = (0.9, hp.beta2)
+        self.optim = torch.optim.AdamW(self.net.parameters(), hp.lr, betas, weight_decay=hp.weight_decay)
+
+    @property
+    def reader(self):
+        """The lip reader as it is now, for reading."""
+        return Reader(self.net.reader, self.hp, self.tokenizer, self.words)
+
+    def save(self, path):
+        """Writes all that `resume` needs; `reading.load_reader` reads it too."""
+        state = {"task": self.task, "step": self.step, "best": self.best, "words": self.words}
+        state["tokenizer"] = packed(self.tokenizer) if self.tokenizer else None
+        parts = {name: part.state_dict() for name, part in self.net.named_children()}  # reader, and heads if any
+        checkpoint.save(path, hparams=asdict(self.hp), optimizer=self.optim.state_dict(), **state, **parts)
+
+    def resume(self, path, state):
+        """Continues where the checkpoint at `path` was written. state: what `checkpoint.load` read from it."""
+        try:
+            if state["task"] != self.task:
+                raise KeyError(f"it is a run of {state['task']}")
+            for name, part in self.net.named_children():
+                part.load_state_dict(state[name])
+            self.optim.load_state_dict(state["optimizer"])
+            self.step, self.best = state["step"], state["best"]
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            hint = "leave out the flags that change a network, or give another --name"
+            raise InputError(f"{path} does not fit these flags: {hint} ({reason})") from error
+
+    def begin_with(self, path):
+        """Takes the encoder of a run or lip reader of the same size."""
+        state, _ = checkpoint.read(path)
+        found = state.get("reader", {}) if checkpoint.is_ours(state) else {}
+        found = {name.removeprefix("encoder."): part for name, part in found.items() if name.startswith("encoder.")}
+        if not found:
+            raise InputError(f"--init {path} holds no encoder but {checkpoint.describe(state)}: give one of pretrain")
+        try:
+            self.net.reader.encoder.load_state_dict({name: part.float() for name, part in found.items()})
+        except RuntimeError as error:
+            raise InputError(f"--init {path} is an encoder of another size: give the --preset that fits") from error
+
+
+def learning_rate(hp, step):
+    """The step size at `step`: a linear rise from a hundredth, flat, then an exponential fall to `last_lr`."""
+    share = step / hp.max_steps
+    if share < hp.rise:
+        return hp.lr * (0.01 + 0.99 * share / hp.rise)
+    fall = max(share - hp.rise - hp.hold, 0) / max(1 - hp.rise - hp.hold, 1e-9)
+    return hp.lr * hp.last_lr ** min(fall, 1)
+
+
+def train_step(run, batch):
+    """One update of the network. Returns every loss and the gradient's norm, detached."""
+    hp, weights = run.hp, loss_weights(run.hp)
+    for group in run.optim.param_groups:
+        group["lr"] = learning_rate(hp, run.step)
+    run.net.train()
+    if run.task == "finetune":
+        frozen = run.step < hp.freeze
+        run.net.reader.encoder.requires_grad_(not frozen).train(not frozen)
+    with torch.autocast(run.device.type, torch.bfloat16, enabled=hp.amp):
+        losses = run.net(batch)
+    total = sum(weights[name] * loss for name, loss in losses.items())
+    run.optim.zero_grad(set_to_none=True)
+    total.backward()
+    losses["grad_norm"] = torch.nn.utils.clip_grad_norm_(run.net.parameters(), hp.clip_norm or math.inf)
+    run.optim.step()
+    return {name: loss.detach() for name, loss in {**losses, "total": total}.items()}
+
+
+@torch.inference_mode()
+def validate(run):
+    """Scores of a run on fixed samples of its validation split, by name; the first is what is to be small."""
+    run.net.eval()
+    count = min(len(run.valid), run.hp.valid_clips)
+    chosen = np.linspace(0, len(run.valid) - 1, count).astype(int)
+    right, places, said, heard = 0, 0, [], []
+    for part in np.array_split(chosen, -(-count // 8)):
+        batch = collate([run.valid[int(i), None] for i in part])
+        batch = {name: each.to(run.device) for name, each in batch.items()}
+        roi, padding = batch["roi"], batch["padding"]
+        if run.task == "finetune":
+            said += [run.tokenizer.decode(tokens) for tokens in batch["tokens"]]
+            heard += read(run.reader, roi, padding)
+            continue
+        with torch.autocast(run.device.type, torch.bfloat16, enabled=run.hp.amp):
+            scores = (
+                run.net.head(run.net.reader.encode(roi, padding))
+                if run.task == "pretrain"
+                else run.net.reader(roi, padding)
+            )
+        wanted = batch["units"] if run.task == "pretrain" else batch["word"]
+        right, places = right + (scores.argmax(-1) == wanted).sum().item(), places + (wanted >= 0).sum().item()
+    return error_rates(said, heard) if run.task == "finetune" else {"errors": 1 - right / places}
+
+
+def train(run, folder, workers, stop=None):
+    """Runs from `run.step` to `max_steps` (or `stop`). All that is random follows from (seed, step)."""
+    hp = run.hp
+    stop = min(stop or hp.max_steps, hp.max_steps)
+    batches = Batches(run.clips.lengths, hp, run.step, stop)
+    loader = DataLoader(run.clips, batch_sampler=batches, num_workers=workers, collate_fn=collate)
+    frames, since = 0, time.perf_counter()
+    with open_log(folder / "metrics.jsonl", run.step) as log, tqdm(total=stop, initial=run.step, unit="step") as bar:
+        for batch in loader:
+            torch.manual_seed(hp.seed * 1_000_003 + run.step)  # dropout, masks and dropped modalities too
+            batch = {name: part.to(run.device) for name, part in batch.items()}
+            losses = train_step(run, batch)
+            run.step += 1
+            frames += int(batch["lengths"].sum())
+            logs, saves, validates = (run.step % n == 0 for n in (hp.log_every, hp.save_every, hp.valid_every))
+            saves, validates = saves or run.step == stop, validates or run.step == hp.max_steps
+            if logs or saves or validates:
+                line = as_numbers(losses, run.step)
+            if logs:
+                took, since = time.perf_counter() - since, time.perf_counter()
+                print(json.dumps(line | {"frames_a_second": round(frames / took, 1)}), file=log, flush=True)
+                bar.set_postfix(total=f"{line['total']:.4f}", refresh=False)
+                frames = 0
+            if validates:
+                scores = validate(run)
+                print(json.dumps({"step": run.step, "valid": scores}), file=log, flush=True)
+                if next(iter(scores.values())) < run.best:
+                    run.best = next(iter(scores.values()))
+                    run.save(folder / "best.pt")
+            if saves:
+                run.save(folder / "last.pt")
+            bar.update()

@@ -1,0 +1,69 @@
+"""A lip reader: an encoder that sees a mouth, a decoder that writes what it says."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models.avhubert import VideoFrontEnd
+
+
+class LipReader(nn.Module):
+    """Reads text off a mouth: an encoder of the video, a decoder of tokens, and where asked for a CTC layer.
+
+    encoder: called with `video` (B, T, 1, H, W), normalised, and `padding`; AV-HuBERT or the Conformer.
+    normal: (mean, standard deviation) of the grey values that the encoder was trained on.
+    """
+
+    def __init__(self, encoder, decoder, normal=(0.421, 0.165), ctc=None):
+        super().__init__()
+        self.encoder, self.decoder, self.normal, self.ctc = encoder, decoder, normal, ctc
+
+    def encode(self, roi, padding=None, audio=None, **how):
+        """Embeds a mouth, for AV-HuBERT also a sound, or both; `how` is handed on to the encoder.
+
+        roi: (B, T, 1, H, W) grey in [0, 1], see `mouth.cut`.  padding: (B, T) bool, True after the end, or None.
+        audio: (B, T, 104), see `audio.stack`. Either may be None, but not both.
+        Returns (B, T, D).
+        """
+        mean, deviation = self.normal
+        how |= {} if audio is None else {"audio": audio}
+        if roi is not None:
+            how["video"] = (roi - mean) / deviation
+            if padding is not None:
+                how["video"] = how["video"].masked_fill(padding[..., None, None, None], 0)
+        return self.encoder(padding=padding, **how)
+
+    def forward(self, roi, previous, padding=None):
+        """The scores of each next token, given those before it.
+
+        roi: (B, T, 1, H, W) grey in [0, 1].  previous: (B, N) int64.  padding: (B, T) bool or None.
+        Returns (B, N, V).
+        """
+        return self.decoder(previous, self.encode(roi, padding), padding)
+
+
+class WordClassifier(nn.Module):
+    """Names the one word that a short clip shows, as LRW asks for: ResNet-18 front end, bidirectional GRU, mean.
+
+    normal: (mean, standard deviation) of the grey values.
+    """
+
+    def __init__(self, words, layers=2, dim=256, dropout=0.1, width=1.0, normal=(0.421, 0.165)):
+        super().__init__()
+        self.normal = normal
+        self.front = VideoFrontEnd(dim, width)
+        self.memory = nn.GRU(dim, dim, layers, batch_first=True, bidirectional=True, dropout=dropout)
+        self.dropout = nn.Dropout(dropout)
+        self.words = nn.Linear(2 * dim, words)
+
+    def forward(self, roi, padding=None):
+        """roi: (B, T, 1, H, W) grey in [0, 1]. padding: (B, T) bool or None. Returns (B, words) scores."""
+        mean, deviation = self.normal
+        x = self.front((roi - mean) / deviation)
+        if padding is None:
+            padding = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+        lengths = (~padding).sum(1)
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        x, _ = nn.utils.rnn.pad_packed_sequence(self.memory(packed)[0], batch_first=True, total_length=x.shape[1])
+        x = x.masked_fill(padding[..., None], 0).sum(1) / lengths[:, None]  # (B, 2D)
+        return self.words(self.dropout(F.relu(x)))

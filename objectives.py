@@ -1,0 +1,78 @@
+"""What lip readers are trained for: masked units, transcription, naming words. Each turns a batch into losses."""
+
+import torch
+from torch import nn
+
+from losses import ctc_loss, reading_loss, unit_loss
+from models.avhubert import ClusterHead, shuffle_spans, spans
+from text import PAD
+
+
+class MaskedUnits(nn.Module):
+    """Pre-training (AV-HuBERT, seed 003 eq. 3): the units of masked frames, told from what is left to hear and see.
+
+    encoder: an `AVHubert` with video, or a `Conformer`, which only sees.
+    """
+
+    def __init__(self, reader, hp):
+        super().__init__()
+        self.hp, self.reader, self.head = hp, reader, ClusterHead(hp.dim, hp.units)
+
+    def forward(self, batch):
+        """batch: see `utterances.collate`, with `units`. Returns {"units": scalar}."""
+        hp, roi, audio = self.hp, batch["roi"], batch["audio"]
+        seen = spans(batch["lengths"], hp.mask_video, hp.mask_video_span)
+        heard = spans(batch["lengths"], hp.mask_audio, hp.mask_audio_span)
+        alone, deaf = torch.rand(2) < torch.tensor([hp.modality_dropout, hp.audio_dropout])
+        roi = shuffle_spans(roi, seen)
+        audio = torch.where(heard[..., None], self.head.mask.to(audio.dtype), audio)
+        masked = seen | heard
+        if hp.model == "conformer" or (alone and deaf):
+            audio, masked = None, seen
+        elif alone:
+            roi, masked = None, heard
+        scores = self.head(self.reader.encode(roi, batch["padding"], audio))
+        weights = masked + hp.unmasked_weight * ~masked
+        return {"units": unit_loss(scores.float(), batch["units"], weights)}
+
+
+class Transcription(nn.Module):
+    """Fine-tuning: the tokens of the transcript with label smoothing; beside them, where asked for, CTC and frames."""
+
+    def __init__(self, reader, hp):
+        super().__init__()
+        self.hp, self.reader = hp, reader
+        tokens = reader.decoder.embedding.num_embeddings
+        self.said = nn.Linear(hp.dim, tokens) if hp.frames_weight else None
+
+    def forward(self, batch):
+        """batch: see `utterances.collate`, with `tokens`. Returns {name: scalar}."""
+        hp, reader = self.hp, self.reader
+        memory = reader.encode(batch["roi"], batch["padding"])
+        logits = reader.decoder(batch["previous"], memory, batch["padding"])
+        losses = {"reading": reading_loss(logits.float(), batch["tokens"], PAD, hp.label_smoothing)}
+        if hp.ctc_weight:
+            lengths = (batch["tokens"] != PAD).sum(1) - 1  # without END, which CTC has no need of
+            losses["ctc"] = ctc_loss(reader.ctc(memory).float(), batch["tokens"], batch["lengths"], lengths)
+        if hp.frames_weight:
+            losses["frames"] = reading_loss(self.said(memory).float(), batch["said"], PAD)
+        return losses
+
+
+class Naming(nn.Module):
+    """The word classifier's only task: which word it is."""
+
+    def __init__(self, classifier, hp):
+        super().__init__()
+        self.hp, self.reader = hp, classifier
+
+    def forward(self, batch):
+        """batch: see `utterances.collate`, with `word` (B,). Returns {"word": scalar}."""
+        logits = self.reader(batch["roi"], batch["padding"])
+        return {"word": reading_loss(logits.float()[:, None], batch["word"][:, None], -1, self.hp.label_smoothing)}
+
+
+def loss_weights(hp):
+    """The weight of each loss that the objectives give."""
+    reading = 1 - hp.ctc_weight
+    return {"units": 1.0, "word": 1.0, "reading": reading, "ctc": hp.ctc_weight, "frames": hp.frames_weight}

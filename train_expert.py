@@ -1,0 +1,100 @@
+"""Trains lip readers: the expert that teaches the generator, and the observers that judge it.
+
+python train_expert.py tokenizer --data_root data/grid --out data/grid/tokenizer.model --size 64
+python train_expert.py pretrain --data_root data/grid --preset compact --name units
+python train_expert.py finetune --data_root data/grid --preset compact --name expert --init runs/units/best.pt
+python train_expert.py words --data_root data/grid --preset compact_words --name words
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import cv2
+import torch
+
+import checkpoint
+from expert_hparams import ExpertHParams
+from expert_run import ExpertRun, train
+from hparams import InputError, add_flags, exit_code, override
+from models import device_of
+from reading import export, load_reader
+from text import Tokenizer, train_tokenizer, transcripts
+
+
+def make_tokenizer(args):
+    """Learns a tokenizer from the transcripts of the training split and writes it."""
+    tokenizer = train_tokenizer(transcripts(args.data_root, "train"), args.size, args.kind)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_bytes(tokenizer.model)
+    print(f"{args.out}: {len(tokenizer)} tokens, sha256 {tokenizer.sha256}")
+
+
+def tokenizer_of(args):
+    """The tokenizer that --tokenizer names, by default the one in the data root."""
+    path = args.tokenizer or args.data_root / "tokenizer.model"
+    if not path.is_file():
+        raise InputError(f"no tokenizer at {path}: make one with train_expert.py tokenizer --out {path}")
+    try:
+        return Tokenizer(path.read_bytes())
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def work(args):
+    """Begins or resumes the run that the flags describe, and trains it."""
+    folder = args.runs / args.name
+    last = folder / "last.pt"
+    state = checkpoint.load(last) if last.is_file() else None
+    stored = checkpoint.knobs(last, state.get("hparams", {}), ExpertHParams) if state else ExpertHParams()
+    hp = override(stored, args)
+    tokenizer = tokenizer_of(args) if args.task == "finetune" else None
+    folder.mkdir(parents=True, exist_ok=True)
+    device = torch.device(device_of(args.device))
+    teacher = load_reader(args.teacher, whole=False) if args.teacher else None
+    run = ExpertRun(args.task, hp, device, args.data_root, folder, tokenizer, teacher)
+    if state:
+        run.resume(last, state)
+    elif args.init:
+        run.begin_with(args.init)
+    print(f"{folder}: {args.task}, step {run.step} of {hp.max_steps}", file=sys.stderr)
+    train(run, folder, args.workers, args.stop)
+    if args.export:
+        export(args.export, folder / "best.pt")
+
+
+def main(argv=None):
+    """Parses the flags and makes a tokenizer, or trains or resumes a lip reader."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    tasks = parser.add_subparsers(dest="task", required=True, metavar="task")
+    notes = {
+        "pretrain": "an encoder, by masked prediction of units",
+        "finetune": "a lip reader, on transcripts",
+        "words": "a classifier of single words",
+    }
+    for task, note in notes.items():
+        sub = tasks.add_parser(task, help=note, description=note)
+        sub.add_argument("--data_root", required=True, type=Path, help="made by preprocess.py")
+        sub.add_argument("--name", required=True, help="of the run; the same name resumes it")
+        sub.add_argument("--runs", default=Path("runs"), type=Path, help="folder of all runs (default: %(default)s)")
+        sub.add_argument("--init", type=Path, help="begin with the encoder of this run or lip reader")
+        sub.add_argument("--teacher", type=Path, help="cluster the features of this run, not the sound")
+        sub.add_argument("--tokenizer", type=Path, help="(default: tokenizer.model in the data root)")
+        sub.add_argument("--workers", default=1, type=int, help="processes that read clips (default: %(default)s)")
+        sub.add_argument("--stop", type=int, help="stop after this step, without changing the schedule")
+        sub.add_argument("--export", type=Path, help="write the best lip reader here at the end, as safetensors")
+        sub.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
+        add_flags(sub, ExpertHParams)
+    sub = tasks.add_parser("tokenizer", help="a tokenizer, from the transcripts of train.txt")
+    sub.add_argument("--data_root", required=True, type=Path, help="made by preprocess.py")
+    sub.add_argument("--out", required=True, type=Path, help="file to be written")
+    sub.add_argument("--size", default=1000, type=int, help="tokens, at most (default: %(default)s)")
+    sub.add_argument("--kind", default="unigram", help="unigram, bpe, word or char (default: %(default)s)")
+    args = parser.parse_args(argv)
+    cv2.setNumThreads(0)
+    job = make_tokenizer if args.task == "tokenizer" else work
+    return exit_code(parser.prog, lambda: job(args), if_stopped="stopped; the same command goes on from last.pt")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
