@@ -23,6 +23,7 @@ class Clip:
     """One preprocessed clip; pictures are decoded when they are asked for.
 
     meshes: (L, 468, 2), face box as [0, 1] x [0, 1].  boxes: (L, 4): x1, y1, x2, y2 in px of the frame.
+    size: [height, width] of the frame in px, or None.
     text: the sentence that is said.  words, times: each of its words, (N, 2) start and end in s; may be empty.
     """
 
@@ -33,6 +34,7 @@ class Clip:
                 self.meshes = arrays["mesh"].astype(np.float32)
                 self.logfbank, self.mel = arrays["logfbank"], arrays["mel"]
                 self.boxes, self.times = arrays["boxes"].astype(np.float32), arrays["word_times"]
+                self.size = arrays["size"].tolist() if "size" in arrays else None  # older data roots lack it
                 self.text, self.words = str(arrays["text"]), [str(word) for word in arrays["words"]]
         except (BadZipFile, EOFError, KeyError, ValueError) as error:
             raise InputError(f"{path} is broken ({error}): remove it and preprocess again") from error
@@ -44,6 +46,12 @@ class Clip:
         """The crop of a frame with its surroundings: (crop_px, crop_px, 3) uint8, RGB."""
         jpeg = self.jpegs[self.ends[frame - 1] if frame else 0 : self.ends[frame]]
         return cv2.imdecode(jpeg, cv2.IMREAD_COLOR)[..., ::-1]
+
+    def greys(self):
+        """The crops of all frames in grey, rounded to 8 bits: (L, crop_px, crop_px) uint8."""
+        starts = np.append(0, self.ends[:-1])
+        parts = (self.jpegs[a:b] for a, b in zip(starts, self.ends, strict=True))
+        return np.stack([cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE) for jpeg in parts])
 
     def hear(self, frames, speech):
         """What the audio encoder `speech` is given to draw chosen frames, and the row of it heard at each of them.

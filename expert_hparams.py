@@ -12,6 +12,9 @@ class ExpertHParams(Knobs):
     # model
     model: str = knob("avhubert", "family of the lip reader", choices=("avhubert", "conformer", "words"))
     width: float = knob(1.0, "channels of the ResNet-18 that sees the mouth, times this", least=1 / 32, most=8)
+    shrink: int = knob(
+        1, "px of the mouth ROI that are averaged before the ResNet, in height and width", least=1, most=8
+    )
     layers: int = knob(12, "blocks of the encoder", least=1)
     dim: int = knob(768, "its hidden size", least=1)
     ffn: int = knob(3072, "its feed-forward size", least=1)
@@ -76,7 +79,8 @@ class ExpertHParams(Knobs):
 
 
 _COMPACT_READER = {
-    "width": 0.25,
+    "width": 0.375,
+    "shrink": 2,
     "layers": 4,
     "dim": 256,
     "ffn": 1024,
@@ -123,6 +127,7 @@ EXPERT_PRESETS = {
     "compact": _COMPACT_READER,
     "compact_observer1": {
         **_COMPACT_READER,
+        "width": 0.25,
         "layers": 3,
         "dim": 192,
         "ffn": 768,
@@ -133,6 +138,7 @@ EXPERT_PRESETS = {
     "compact_observer2": {
         **_COMPACT_READER,
         "model": "conformer",
+        "width": 0.25,
         "layers": 3,
         "dim": 192,
         "ffn": 576,

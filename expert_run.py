@@ -11,10 +11,11 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import checkpoint
+import ranks
 from hparams import InputError
 from models import build_reader
 from objectives import MaskedUnits, Naming, Transcription, loss_weights
-from reading import Reader, error_rates, packed, read
+from reading import Reader, error_rates, load_reader, packed, read
 from run import as_numbers, open_log
 from units import units_of
 from utterances import Batches, Utterances, Words, collate
@@ -30,6 +31,8 @@ class ExpertRun:
     """
 
     def __init__(self, task, hp, device, data_root, folder, tokenizer=None, teacher=None):
+        if (task == "words") != (hp.model == "words"):
+            raise InputError(f"{task} cannot train --model {hp.model}: say another --model, or a --preset that has one")
         self.task, self.hp, self.device, self.tokenizer = task, hp, device, tokenizer
         self.step, self.best, self.words = 0, math.inf, None
         if task == "words":
@@ -39,13 +42,15 @@ class ExpertRun:
         else:
             splits = [Utterances(data_root, split, hp, tokenizer) for split in ("train", "val")]
             if task == "pretrain":
-                units = units_of(splits, hp, folder / "units.npz", teacher)
+                with ranks.first_alone():
+                    units = units_of(splits, hp, folder / "units.npz", teacher)
                 for split in splits:
                     split.units = units
             self.clips, self.valid = splits
         torch.manual_seed(hp.seed)
         size = len(self.words or tokenizer or range(4))  # pre-training has no use for its decoder
         self.net = OBJECTIVES[task](build_reader(hp, size), hp).to(device, memory_format=torch.channels_last)
+        self.shared = ranks.shared(self.net)
         betas = (0.9, hp.beta2)
         self.optim = torch.optim.AdamW(self.net.parameters(), hp.lr, betas, weight_decay=hp.weight_decay)
 
@@ -54,18 +59,23 @@ class ExpertRun:
         """The lip reader as it is now, for reading."""
         return Reader(self.net.reader, self.hp, self.tokenizer, self.words)
 
+    @property
+    def facts(self):
+        """What a run is of; it is resumed only as the same."""
+        tokenizer = packed(self.tokenizer) if self.tokenizer else None
+        return {"task": self.task, "words": self.words, "tokenizer": tokenizer}
+
     def save(self, path):
         """Writes all that `resume` needs; `reading.load_reader` reads it too."""
-        state = {"task": self.task, "step": self.step, "best": self.best, "words": self.words}
-        state["tokenizer"] = packed(self.tokenizer) if self.tokenizer else None
+        state = {"step": self.step, "best": self.best, "hparams": asdict(self.hp), **self.facts}
         parts = {name: part.state_dict() for name, part in self.net.named_children()}  # reader, and heads if any
-        checkpoint.save(path, hparams=asdict(self.hp), optimizer=self.optim.state_dict(), **state, **parts)
+        checkpoint.save(path, optimizer=self.optim.state_dict(), **state, **parts)
 
     def resume(self, path, state):
         """Continues where the checkpoint at `path` was written. state: what `checkpoint.load` read from it."""
         try:
-            if state["task"] != self.task:
-                raise KeyError(f"it is a run of {state['task']}")
+            if other := [name for name, fact in self.facts.items() if state[name] != fact]:
+                raise ValueError(f"its {other[0]} is another")
             for name, part in self.net.named_children():
                 part.load_state_dict(state[name])
             self.optim.load_state_dict(state["optimizer"])
@@ -76,14 +86,12 @@ class ExpertRun:
             raise InputError(f"{path} does not fit these flags: {hint} ({reason})") from error
 
     def begin_with(self, path):
-        """Takes the encoder of a run or lip reader of the same size."""
-        state, _ = checkpoint.read(path)
-        found = state.get("reader", {}) if checkpoint.is_ours(state) else {}
-        found = {name.removeprefix("encoder."): part for name, part in found.items() if name.startswith("encoder.")}
-        if not found:
-            raise InputError(f"--init {path} holds no encoder but {checkpoint.describe(state)}: give one of pretrain")
+        """Takes the encoder of a run, a lip reader or a published file, of the same size."""
+        if self.task == "words":
+            raise InputError(f"--init {path}: a classifier of words has no such encoder, leave it out")
+        found = load_reader(path, whole=False).net.encoder.state_dict()
         try:
-            self.net.reader.encoder.load_state_dict({name: part.float() for name, part in found.items()})
+            self.net.reader.encoder.load_state_dict(found)
         except RuntimeError as error:
             raise InputError(f"--init {path} is an encoder of another size: give the --preset that fits") from error
 
@@ -107,7 +115,7 @@ def train_step(run, batch):
         frozen = run.step < hp.freeze
         run.net.reader.encoder.requires_grad_(not frozen).train(not frozen)
     with torch.autocast(run.device.type, torch.bfloat16, enabled=hp.amp):
-        losses = run.net(batch)
+        losses = run.shared(batch)
     total = sum(weights[name] * loss for name, loss in losses.items())
     run.optim.zero_grad(set_to_none=True)
     total.backward()
@@ -146,31 +154,52 @@ def train(run, folder, workers, stop=None):
     """Runs from `run.step` to `max_steps` (or `stop`). All that is random follows from (seed, step)."""
     hp = run.hp
     stop = min(stop or hp.max_steps, hp.max_steps)
-    batches = Batches(run.clips.lengths, hp, run.step, stop)
+    rank, world = ranks.rank()
+    batches = Batches(run.clips.lengths, hp, run.step, stop, rank, world)
     loader = DataLoader(run.clips, batch_sampler=batches, num_workers=workers, collate_fn=collate)
-    frames, since = 0, time.perf_counter()
-    with open_log(folder / "metrics.jsonl", run.step) as log, tqdm(total=stop, initial=run.step, unit="step") as bar:
-        for batch in loader:
-            torch.manual_seed(hp.seed * 1_000_003 + run.step)  # dropout, masks and dropped modalities too
-            batch = {name: part.to(run.device) for name, part in batch.items()}
-            losses = train_step(run, batch)
-            run.step += 1
-            frames += int(batch["lengths"].sum())
-            logs, saves, validates = (run.step % n == 0 for n in (hp.log_every, hp.save_every, hp.valid_every))
-            saves, validates = saves or run.step == stop, validates or run.step == hp.max_steps
-            if logs or saves or validates:
-                line = as_numbers(losses, run.step)
-            if logs:
-                took, since = time.perf_counter() - since, time.perf_counter()
-                print(json.dumps(line | {"frames_a_second": round(frames / took, 1)}), file=log, flush=True)
-                bar.set_postfix(total=f"{line['total']:.4f}", refresh=False)
-                frames = 0
-            if validates:
-                scores = validate(run)
-                print(json.dumps({"step": run.step, "valid": scores}), file=log, flush=True)
-                if next(iter(scores.values())) < run.best:
-                    run.best = next(iter(scores.values()))
-                    run.save(folder / "best.pt")
-            if saves:
-                run.save(folder / "last.pt")
-            bar.update()
+    diary = Diary(run, folder, stop) if rank == 0 else None  # the others wait for it at their next gradient
+    for batch in loader:
+        torch.manual_seed(hp.seed * 1_000_003 + run.step)  # dropout, masks and dropped modalities too
+        losses = train_step(run, {name: part.to(run.device) for name, part in batch.items()})
+        run.step += 1
+        if diary:
+            diary.note(losses, int(batch["lengths"].sum()) * world, run.step == stop)
+
+
+class Diary:
+    """What is kept of a run while it goes: the log, validations, checkpoints, the bar."""
+
+    def __init__(self, run, folder, stop):
+        self.run, self.folder = run, folder
+        self.log = open_log(folder / "metrics.jsonl", run.step)
+        self.bar = tqdm(total=stop, initial=run.step, unit="step")
+        self.frames, self.since = 0, time.perf_counter()
+
+    def note(self, losses, frames, over):
+        """Takes down a step of so many frames; `over`: it was the last."""
+        run, hp = self.run, self.run.hp
+        self.frames += frames
+        logs, saves, validates = (run.step % n == 0 for n in (hp.log_every, hp.save_every, hp.valid_every))
+        saves, validates = saves or over, validates or run.step == hp.max_steps
+        if logs or saves or validates:  # .item() waits for the GPU
+            line = as_numbers(losses, run.step)
+        if logs:
+            took, self.since = time.perf_counter() - self.since, time.perf_counter()
+            self.write(line | {"frames_a_second": round(self.frames / took, 1)})
+            self.bar.set_postfix(total=f"{line['total']:.4f}", refresh=False)
+            self.frames = 0
+        if validates:
+            scores = validate(run)
+            self.write({"step": run.step, "valid": scores})
+            if next(iter(scores.values())) < run.best:
+                run.best = next(iter(scores.values()))
+                run.save(self.folder / "best.pt")
+        if saves:
+            run.save(self.folder / "last.pt")
+        self.bar.update()
+        if over:
+            self.bar.close()
+
+    def write(self, line):
+        """Adds a line to the log."""
+        print(json.dumps(line), file=self.log, flush=True)

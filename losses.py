@@ -64,13 +64,14 @@ def reading_loss(logits, tokens, pad, smoothing=0.0):
 
     logits: (B, N, V), under teacher forcing.  tokens: (B, N) int64; `pad` marks what is no text.
     smoothing: the share of the probability that all tokens but the right one share evenly.
-    Returns a scalar in nats per token.
+    Returns a scalar in nats per token; 0 where there is no text at all.
     """
     logs = logits.log_softmax(-1)
     text = tokens != pad
     right = -logs.gather(-1, tokens[..., None])[..., 0][text]
     each = smoothing / (logits.shape[-1] - 1)
-    return ((1 - smoothing - each) * right - each * logs.sum(-1)[text]).mean()
+    loss = (1 - smoothing - each) * right - each * logs.sum(-1)[text]
+    return loss.sum() / text.sum().clamp(min=1)
 
 
 def ctc_loss(logits, tokens, frames, lengths, blank=0):

@@ -38,10 +38,12 @@ def aligned(meshes, boxes):
 def lrs2(boxes, size):
     """TalkLip's convention: the middle 96x96 of LRS2's frame, no face looked for; its inner 88x88 are what is read.
 
-    boxes: (L, 4): x1, y1, x2, y2 in px of the frame.  size: (height, width) of the frame.
+    boxes: (L, 4): x1, y1, x2, y2 in px of the frame.  size: (height, width) of the frame, None where unknown.
     Returns (L, 2, 3) float32: from the window, [0, 1] x [0, 1], to the face box.
     Raises InputError for a frame that is not 160x160.
     """
+    if size is None:
+        raise InputError("--roi lrs2 asks for the size of the frames, which this data root lacks: preprocess it again")
     if tuple(size) != (LRS2_PX, LRS2_PX):
         raise InputError(f"frames of {size[1]}x{size[0]} px: --roi lrs2 is for LRS2's 160x160, say --roi aligned")
     corner = (LRS2_PX - WINDOW_PX) / 2
@@ -98,19 +100,19 @@ def inner(matrices, rng=None):
 def cut(pictures, matrices, margin=0.0, px=ROI_PX):
     """Cuts mouth ROIs out of face crops, real or drawn; the gradient flows from the ROI to the crop.
 
-    pictures: (..., 3, H, W) in [0, 1], RGB: the face box and, on each side, `margin` box sizes of its surroundings.
+    pictures: (..., 3, H, W) in [0, 1], RGB, or (..., 1, H, W), grey: the face box and, on each side, `margin` box
+              sizes of its surroundings.
     matrices: (..., 2, 3) from the ROI to the face box, see `inner`.
     Returns (..., 1, px, px) grey in [0, 1]. Bilinear; what lies beyond the crop repeats its border.
     """
-    weights = pictures.new_tensor(GREY)[:, None, None]
-    grey = (pictures * weights).sum(-3, keepdim=True)
-    lead = grey.shape[:-3]
+    grey = pictures
+    if pictures.shape[-3] == 3:
+        grey = (pictures * pictures.new_tensor(GREY)[:, None, None]).sum(-3, keepdim=True)
     at = (torch.arange(px, device=grey.device) + 0.5) / px
     y, x = torch.meshgrid(at, at, indexing="ij")
     points = torch.stack([x, y, torch.ones_like(x)]).flatten(1).to(matrices.dtype)  # (3, px * px)
     box = (matrices @ points).unflatten(-1, (px, px)).movedim(-3, -1)  # (..., px, px, 2)
     grid = (box + margin) / (1 + 2 * margin) * 2 - 1
-    roi = F.grid_sample(
-        grey.flatten(0, -4), grid.flatten(0, -4).to(grey.dtype), padding_mode="border", align_corners=False
-    )
-    return roi.unflatten(0, lead)
+    flat, grid = grey.reshape(-1, *grey.shape[-3:]), grid.reshape(-1, px, px, 2).to(grey.dtype)
+    roi = F.grid_sample(flat, grid, padding_mode="border", align_corners=False)
+    return roi.reshape(*grey.shape[:-2], px, px)

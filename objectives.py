@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from hparams import InputError
 from losses import ctc_loss, reading_loss, unit_loss
 from models.avhubert import ClusterHead, shuffle_spans, spans
 from text import PAD
@@ -24,7 +25,7 @@ class MaskedUnits(nn.Module):
         seen = spans(batch["lengths"], hp.mask_video, hp.mask_video_span)
         heard = spans(batch["lengths"], hp.mask_audio, hp.mask_audio_span)
         alone, deaf = torch.rand(2) < torch.tensor([hp.modality_dropout, hp.audio_dropout])
-        roi = shuffle_spans(roi, seen)
+        roi = shuffle_spans(roi, seen, batch["lengths"])
         audio = torch.where(heard[..., None], self.head.mask.to(audio.dtype), audio)
         masked = seen | heard
         if hp.model == "conformer" or (alone and deaf):
@@ -37,10 +38,15 @@ class MaskedUnits(nn.Module):
 
 
 class Transcription(nn.Module):
-    """Fine-tuning: the tokens of the transcript with label smoothing; beside them, where asked for, CTC and frames."""
+    """Fine-tuning: the tokens of the transcript with label smoothing; beside them, where asked for, CTC and frames.
+
+    Raises InputError if CTC is asked for and the reader has no layer for it.
+    """
 
     def __init__(self, reader, hp):
         super().__init__()
+        if hp.ctc_weight and reader.ctc is None:
+            raise InputError(f"--ctc_weight {hp.ctc_weight}: --model {hp.model} has no CTC layer, the conformer has")
         self.hp, self.reader = hp, reader
         tokens = reader.decoder.embedding.num_embeddings
         self.said = nn.Linear(hp.dim, tokens) if hp.frames_weight else None

@@ -72,7 +72,7 @@ def follow_one_face(frames, detector):
 def preprocess_clip(source, detector):
     """Everything that is stored of one clip, as a dict of arrays; raises InputError with the reason to skip it.
 
-    faces, ends: JPEG files of the crops joined, and where each ends.  boxes: (L, 4) px.
+    faces, ends: JPEG files of the crops joined, and where each ends.  boxes: (L, 4) px.  size: height, width, px.
     mesh: (L, 468, 2), the face box as [0, 1] x [0, 1].  logfbank: (100 a s, 26).  mel: (80, 80 a s).
     wav: int16, 16 kHz.  text, words, word_times: the transcript.
     """
@@ -88,6 +88,7 @@ def preprocess_clip(source, detector):
         "faces": np.concatenate(jpegs),
         "ends": np.cumsum([len(jpeg) for jpeg in jpegs]),
         "boxes": boxes,
+        "size": np.array(frames[0].shape[:2]),
         "mesh": np.stack([faces.to_crop(m, b) for m, b in zip(meshes, boxes, strict=True)]).astype(np.float16),
         "logfbank": audio.log_filter_banks(wav),
         "mel": audio.mel_spectrogram(wav),

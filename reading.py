@@ -1,15 +1,20 @@
 """Lip readers at work: files that hold one, the sentences it reads, and how wrong they are."""
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 import checkpoint
 from expert_hparams import ExpertHParams
-from hparams import InputError
+from fairseq import is_fairseq, read_fairseq
+from hparams import InputError, preset
 from models import build_reader
+from models.reader import LipReader
+from published import kind_of, length, under
+from published_experts import convert_conformer, convert_expert, convert_pretrained
+from published_settings import is_fine_tuned, knobs_of, tokenizer_of
 from search import beam_search
 from text import Tokenizer
 
@@ -38,36 +43,74 @@ def unpacked(text):
     return Tokenizer(base64.b64decode(text))
 
 
-def load_reader(path, whole=True):
-    """A `Reader` from our weights or from a run of train_expert.py.
+def load_reader(path, whole=True, roi=None):
+    """A `Reader` from our weights, a run of train_expert.py or a published AV-HuBERT, told by their content.
 
-    whole: it must be able to read, or name words; otherwise a pre-trained encoder will do.
+    whole: it must be able to read, or name words. Otherwise any encoder will do, also a pre-trained AV-HuBERT and the
+    published Conformer, and it comes alone: `net.decoder` and the tokenizer are None.
+    roi: the mouth ROI that it is to see, in place of the file's own; a published file has none and gets the default.
     Raises InputError for a file that holds none, and for a tokenizer that does not fit the network.
     """
     path = Path(path)
+    weights, reader = (from_fairseq if is_fairseq(path) else from_checkpoint)(path, whole)
+    if roi:
+        reader.hp = replace(reader.hp, roi=roi)
+    taught = reader.tokenizer or reader.words or range(4)
+    rows = length(weights, "words.weight" if reader.words else "decoder.embedding.weight", len(taught))
+    if whole and rows != len(taught):
+        had = f"its tokenizer has {len(taught)} tokens, its network {rows}"
+        raise InputError(f"{path}: {had}. They are of two trainings: get the original, or export it again")
+    with torch.device("meta"):  # without weights: those of the file take their place
+        net = build_reader(reader.hp, len(taught))
+    if whole:
+        reader.net = checkpoint.fill(path, net, weights)
+    else:
+        encoder = checkpoint.fill(path, net.encoder, under(weights, "encoder."))
+        reader.net = LipReader(encoder, None, net.normal).eval()
+    reader.about["sha256"] = checkpoint.sha256(path)
+    return reader
+
+
+def from_checkpoint(path, whole):
+    """What our file, or the published Conformer's, holds: (weights, a `Reader` that has no network yet)."""
     state, about = checkpoint.read(path)
-    weights = state.get("reader") if checkpoint.is_ours(state) else None
-    told = bool(weights) and bool(state.get("tokenizer") or state.get("words"))
-    if not weights or (whole and not told):
-        raise InputError(f"{path} holds no lip reader but {checkpoint.describe(state)}: see train_expert.py finetune")
-    hp = checkpoint.knobs(path, state["hparams"], ExpertHParams)
-    tokenizer = unpacked(state["tokenizer"]) if state.get("tokenizer") else None
-    words = state.get("words")
-    rows = weights["words.weight" if hp.model == "words" else "decoder.embedding.weight"].shape[0]
-    size = len(tokenizer or words or range(rows))
-    if size != rows:
-        raise InputError(f"{path}: its tokenizer has {size} tokens, its network {rows}: they are of two trainings")
-    with torch.device("meta"):
-        net = build_reader(hp, size)
-    net = checkpoint.fill(path, net, weights)
-    return Reader(net, hp, tokenizer, words, about | {"sha256": checkpoint.sha256(path)})
+    if checkpoint.is_ours(state):
+        weights, words, tokens = (state.get(name) for name in ("reader", "words", "tokenizer"))
+        if weights and ((words or tokens) if whole else not words):
+            hp = checkpoint.knobs(path, state["hparams"], ExpertHParams)
+            return weights, Reader(None, hp, unpacked(tokens) if whole and tokens else None, words, about)
+    elif (kind := kind_of(published := checkpoint.state_dict_of(path, state))) == "Conformer lip reader":
+        if whole:
+            why = "whose table of characters is not in the file: it cannot read, only lend its encoder (--init)"
+            raise InputError(f"{path} holds a published {kind}, {why}")
+        hp = preset("conformer", ExpertHParams)
+        return convert_conformer(published), Reader(None, hp, about=about | {"kind": kind})
+    wanted, task = ("lip reader", "finetune") if whole else ("encoder", "pretrain")
+    raise InputError(f"{path} holds no {wanted} but {checkpoint.describe(state)}: see train_expert.py {task}")
+
+
+def from_fairseq(path, whole):
+    """What AV-HuBERT's published file holds: (weights, a `Reader` that has no network yet)."""
+    file = read_fairseq(path)
+    fine_tuned = is_fine_tuned(file.model)
+    try:
+        hp = knobs_of(file.config, file.model)
+        if whole and not fine_tuned:
+            raise InputError("a pre-trained AV-HuBERT, which cannot read yet: fine-tune it, train_expert.py --init")
+        tokenizer = tokenizer_of(file.task) if whole else None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    about = {"kind": f"{'fine-tuned' if fine_tuned else 'pre-trained'} AV-HuBERT"}
+    about |= {} if file.step is None else {"step": file.step}
+    weights = (convert_expert if fine_tuned else convert_pretrained)(file.model)
+    return weights, Reader(None, hp, tokenizer, about=about)
 
 
 def export(path, run):
     """Writes the lip reader of a run's checkpoint alone, in 16 bits, with its tokenizer or words."""
     reader = load_reader(run)
     facts = {"words": reader.words, "tokenizer": packed(reader.tokenizer) if reader.tokenizer else None}
-    checkpoint.export(path, reader.net, reader.hp, network="reader", step=reader.about["step"], **facts)
+    checkpoint.export(path, reader.net, reader.hp, network="reader", step=reader.about.get("step"), **facts)
 
 
 @torch.inference_mode()
@@ -78,16 +121,21 @@ def read(reader, roi, padding=None, beam=None, penalty=None):
     beam, penalty: by default those of the reader's knobs.
     Returns a list of B strings. Raises InputError for a clip that is longer than the reader takes.
     """
-    hp, net = reader.hp, reader.net
+    hp = reader.hp
     if roi.shape[1] > hp.longest:
         raise InputError(f"a clip of {roi.shape[1]} frames: this lip reader takes {hp.longest} at most, cut it")
     with torch.autocast(roi.device.type, torch.bfloat16, enabled=hp.amp):
-        memory = net.encode(roi, padding).float()
-    frames = torch.full((len(roi),), roi.shape[1]) if padding is None else (~padding).sum(1)
-    state = net.decoder.begin(memory, padding)
-    found = beam_search(
-        net.decoder.step, state, frames.to(roi.device), beam or hp.beam, hp.penalty if penalty is None else penalty
-    )
+        memory = reader.net.encode(roi, padding).float()
+    return write(reader, memory, padding, beam, penalty)
+
+
+@torch.inference_mode()
+def write(reader, memory, padding=None, beam=None, penalty=None):
+    """The sentences of clips whose mouths are embedded already: `memory` (B, T, D). Otherwise as `read`."""
+    hp, decoder = reader.hp, reader.net.decoder
+    frames = torch.full((len(memory),), memory.shape[1]) if padding is None else (~padding).sum(1)
+    beam, penalty = beam or hp.beam, hp.penalty if penalty is None else penalty
+    found = beam_search(decoder.step, decoder.begin(memory, padding), frames.to(memory.device), beam, penalty)
     return [reader.tokenizer.decode(hypotheses[0].tokens) for hypotheses in found]
 
 

@@ -14,6 +14,7 @@ import cv2
 import torch
 
 import checkpoint
+import ranks
 from expert_hparams import ExpertHParams
 from expert_run import ExpertRun, train
 from hparams import InputError, add_flags, exit_code, override
@@ -46,21 +47,31 @@ def work(args):
     folder = args.runs / args.name
     last = folder / "last.pt"
     state = checkpoint.load(last) if last.is_file() else None
+    if state and state.get("task") != args.task:
+        raise InputError(f"{last} is a run of {state.get('task', 'train.py')}: give another --name")
     stored = checkpoint.knobs(last, state.get("hparams", {}), ExpertHParams) if state else ExpertHParams()
     hp = override(stored, args)
     tokenizer = tokenizer_of(args) if args.task == "finetune" else None
-    folder.mkdir(parents=True, exist_ok=True)
-    device = torch.device(device_of(args.device))
+    for each in (folder, args.export.parent if args.export else folder):
+        each.mkdir(parents=True, exist_ok=True)
+    device = ranks.join(torch.device(device_of(args.device)))
+    if not state and ranks.rank()[0] == 0:
+        (folder / "units.npz").unlink(missing_ok=True)  # of a start with maybe other flags that came to no checkpoint
     teacher = load_reader(args.teacher, whole=False) if args.teacher else None
+    if teacher:
+        teacher.net.to(device)
     run = ExpertRun(args.task, hp, device, args.data_root, folder, tokenizer, teacher)
     if state:
         run.resume(last, state)
     elif args.init:
         run.begin_with(args.init)
+    elif args.task == "finetune" and hp.freeze:
+        raise InputError(f"--freeze {hp.freeze} keeps an encoder that nobody has trained: give --init, or --freeze 0")
     print(f"{folder}: {args.task}, step {run.step} of {hp.max_steps}", file=sys.stderr)
     train(run, folder, args.workers, args.stop)
-    if args.export:
+    if args.export and ranks.rank()[0] == 0:
         export(args.export, folder / "best.pt")
+    ranks.leave()
 
 
 def main(argv=None):

@@ -55,18 +55,24 @@ def units_of(splits, hp, path, teacher=None):
     """The units of all clips of `splits`, the first of which decides the clusters; kept at `path` for the next time.
 
     splits: a list of `Utterances`. teacher: a `Reader` whose features are clustered, or None for the sound.
-    Returns {clip id: (L,) int16}.
+    Returns {clip id: (L,) int16}. Raises InputError for a teacher of another family, and for clips without kept units.
     """
+    names = [split.names for split in splits]
     if path.is_file():
         with np.load(path) as kept:
-            return dict(kept)
+            units = dict(kept)
+        if missing := [name for ids in names for name in ids if name not in units]:
+            raise InputError(f"{path} has no units of {missing[0]}: give its own --data_root, or another --name")
+        return units
+    if teacher and (teacher.hp.model != "avhubert" or hp.depth > teacher.hp.layers):
+        found = f"{teacher.hp.layers} blocks of --model {teacher.hp.model}"
+        raise InputError(f"--teacher has {found}: block {hp.depth or 'last'} of an avhubert is clustered, see --depth")
     if teacher is None:
         rows = [[cepstra(Clip(each)) for each in split.paths] for split in splits]
     else:
         teacher.net.eval()
         rows = [[features(teacher, split[i, None], hp.depth) for i in range(len(split))] for split in splits]
     predict = cluster(rows[0], hp.units, hp.seed)
-    names = [split.names for split in splits]
     units = {
         name: predict(each) for part, ids in zip(rows, names, strict=True) for name, each in zip(ids, part, strict=True)
     }

@@ -1,5 +1,7 @@
 """Whole clips as a lip reader is trained on them: mouth ROI, sound, words and units, in batches of like length."""
 
+from zipfile import BadZipFile
+
 import cv2
 import numpy as np
 import torch
@@ -8,16 +10,19 @@ from torch.utils.data import Dataset
 
 import audio
 import mouth
-from data import FPS, Clip, Clips, to_tensor
+from data import FPS, Clip, Clips
 from hparams import InputError
 from text import END, PAD
+
+ROOM = 2**31  # bytes of decoded pictures that a process keeps
 
 
 class Utterances(Dataset):
     """The clips of one split, each a training sample as a function of the seed and its number.
 
     tokenizer: see `text.Tokenizer`; units: {clip id: (L,) int} targets of pre-training; both may be missing.
-    Raises InputError for a clip that is longer than the knob `longest` or, with a tokenizer, has no words.
+    lengths: frames of each clip's training samples.
+    Raises InputError for a clip that is broken or longer than the knob `longest` or, with a tokenizer, has no words.
     """
 
     def __init__(self, root, split, hp, tokenizer=None, units=None):
@@ -28,20 +33,26 @@ class Utterances(Dataset):
             order = np.random.default_rng(0).permutation(len(clips))  # the same clips whatever the run's seed
             chosen = sorted(order[: max(1, round(hp.fraction * len(clips)))])
         self.names, self.paths = ([part[i] for i in chosen] for part in (clips.names, clips.paths))
+        self.kept, self.room = {}, ROOM
         self.lengths = [self._check(path) for path in self.paths]
 
     def _check(self, path):
-        """The frames of a clip; raises InputError if it cannot be used."""
-        with np.load(path) as arrays:  # members are read one by one: this is quick
-            frames, text = len(arrays["ends"]), str(arrays["text"])
+        """The frames of a clip that are trained on; raises InputError if it cannot be used."""
+        try:
+            with np.load(path) as arrays:  # members are read one by one: this is quick
+                frames, times = len(arrays["ends"]), arrays["word_times"]
+                texts = [str(arrays["text"]), *map(str, arrays["words"])]
+        except (BadZipFile, EOFError, KeyError, ValueError) as error:
+            raise InputError(f"{path} is broken ({error}): remove it and preprocess again") from error
         if frames > self.hp.longest:
             raise InputError(f"{path}: {frames} frames, the reader takes {self.hp.longest}: cut it, or raise --longest")
         if self.tokenizer:
             try:
-                self.tokenizer.encode(text)
+                for text in texts:
+                    self.tokenizer.encode(text)
             except InputError as error:
                 raise InputError(f"{path}: {error}") from error
-        return frames
+        return self.hp.frames if places(frames, times, self.hp.frames) else frames
 
     def __len__(self):
         return len(self.names)
@@ -53,11 +64,11 @@ class Utterances(Dataset):
         said: (T,) the first token of the word that is said in each frame, END in silence; PAD where times are unknown.
         """
         i, draw = at
-        clip, rng = Clip(self.paths[i]), self.chance(draw)
+        (clip, greys, windows), rng = self.load(i), self.chance(draw)
         frames = np.arange(*window(clip, self.hp.frames, rng))
         rows = audio.stack(clip.logfbank)
         heard = rows[audio.rows_at(frames / FPS, len(rows))]
-        sample = {"roi": self.see(clip, frames, rng), "audio": torch.from_numpy(heard)}
+        sample = {"roi": self.see(greys, windows, frames, rng), "audio": torch.from_numpy(heard)}
         if self.tokenizer:
             sample["tokens"] = torch.tensor(self.tokenizer.encode(clip.text))
             sample["said"] = torch.from_numpy(said(clip, self.tokenizer)[frames])
@@ -66,22 +77,33 @@ class Utterances(Dataset):
         return sample
 
     def chance(self, draw):
-        """The random numbers of a draw, or None where nothing is to be altered."""
-        return None if draw is None or not self.hp.augment else np.random.default_rng((self.hp.seed, 3, draw))
+        """The random numbers of a draw, or None where there are to be none."""
+        return None if draw is None else np.random.default_rng((self.hp.seed, 3, draw))
 
-    def see(self, clip, frames, rng=None):
-        """The mouth ROI of chosen frames: (T, 1, 88, 88) grey in [0, 1]; `rng` alters place, light and sharpness."""
-        to_face = mouth.inner(self.windows(clip)[frames], rng)
-        pictures = to_tensor(np.stack([clip.picture(t) for t in frames]))
+    def load(self, i):
+        """Clip `i`, its pictures in grey (L, H, W) uint8, where its mouth is; kept for later epochs if room is left."""
+        if i not in self.kept:
+            clip = Clip(self.paths[i])
+            found = clip, clip.greys(), self.windows(clip)
+            if self.room < found[1].nbytes:
+                return found
+            clip.jpegs = None
+            self.kept[i], self.room = found, self.room - found[1].nbytes
+        return self.kept[i]
+
+    def see(self, greys, windows, frames, rng=None):
+        """The mouth ROI of chosen frames: (T, 1, 88, 88) grey in [0, 1]; augmented, `rng` alters place and light."""
+        rng = rng if self.hp.augment else None
+        pictures = torch.from_numpy(greys[frames])[:, None] / 255
         margin = (self.about["crop_px"] / self.about["face_px"] - 1) / 2
-        roi = mouth.cut(pictures, torch.from_numpy(to_face), margin)
+        roi = mouth.cut(pictures, torch.from_numpy(mouth.inner(windows[frames], rng)), margin)
         return roi if rng is None else altered(roi, rng)
 
     def windows(self, clip):
         """Matrices from the window around the mouth to the face box, by the knob `roi`."""
         if self.hp.roi == "aligned":
             return mouth.aligned(clip.meshes, clip.boxes)
-        return mouth.lrs2(clip.boxes, self.about.get("frame_size", (0, 0)))
+        return mouth.lrs2(clip.boxes, clip.size)
 
 
 class Words(Utterances):
@@ -101,15 +123,15 @@ class Words(Utterances):
         self.vocabulary = vocabulary or found
         if unknown := [word for word in found if word not in self.vocabulary]:
             raise InputError(f"{root}: {split}.txt has the word {unknown[0]!r}, which the classifier was not taught")
-        self.lengths = [len(self.frames(clips[i], k, None)) for i, k in self.places]
+        self.lengths = [len(self.frames(clips[i], k, None)) + 2 * hp.augment for i, k in self.places]  # at most
 
     def __len__(self):
         return len(self.places)
 
     def frames(self, clip, k, rng):
-        """The frames of word `k` and `context` frames on each side, as far as the clip goes; `rng` moves both ends."""
+        """The frames of word `k` and `context` more on each side, as far as the clip goes; augmented, its ends move."""
         first, last = np.round(clip.times[k] * FPS).astype(int) + [-self.hp.context, self.hp.context]
-        if rng is not None:
+        if rng is not None and self.hp.augment:
             first, last = [first, last] + rng.integers(-1, 2, 2)
         first = min(max(first, 0), len(clip) - 1)
         return np.arange(first, min(max(last, first + 1), len(clip)))
@@ -118,27 +140,32 @@ class Words(Utterances):
         """Sample number `draw` of word `at[0]`: roi as above, `word` its place in the vocabulary."""
         place, draw = at
         i, k = self.places[place]
-        clip, rng = Clip(self.paths[i]), self.chance(draw)
+        (clip, greys, windows), rng = self.load(i), self.chance(draw)
         word = torch.tensor(self.vocabulary.index(clip.words[k].lower()))
-        return {"roi": self.see(clip, self.frames(clip, k, rng), rng), "word": word}
+        return {"roi": self.see(greys, windows, self.frames(clip, k, rng), rng), "word": word}
 
 
 def window(clip, frames, rng):
-    """First and last + 1 frame of what is trained on: `frames` of the clip at random that hold all its words, if any.
-
-    Without times the window lies anywhere; clips whose words take longer, and shorter clips, stay whole.
-    """
-    length = len(clip)
-    if rng is None or not frames or frames >= length:
-        return 0, length
-    low, high = 0, length - frames
-    if len(clip.times):
-        low = max(low, int(np.ceil(clip.times[-1, 1] * FPS)) + 1 - frames)
-        high = min(high, int(clip.times[0, 0] * FPS))
-    if low > high:
-        return 0, length
-    first = int(rng.integers(low, high + 1))
+    """First and last + 1 frame of what is trained on: `frames` of the clip at random, or all of it."""
+    found = places(len(clip), clip.times, frames)
+    if rng is None or not found:
+        return 0, len(clip)
+    first = int(rng.integers(found[0], found[1] + 1))
     return first, first + frames
+
+
+def places(length, times, frames):
+    """The first and the last place of a window of `frames` that holds all words of a clip; None if there is none.
+
+    Without times the window lies anywhere; clips whose words take longer, and shorter clips, have no place for it.
+    """
+    if not frames or frames >= length:
+        return None
+    low, high = 0, length - frames
+    if len(times):
+        low = min(max(low, int(np.ceil(times[-1, 1] * FPS)) + 1 - frames), high)  # a word may end with the clip
+        high = min(high, int(times[0, 0] * FPS))
+    return (low, high) if low <= high else None
 
 
 def said(clip, tokenizer):
@@ -160,7 +187,7 @@ def altered(roi, rng):
         roi = torch.from_numpy(np.stack([cv2.GaussianBlur(picture, (5, 5), sigma) for picture in roi[:, 0].numpy()]))[
             :, None
         ]
-    if rng.random() < 0.5:
+    if rng.random() < 0.5 and len(roi) >= 25:
         span = int(rng.integers(1, 6))
         start = int(rng.integers(0, max(len(roi) - span, 1)))
         roi[start : start + span] = roi.mean()
@@ -168,34 +195,38 @@ def altered(roi, rng):
 
 
 class Batches:
-    """The batches of a run, number `step` of them always the same: clips of like length, `max_frames` together."""
+    """The batches of a run, number `step` of them always the same: clips of like length, `max_frames` together.
 
-    def __init__(self, lengths, hp, start, stop):
+    rank, world: of so many processes that share a step, the one that this batch is for.
+    """
+
+    def __init__(self, lengths, hp, start, stop, rank=0, world=1):
         self.lengths, self.hp, self.start, self.stop = lengths, hp, start, stop
+        self.rank, self.world = rank, world
 
     def __len__(self):
         return self.stop - self.start
 
     def __iter__(self):
-        step, epoch = 0, 0
-        while step < self.stop:
+        number, epoch = 0, 0
+        while number < self.stop * self.world:
             for batch in self.epoch(epoch):
-                if self.start <= step < self.stop:
+                step, rank = divmod(number, self.world)
+                if self.start <= step < self.stop and rank == self.rank:
                     yield [(i, epoch * len(self.lengths) + i) for i in batch]
-                step += 1
+                number += 1
             epoch += 1
 
     def epoch(self, epoch):
         """Every clip once: shuffled, brought near those of like length, then the batches shuffled again."""
         rng = np.random.default_rng((self.hp.seed, 2, epoch))
-        cap = self.hp.frames or self.hp.longest
-        order = sorted(rng.permutation(len(self.lengths)), key=lambda i: min(self.lengths[i], cap) // 8)
+        order = sorted(rng.permutation(len(self.lengths)), key=lambda i: self.lengths[i] // 8)
         batches, batch, longest = [], [], 0
         for i in map(int, order):
-            longest = max(longest, min(self.lengths[i], cap))
+            longest = max(longest, self.lengths[i])
             if batch and longest * (len(batch) + 1) > self.hp.max_frames:
                 batches.append(batch)
-                batch, longest = [], min(self.lengths[i], cap)
+                batch, longest = [], self.lengths[i]
             batch.append(i)
         return [[*batches, batch][k] for k in rng.permutation(len(batches) + 1)]
 

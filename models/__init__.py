@@ -25,14 +25,15 @@ def build_reader(hp, tokens):
     tokens: the size of its vocabulary; for the word classifier its number of words.
     """
     if hp.model == "words":
-        return WordClassifier(tokens, hp.layers, hp.dim, hp.dropout, hp.width)
+        return WordClassifier(tokens, hp.layers, hp.dim, hp.dropout, hp.width, hp.shrink)
     sizes = hp.layers, hp.dim, hp.ffn, hp.heads
     written = tokens, hp.decoder_layers, hp.dim, hp.decoder_ffn, hp.decoder_heads, hp.dropout
     if hp.model == "conformer":
         decoder = Decoder(*written, interleaved, scale=hp.dim**0.5, tied=False, eps=EPS)
-        encoder = Conformer(*sizes, dropout=hp.dropout, width=hp.width)
+        encoder = Conformer(*sizes, dropout=hp.dropout, width=hp.width, shrink=hp.shrink)
         return LipReader(encoder, decoder, CONFORMER_NORMAL, nn.Linear(hp.dim, tokens))
-    encoder = AVHubert(*sizes, hp.dropout, hp.layerdrop, video=True, width=hp.width, grad_mult=hp.grad_mult)
+    front = {"video": True, "width": hp.width, "shrink": hp.shrink, "grad_mult": hp.grad_mult}
+    encoder = AVHubert(*sizes, hp.dropout, hp.layerdrop, **front)
     return LipReader(encoder, Decoder(*written))
 
 

@@ -36,11 +36,13 @@ class ResidualBlock(nn.Module):
 class VideoFrontEnd(nn.Module):
     """One feature vector per frame of a mouth: a convolution over 5 frames, then a ResNet-18 frame by frame.
 
-    Differs: the 3-D convolution is a 2-D one that sees the 5 frames as channels: the same sums, twice as fast.
+    `width` scales the channels; `shrink` x `shrink` px are averaged before anything else (compact sizes: 2).
+    Differs: the 3-D convolution is a 2-D one that sees the 5 frames as channels: the same sums, in less time.
     """
 
-    def __init__(self, dim, width=1.0):
+    def __init__(self, dim, width=1.0, shrink=1):
         super().__init__()
+        self.shrink = shrink
         rows = [(max(1, round(out * width)), stride) for out, stride in RESNET]
         first = rows[0][0]
         self.stem = nn.Sequential(
@@ -56,7 +58,8 @@ class VideoFrontEnd(nn.Module):
     def forward(self, video):
         """video: (B, T, 1, 88, 88), grey, normalised. Returns (B, T, D)."""
         side = STEM_FRAMES // 2
-        x = F.pad(video[:, :, 0], (0, 0, 0, 0, side, side))  # (B, T + 4, 88, 88)
+        x = F.avg_pool2d(video[:, :, 0], self.shrink) if self.shrink > 1 else video[:, :, 0]
+        x = F.pad(x, (0, 0, 0, 0, side, side))  # (B, T + 4, 88, 88)
         x = x.unfold(1, STEM_FRAMES, 1).permute(0, 1, 4, 2, 3).flatten(0, 1)  # (B*T, 5, 88, 88)
         x = self.stem(in_format_of(self.stem[0].weight, x))  # (B*T, 64, 22, 22)
         x = self.blocks(x).mean((2, 3))  # (B*T, 512)
@@ -90,18 +93,28 @@ class AVHubert(nn.Module):
     """AV-HuBERT's encoder (supplement sec. 2): 12 blocks of 768/3072/12 in the base size.
 
     `video=False` builds no video front end: the generator's encoder never sees a mouth.
-    `width` scales the channels of that front end; `grad_mult` the gradient that leaves it (published: 0.1).
+    `width` and `shrink` are that front end's; `grad_mult` scales the gradient that leaves it (published: 0.1).
     Differs: the weight norm of the positional convolution is multiplied out: `positions.weight` is its product.
     The parts that only pre-training uses (mask embedding, unit embeddings) are in `ClusterHead`.
     """
 
     def __init__(
-        self, layers=12, dim=768, ffn=3072, heads=12, dropout=0.1, layerdrop=0.05, video=False, width=1.0, grad_mult=1.0
+        self,
+        layers=12,
+        dim=768,
+        ffn=3072,
+        heads=12,
+        dropout=0.1,
+        layerdrop=0.05,
+        video=False,
+        width=1.0,
+        shrink=1,
+        grad_mult=1.0,
     ):
         super().__init__()
         self.dropout, self.layerdrop, self.grad_mult = dropout, layerdrop, grad_mult
         self.audio = nn.Linear(FILTERS, dim)
-        self.video = VideoFrontEnd(dim, width) if video else None
+        self.video = VideoFrontEnd(dim, width, shrink) if video else None
         self.fusion_norm = nn.LayerNorm(2 * dim)
         self.fusion = nn.Linear(2 * dim, dim)
         self.positions = nn.Conv1d(dim, dim, POSITION_KERNEL, padding=POSITION_KERNEL // 2, groups=POSITION_GROUPS)
@@ -185,16 +198,16 @@ def spans(lengths, share, span):
     return masked.to(lengths.device)
 
 
-def shuffle_spans(video, masked):
+def shuffle_spans(video, masked, lengths):
     """Masks pictures as AV-HuBERT does: each masked span shows another span of the same clip (sec. 3.2 of its paper).
 
-    video: (B, T, 1, H, W). masked: (B, T) bool. Returns a new (B, T, 1, H, W).
+    video: (B, T, 1, H, W). masked: (B, T) bool. lengths: (B,) frames of each clip. Returns a new (B, T, 1, H, W).
     """
     source = torch.arange(video.shape[1]).repeat(len(video), 1)
-    for shown, row in zip(source, masked.cpu(), strict=True):
+    for shown, row, length in zip(source, masked.cpu(), lengths.tolist(), strict=True):
         edges = torch.diff(F.pad(row.int(), (1, 1)))
         starts, stops = (edges == 1).nonzero().flatten().tolist(), (edges == -1).nonzero().flatten().tolist()
         for start, stop in zip(starts, stops, strict=True):
-            other = int(torch.randint(len(row) - (stop - start) + 1, ()))
+            other = int(torch.randint(length - (stop - start) + 1, ()))
             shown[start:stop] = torch.arange(other, other + stop - start)
     return video[torch.arange(len(video))[:, None], source.to(video.device)]

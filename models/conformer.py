@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.decoder import Decoder, interleaved
+from models.decoder import interleaved
 
 SPAN = 5  # frames that the first convolution sees at once
 STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))  # (channels, stride) of the ResNet-18
@@ -133,16 +133,17 @@ class ConformerBlock(nn.Module):
 class Conformer(nn.Module):
     """The encoder (Ma et al. 2021, sec. 3): a ResNet-18 frame by frame, then 12 Conformer blocks of 256/2048/4.
 
-    `width` scales the channels of the ResNet; `kernel`, odd, is the length of the Conformer's filters in frames.
+    `width` scales the channels of the ResNet, `shrink` averages pixels before it (see `avhubert.VideoFrontEnd`);
+    `kernel`, odd, is the length of the Conformer's filters in frames.
     Differs: the first convolution, over time too, has the frames around each one as its channels: the same numbers,
     but every weight has 4 axes at most, so that the model can be kept in channels_last.
     Padded frames are zeros to the convolutions over time; published, they reach over the end of shorter clips.
     Clips too short for their sentence are not lengthened; published, zeros go around their features.
     """
 
-    def __init__(self, layers=12, dim=256, ffn=2048, heads=4, kernel=31, dropout=0.1, width=1.0):
+    def __init__(self, layers=12, dim=256, ffn=2048, heads=4, kernel=31, dropout=0.1, width=1.0, shrink=1):
         super().__init__()
-        self.dropout = dropout
+        self.dropout, self.shrink = dropout, shrink
         rows = [(max(1, round(out * width)), stride) for out, stride in STAGES]
         first, last = rows[0][0], rows[-1][0]
         self.stem = nn.Sequential(
@@ -166,6 +167,7 @@ class Conformer(nn.Module):
         if padding is None:
             padding = torch.zeros(video.shape[:2], dtype=torch.bool, device=video.device)
         video = video.squeeze(2).masked_fill(padding[..., None, None], 0)  # (B, T, H, W)
+        video = F.avg_pool2d(video, self.shrink) if self.shrink > 1 else video
         around = F.pad(video, (0, 0, 0, 0, SPAN // 2, SPAN // 2)).unfold(1, SPAN, 1)  # (B, T, H, W, 5)
         seen = self.stages(self.stem(around.movedim(-1, 2)[~padding])).mean((2, 3))  # (frames not padded, 512)
         features = seen.new_zeros(*padding.shape, seen.shape[-1])
@@ -192,39 +194,3 @@ class Conformer(nn.Module):
         Returns (B, T, D); padded rows mean nothing.
         """
         return self.encode(self.embed(video, padding), padding)
-
-
-class ConformerReader(nn.Module):
-    """The whole lip reader (Ma et al. 2021): one encoder, read by an attention decoder and, frame by frame, by CTC.
-
-    `tokens`: 40 as published, of which the last starts and ends a sentence.
-    `layers` and `decoder_layers` count blocks; `dim`, `ffn`, `heads` and `dropout` are those of both parts.
-    """
-
-    def __init__(
-        self,
-        tokens,
-        layers=12,
-        decoder_layers=6,
-        dim=256,
-        ffn=2048,
-        heads=4,
-        kernel=31,
-        dropout=0.1,
-        width=1.0,
-    ):
-        super().__init__()
-        self.encoder = Conformer(layers, dim, ffn, heads, kernel, dropout, width)
-        self.decoder = Decoder(
-            tokens, decoder_layers, dim, ffn, heads, dropout, interleaved, scale=dim**0.5, tied=False, eps=EPS
-        )
-        self.ctc = nn.Linear(dim, tokens)
-
-    def forward(self, video, previous, padding=None):
-        """Scores the letters of a sentence that is known (teacher forcing).
-
-        video, padding: as for `Conformer`. previous: (B, N) int64, the token before each; padding stands at the end.
-        Returns (logits (B, N, V) of the decoder, logits (B, T, V) of CTC); rows of padding mean nothing.
-        """
-        memory = self.encoder(video, padding)
-        return self.decoder(previous, memory, padding), self.ctc(memory)

@@ -48,10 +48,10 @@ class WordClassifier(nn.Module):
     normal: (mean, standard deviation) of the grey values.
     """
 
-    def __init__(self, words, layers=2, dim=256, dropout=0.1, width=1.0, normal=(0.421, 0.165)):
+    def __init__(self, words, layers=2, dim=256, dropout=0.1, width=1.0, shrink=1, normal=(0.421, 0.165)):
         super().__init__()
         self.normal = normal
-        self.front = VideoFrontEnd(dim, width)
+        self.front = VideoFrontEnd(dim, width, shrink)
         self.memory = nn.GRU(dim, dim, layers, batch_first=True, bidirectional=True, dropout=dropout)
         self.dropout = nn.Dropout(dropout)
         self.words = nn.Linear(2 * dim, words)

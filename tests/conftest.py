@@ -108,6 +108,51 @@ def data_root(tmp_path_factory):
     return write_data_root(tmp_path_factory.mktemp("data_root"))
 
 
+SPOKEN = {  # split: {clip: (frames, its words, each with its first frame and the one after its last)}
+    "train": {
+        "ann/one": (20, [("BIN", 3, 7), ("BLUE", 8, 12)]),
+        "ann/two": (16, [("SET", 2, 6), ("RED", 6, 11)]),
+        "bob/one": (24, [("BIN", 4, 9), ("RED", 9, 14), ("NOW", 15, 19)]),
+        "bob/two": (12, [("LAY", 1, 5), ("BLUE", 6, 12)]),
+    },
+    "val": {"ann/three": (14, [("SET", 2, 6), ("BLUE", 7, 11)]), "cid/one": (18, [("LAY", 3, 8), ("NOW", 9, 16)])},
+    "silent": {"cid/two": (12, [])},  # what is said is written down, but not when
+}
+
+
+def retell(path, **arrays):
+    """Puts other arrays into a stored clip."""
+    with np.load(path) as stored:
+        kept = dict(stored)
+    np.savez(path, **kept | arrays)
+
+
+def write_spoken_root(root, splits):
+    """A data root of clips that say `splits`, see SPOKEN, and a tokenizer of whole words; returns its path."""
+    from drawn_faces import write_data_root
+
+    from text import train_tokenizer
+
+    write_data_root(
+        root, {split: {name: frames for name, (frames, _) in clips.items()} for split, clips in splits.items()}
+    )
+    texts = []
+    for name, (_, said) in (each for clips in splits.values() for each in clips.items()):
+        words = [word for word, _, _ in said]
+        times = np.array([[first + 0.25, last - 0.25] for _, first, last in said], np.float32).reshape(-1, 2) / 25
+        texts.append(" ".join(words) or "SET BLUE NOW")
+        told = {"text": np.array(texts[-1]), "words": np.array(words, dtype=str), "word_times": times}
+        retell(root / "clips" / f"{name}.npz", **told)
+    (root / "tokenizer.model").write_bytes(train_tokenizer(texts, 40, "word").model)
+    return root
+
+
+@pytest.fixture(scope="session")
+def spoken_root(tmp_path_factory):
+    """A data root of short clips that say different words at known times, see SPOKEN. Read it, never write to it."""
+    return write_spoken_root(tmp_path_factory.mktemp("spoken_root"), SPOKEN)
+
+
 @pytest.fixture(scope="session")
 def swaying_clip(tmp_path_factory):
     """The head of the portrait, 160x160, 25 fps, 30 frames, with 1.2 s of sound."""

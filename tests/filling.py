@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 REFERENCE = Path(__file__).parents[1].parent / "shared" / "reference"
+TOLERANCE = 1e-4
 
 
 def normal(seed, shape):
@@ -60,3 +61,32 @@ def difference(ours, theirs):
     """The largest difference, relative to the largest value of `theirs`."""
     theirs = torch.as_tensor(theirs, dtype=torch.float64)
     return ((ours.double() - theirs).abs().max() / theirs.abs().max()).item()
+
+
+def fixture(name):
+    """The arrays of a reference fixture, by name."""
+    return np.load(REFERENCE / "fixtures" / f"{name}.npz")
+
+
+def meets(ours, arrays, name):
+    """Holds `ours` against everything the fixture tells about the tensor `name`; returns the largest difference."""
+    flat = ours.detach().double().flatten()
+    assert list(ours.shape) == arrays[f"{name}/shape"].tolist(), name
+    peak = arrays[f"{name}/stats"][2]
+    stats = torch.tensor([flat.mean(), flat.std(correction=0), flat.abs().max()])
+    worst = (stats - torch.from_numpy(arrays[f"{name}/stats"][:3])).abs().max().item() / peak
+    strided = flat[:: max(1, flat.numel() // 64)][:64]
+    for part, there in ((flat[:64], "head"), (strided, "strided")):
+        worst = max(worst, (part - torch.from_numpy(arrays[f"{name}/{there}"]).double()).abs().max().item() / peak)
+    if name in arrays:
+        worst = max(worst, difference(ours, arrays[name]))
+    assert worst < TOLERANCE, f"{name}: {worst:.1e}"
+    return worst
+
+
+def record(blocks):
+    """A dict that fills with the output of each named block when the model runs."""
+    seen = {}
+    for name, block in blocks.items():
+        block.register_forward_hook(lambda _, __, out, name=name: seen.update({name: out}))
+    return seen

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from filling import REFERENCE, difference, normal, published
-from test_reference import fixture, meets, record
+from filling import REFERENCE, difference, fixture, meets, normal, published, record, uniform
 
-from models.conformer import Conformer, ConformerReader, Convolution, by_frame
-from published_conformer import convert_conformer
+from expert_hparams import ExpertHParams
+from hparams import preset
+from models import build_reader
+from models.conformer import Conformer, Convolution, by_frame
+from published_experts import convert_conformer
 
 torch.set_num_threads(1)
 needs_fixtures = pytest.mark.skipif(not REFERENCE.is_dir(), reason=f"no reference fixtures at {REFERENCE}")
@@ -14,13 +16,18 @@ TOLERANCE = 1e-5
 LETTERS, END = 40, 39
 FRAMES, PADDED = (14, 10), (16, 12)  # of the fixture's clips, and with the zeros that go around their features
 SENTENCES = [[3, 9, 2, 1, 17, 5, 3], [6, 1, 18, 4, 13]]
-SMALL = {"layers": 2, "dim": 16, "ffn": 24, "heads": 2, "kernel": 5, "width": 0.125}
+SMALL = {"layers": 2, "dim": 16, "ffn": 24, "heads": 2, "width": 0.125}
+
+
+def unfilled():
+    """The lip reader of the published size, without weights."""
+    with torch.device("meta"):
+        return build_reader(preset("conformer", ExpertHParams), LETTERS)
 
 
 @pytest.fixture(scope="module")
 def reader():
-    with torch.device("meta"):
-        model = ConformerReader(LETTERS)
+    model = unfilled()
     model.load_state_dict(convert_conformer(published("conformer_observer2")), assign=True)
     return model.eval()
 
@@ -28,7 +35,7 @@ def reader():
 def small():
     """A Conformer of few weights, none of them zero."""
     torch.manual_seed(0)
-    model = Conformer(**SMALL)
+    model = Conformer(**SMALL, kernel=5)
     for name, parameter in model.named_parameters():
         if name.endswith("_bias"):
             torch.nn.init.normal_(parameter)
@@ -103,11 +110,9 @@ def test_decoder_and_ctc_read_what_the_published_ones_read(reader, encoded):
     assert max(worst.values()) < TOLERANCE
 
 
-def test_parameter_count_is_the_published_one():
-    with torch.device("meta"):
-        model = ConformerReader(LETTERS)
+def test_the_preset_has_the_published_parameter_count():
     unused = 64 * 64  # a shortcut of the first stage, in the published file but in no sum
-    assert sum(p.numel() for p in model.parameters()) == 52_496_656 - unused
+    assert sum(p.numel() for p in unfilled().parameters()) == 52_496_656 - unused
 
 
 def test_scores_by_distance_come_to_their_frames():
@@ -155,9 +160,10 @@ def test_gradient_reaches_every_frame_of_the_video():
 
 def test_every_weight_of_the_reader_learns():
     torch.manual_seed(0)
-    model = ConformerReader(11, decoder_layers=1, **SMALL).train()
-    video, previous = normal(5, (2, 6, 1, 32, 32)), torch.randint(11, (2, 4))
-    logits, ctc = model(video, previous, after_the_end((6, 4)))
+    hp = ExpertHParams(model="conformer", decoder_layers=1, decoder_ffn=24, decoder_heads=2, **SMALL)
+    model, padding = build_reader(hp, 11).train(), after_the_end((6, 4))
+    previous, memory = torch.randint(11, (2, 4)), model.encode(uniform(5, (2, 6, 1, 32, 32)), padding)
+    logits, ctc = model.decoder(previous, memory, padding), model.ctc(memory)
     assert logits.shape == (2, 4, 11) and ctc.shape == (2, 6, 11)
     (logits.log_softmax(-1)[..., 0].mean() + ctc.log_softmax(-1)[..., 0].mean()).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []

@@ -9,19 +9,27 @@ import zipfile
 
 import pytest
 import torch
-from fairseq_files import FINE_TUNING, PRETRAINING, SENTENCES, foreign, weights, write
+from fairseq_files import FINE_TUNING, PRETRAINING, SENTENCES, avhubert, foreign, weights, write
 from filling import REFERENCE
 from published_files import refused
 
-from fairseq import read_fairseq, sizes_of, tokenizer_of
+from expert_hparams import ExpertHParams
+from fairseq import is_fairseq, read_fairseq
 from hparams import InputError
+from published_settings import knobs_of, tokenizer_of
 
 torch.set_num_threads(1)
 by_container = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 by_config = pytest.mark.parametrize("old", [False, True], ids=["cfg", "args"])
 by_stage = pytest.mark.parametrize("fine_tuned", [True, False], ids=["fine-tuned", "pre-trained"])
-ENCODER_SIZES = {"encoder_layers": 2, "encoder_dim": 16, "encoder_ffn": 32, "encoder_heads": 4}
-DECODER_SIZES = {"decoder_layers": 1, "decoder_dim": 16, "decoder_ffn": 24, "decoder_heads": 2}
+SIZES = {"layers": 2, "dim": 32, "ffn": 64, "heads": 4, "width": 1 / 16}
+DECODER_SIZES = {"decoder_layers": 1, "decoder_ffn": 48, "decoder_heads": 2}
+
+
+def needs_reference(test):
+    """Marks a test that meets the published files' numbers."""
+    there = pytest.mark.skipif(not REFERENCE.is_dir(), reason=f"no reference fixtures at {REFERENCE}")
+    return pytest.mark.weights(there(test))
 
 
 def complains(words, function, *given):
@@ -42,28 +50,39 @@ def test_weights_come_back_as_they_were_in_float32(dtype, fine_tuned, old, zippe
     assert set(sys.modules) == before and "fairseq.data" not in before
     assert file.step == 60_000 and file.model.keys() == state.keys()
     for name, tensor in file.model.items():
-        assert tensor.dtype == torch.float32 and tensor.is_contiguous() and torch.equal(tensor, state[name].float())
+        wanted = torch.float32 if state[name].is_floating_point() else torch.int64  # a count of batch norm
+        assert tensor.dtype == wanted and tensor.is_contiguous() and torch.equal(tensor, state[name].to(wanted))
+
+
+@by_container
+@by_config
+@by_stage
+def test_a_file_of_fairseq_is_told_by_what_it_holds(fine_tuned, old, zipped, tmp_path):
+    path = tmp_path / "generator.pth"
+    write(path, fine_tuned, old=old, zipped=zipped)
+    assert is_fairseq(path)
+    for state in ({"model": {}}, {"cfg": {}}, {"format": 1, "reader": {}}, {"state_dict": {}, "args": None}, [1]):
+        torch.save(state, path, _use_new_zipfile_serialization=zipped)
+        assert not is_fairseq(path)
+    path.write_bytes(b"<html>")
+    assert not is_fairseq(path) and not is_fairseq(tmp_path) and not is_fairseq(tmp_path / "none.pt")
 
 
 @by_config
-def test_a_fine_tuned_file_tells_its_sizes_as_its_pretraining_said_them(old, tmp_path):
-    _, tokenizer = write(tmp_path / "x.pt", old=old)
+def test_a_fine_tuned_file_tells_its_knobs_as_its_pretraining_said_them(old, tmp_path):
+    write(tmp_path / "x.pt", old=old)
     file = read_fairseq(tmp_path / "x.pt")
-    sizes = sizes_of(file.config, file.model)
-    assert sizes.items() >= (ENCODER_SIZES | DECODER_SIZES | {"tokens": len(tokenizer)}).items()
-    assert (sizes["dropout"], sizes["layerdrop"], sizes["grad_mult"]) == (0.1, 0.05, 0.1)  # not those of FINE_TUNING
-    assert (sizes["input_dropout"], sizes["attention_dropout"], sizes["activation_dropout"]) == (0.1, 0.1, 0.0)
-    assert (sizes["decoder_dropout"], sizes["label_smoothing"]) == (0.1, 0.1)
+    trained = {"dropout": 0.1, "layerdrop": 0.05, "grad_mult": 0.1, "label_smoothing": 0.1}  # not as in FINE_TUNING
+    assert knobs_of(file.config, file.model) == ExpertHParams(**SIZES, **DECODER_SIZES, **trained)
 
 
 @by_config
-def test_a_pre_trained_file_tells_its_sizes_and_has_no_tokenizer(old, tmp_path):
+def test_a_pre_trained_file_tells_its_knobs_and_has_no_tokenizer(old, tmp_path):
     write(tmp_path / "x.pt", fine_tuned=False, old=old)
     file = read_fairseq(tmp_path / "x.pt")
-    sizes = sizes_of(file.config, file.model)
-    assert sizes.items() >= ENCODER_SIZES.items() and not sizes.keys() & DECODER_SIZES.keys()
+    assert knobs_of(file.config, file.model) == ExpertHParams(**SIZES, dropout=0.1, layerdrop=0.05, grad_mult=0.1)
     assert len(file.task["dictionaries"][0]["symbols"]) == 6
-    complains("no tokenizer.*task_state.pt", tokenizer_of, file.task)
+    complains("no tokenizer", tokenizer_of, file.task)
 
 
 def test_omegaconf_and_a_recent_sentencepiece_make_no_difference(tmp_path):
@@ -89,19 +108,19 @@ def test_a_dictionary_with_other_ids_than_its_tokenizer_is_refused(tmp_path):
 
 def test_a_silent_config_means_what_the_published_code_means():
     model = weights(fine_tuned=False)
-    complains("encoder_layers 12, the weights say 2", sizes_of, {"model": {}}, model)
-    sizes = sizes_of({"model": {name: value for name, value in PRETRAINING.items() if "encoder_" in name}}, model)
-    assert (sizes["dropout"], sizes["input_dropout"], sizes["grad_mult"]) == (0.1, 0.0, 1.0)
+    complains("encoder_layers 12, the weights say 2", knobs_of, {"model": {}}, model)
+    hp = knobs_of({"model": {name: value for name, value in PRETRAINING.items() if "encoder_" in name}}, model)
+    assert (hp.dropout, hp.layerdrop, hp.grad_mult) == (0.1, 0.05, 1.0)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"encoder_layers": 3}, "encoder_layers 3, the weights say 2"),
-        ({"encoder_embed_dim": 8}, "encoder_dim 8, the weights say 16"),
-        ({"encoder_ffn_embed_dim": 64}, "encoder_ffn 64, the weights say 32"),
-        ({"encoder_attention_heads": 5}, "encoder_heads 5, which do not divide 16"),
-        ({"encoder_attention_heads": 0}, "encoder_heads 0"),
+        ({"encoder_embed_dim": 8}, "encoder_embed_dim 8, the weights say 32"),
+        ({"encoder_ffn_embed_dim": 32}, "encoder_ffn_embed_dim 32, the weights say 64"),
+        ({"encoder_attention_heads": 5}, "encoder_attention_heads 5, which do not divide 32"),
+        ({"encoder_attention_heads": 0}, "encoder_attention_heads 0"),
         ({"encoder_layers": "${model.layers}"}, "encoder_layers '.*', which is no number"),
         ({"dropout": True}, "dropout True, which is no number"),
         ({"layer_norm_first": False}, "layer_norm_first False, our networks have True"),
@@ -109,15 +128,18 @@ def test_a_silent_config_means_what_the_published_code_means():
     ids=str,
 )
 def test_a_config_that_contradicts_its_weights_or_our_networks_is_refused(change, words):
-    complains(words, sizes_of, {"model": PRETRAINING | change}, weights(fine_tuned=False))
+    complains(words, knobs_of, {"model": PRETRAINING | change}, weights(fine_tuned=False))
     model = FINE_TUNING | {"w2v_args": {"model": PRETRAINING | change}}
-    complains(words, sizes_of, {"model": model, "criterion": None}, weights())
+    complains(words, knobs_of, {"model": model, "criterion": None}, weights())
 
 
 def test_a_decoder_that_contradicts_its_weights_is_refused():
     model = FINE_TUNING | {"w2v_args": {"model": PRETRAINING}, "decoder_layers": 6}
-    complains("decoder_layers 6, the weights say 1", sizes_of, {"model": model}, weights())
-    complains("weights named fc.weight", sizes_of, {}, {"fc.weight": torch.zeros(1)})
+    complains("decoder_layers 6, the weights say 1", knobs_of, {"model": model}, weights())
+    narrow = {name: torch.empty(shape) for name, shape in avhubert(True, 40, decoder=(1, 16, 48)).items()}
+    model |= {"decoder_layers": 1, "decoder_embed_dim": 16}
+    complains("an encoder of 32 with a decoder of 16", knobs_of, {"model": model}, narrow)
+    complains("weights named fc.weight", knobs_of, {}, {"fc.weight": torch.zeros(1)})
 
 
 # Files that would run code, and files that are none
@@ -182,8 +204,16 @@ def test_files_that_are_no_fairseq_checkpoints_are_refused_by_what_they_are(tmp_
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.weights
-@pytest.mark.skipif(not REFERENCE.is_dir(), reason=f"no reference fixtures at {REFERENCE}")
+@needs_reference
+@pytest.mark.parametrize("name", ["avhubert_base_s2s", "avhubert_base_pretrained"])
+def test_the_small_files_have_the_published_names(name):
+    sizes = {"encoder": (12, 768, 3072), "decoder": (6, 768, 3072), "channels": (64, 128, 256, 512), "units": 2004}
+    entries = json.loads((REFERENCE / "keys" / f"{name}.json").read_text())["entries"]
+    expected = {key: tuple(shape) for key, shape, _ in entries}
+    assert avhubert(name == "avhubert_base_s2s", 1000, **sizes) == expected
+
+
+@needs_reference
 def test_the_published_task_state_gives_the_published_ids():
     expected = json.loads((REFERENCE / "fixtures" / "task_state.json").read_text())
     file = read_fairseq(REFERENCE / "task_state.pt")

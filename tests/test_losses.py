@@ -4,8 +4,9 @@ from math import exp, log
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from losses import adversarial_loss, lips_loss, mouth_loss, pixel_loss
+from losses import adversarial_loss, ctc_loss, lips_loss, mouth_loss, pixel_loss, reading_loss, unit_loss
 
 torch.set_num_threads(1)
 
@@ -84,3 +85,72 @@ def test_gradients_reach_the_generated_face(loss):
     }[loss]()
     value.backward()
     assert value.dim() == 0 and fake.grad.abs().sum() > 0 and real.grad is None
+
+
+# Of lip readers
+
+
+def shares(*rows):
+    """Logits whose softmax is these shares, moved by a constant that must not matter: (1, N, V)."""
+    return torch.tensor([rows]).log() + 3.0
+
+
+def test_unit_loss_is_the_cross_entropy_of_frames_by_their_weight():
+    scores = shares([0.5, 0.25, 0.25], [0.1, 0.2, 0.7], [0.3, 0.3, 0.4], [0.8, 0.1, 0.1])
+    units = torch.tensor([[0, 2, 1, -1]])
+    for weights, wanted in (
+        ([1.0, 1, 0, 0], (-log(0.5) - log(0.7)) / 2),
+        ([1.0, 0.5, 0.5, 9], (-log(0.5) - (log(0.7) + log(0.3)) / 2) / 2),  # the last frame has no unit
+        ([0.0, 0, 0, 1], 0.0),
+    ):
+        assert unit_loss(scores, units, torch.tensor([weights])).item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_reading_loss_is_the_cross_entropy_of_the_text():
+    logits = shares([0.1, 0.2, 0.3, 0.4], [0.7, 0.1, 0.1, 0.1], [0.25, 0.25, 0.25, 0.25])
+    for tokens, wanted in (([3, 0, 1], (-log(0.4) - log(0.7)) / 2), ([2, 1, 1], -log(0.3)), ([1, 1, 1], 0.0)):
+        assert reading_loss(logits, torch.tensor([tokens]), pad=1).item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_label_smoothing_is_that_of_the_published_experts():
+    part = [0.1, 0.2, 0.3, 0.4]
+    each = 0.1 / 3  # eps / (V - 1): FORMATS.md, section 5
+    wanted = (1 - 0.1 - each) * -log(0.3) + each * sum(-log(share) for share in part)
+    found = reading_loss(shares(part, part), torch.tensor([[2, 0]]), pad=0, smoothing=0.1)
+    assert found.item() == pytest.approx(wanted, rel=1e-5)
+    logits, tokens = torch.randn(3, 5, 7), torch.randint(1, 7, (3, 5))  # torch spreads over all V tokens
+    theirs = F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), label_smoothing=0.2 * 7 / 6)
+    assert reading_loss(logits, tokens, pad=0, smoothing=0.2).item() == pytest.approx(theirs.item(), rel=1e-5)
+
+
+def test_ctc_loss_is_minus_the_logarithm_of_all_paths_together():
+    even = torch.zeros(1, 4, 2)  # blank or 1, each with 1/2
+    for frames, tokens, wanted in (
+        (1, [1], -log(1 / 2)),
+        (2, [1], -log(3 / 4)),  # 1 1, 1 -, - 1
+        (3, [1, 1], -log(1 / 8) / 2),  # 1 - 1
+        (4, [1, 1], -log(5 / 16) / 2),  # 1 - 1 1, 1 1 - 1, 1 - - 1, - 1 - 1, 1 - 1 -
+        (2, [1, 1], 0.0),  # no path: it adds nothing
+    ):
+        found = ctc_loss(even, torch.tensor([[*tokens, 0]]), torch.tensor([frames]), torch.tensor([len(tokens)]))
+        assert found.item() == pytest.approx(wanted, rel=1e-5), (frames, tokens)
+
+
+def test_ctc_loss_is_the_mean_of_its_clips_and_takes_another_blank():
+    logits = torch.cat([shares([0.2, 0.3, 0.5], [0.6, 0.3, 0.1]), shares([0.1, 0.8, 0.1], [0.3, 0.3, 0.4])])
+    frames, lengths = torch.tensor([1, 2]), torch.tensor([1, 2])
+    wanted = (-log(0.5) - log(0.8 * 0.4) / 2) / 2
+    assert ctc_loss(logits, torch.tensor([[2, 9], [1, 2]]), frames, lengths).item() == pytest.approx(wanted, rel=1e-5)
+    other = ctc_loss(logits.roll(-1, -1), torch.tensor([[1, 9], [0, 1]]), frames, lengths, blank=2)
+    assert other.item() == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["unit", "reading", "ctc"])
+def test_gradients_come_from_what_counts_and_from_nothing_else(loss):
+    logits, tokens = torch.randn(1, 4, 3, requires_grad=True), torch.tensor([[2, 2, 1, 1]])
+    {
+        "unit": lambda: unit_loss(logits, tokens, torch.tensor([[1.0, 1, 0, 0]])),
+        "reading": lambda: reading_loss(logits, tokens, pad=1, smoothing=0.1),
+        "ctc": lambda: ctc_loss(logits, tokens, torch.tensor([2]), torch.tensor([1])),
+    }[loss]().backward()
+    assert logits.grad[0, :2].abs().min() > 0 and not logits.grad[0, 2:].any()

@@ -10,7 +10,7 @@ from make_golden import GOLDEN, golden, narrow_hparams, speech_input
 
 from hparams import HParams, preset
 from models import build_generator
-from models.avhubert import AVHubert
+from models.avhubert import AVHubert, ClusterHead, shuffle_spans, spans
 from models.layers import narrow
 from models.talklip import DECODER, DISCRIMINATOR, ENCODER, SPEECH, TO_RGB, Discriminator, LocalSpeech, TalkLip
 from models.wav2lip import Wav2Lip
@@ -158,3 +158,92 @@ def test_wider_knobs_reach_the_transformer():
         speech = TalkLip(hp).speech
     assert len(speech.blocks) == 3 and speech.blocks[0].up.weight.shape == (512, 256)
     assert speech.positions.weight.shape == (256, 16, 128)
+
+
+# Masks and units
+
+
+def runs_of(row):
+    """The lengths of the runs of True in (T,) bool."""
+    edges = torch.diff(row.int(), prepend=torch.zeros(1), append=torch.zeros(1))
+    return ((edges == -1).nonzero() - (edges == 1).nonzero()).flatten().tolist()
+
+
+def test_spans_are_whole_and_cover_their_share():
+    torch.manual_seed(0)
+    masked = spans(torch.full((400,), 100), share=0.3, span=5)
+    assert masked.shape == (400, 100) and masked.dtype == torch.bool
+    assert all(run >= 5 for row in masked for run in runs_of(row))
+    expected = 1 - (1 - 5 / 96) ** 6  # six spans at random of 96 places, which may overlap
+    assert masked.float().mean().item() == pytest.approx(expected, abs=0.02)
+    assert masked.float().mean(0)[5:-5].std() < 0.05 and masked[:, 0].any() and masked[:, -1].any()
+    single = spans(torch.full((400,), 10), share=0.25, span=5)  # half a span a clip, by chance one or none
+    assert set(single.sum(1).tolist()) == {0, 5} and single.any(1).float().mean().item() == pytest.approx(0.5, abs=0.1)
+
+
+def test_spans_stay_within_short_clips():
+    torch.manual_seed(0)
+    masked = spans(torch.tensor([3, 1, 10, 40]), share=1.0, span=10)
+    assert masked.shape == (4, 40) and not any(masked[i, n:].any() for i, n in enumerate((3, 1, 10)))
+    counts = spans(torch.tensor([3] * 50 + [10]), 1.0, 10).sum(1)[:50].tolist()
+    assert set(counts) == {0, 3}, "a clip shorter than a span is masked whole or not at all"
+    assert not spans(torch.tensor([20, 5]), 0.0, 5).any() and spans(torch.tensor([7]), 1.0, 7).all()
+
+
+def test_masked_frames_show_a_span_of_the_same_clip_and_others_stay():
+    torch.manual_seed(0)
+    lengths = torch.tensor([12, 5, 9])
+    video = (100 * torch.arange(3)[:, None] + torch.arange(12) + 1.0)[..., None, None, None].expand(3, 12, 1, 2, 2)
+    video = video * (torch.arange(12) < lengths[:, None])[..., None, None, None]  # zeros after the end
+    masked = torch.zeros(3, 12, dtype=torch.bool)
+    masked[0, 2:7], masked[0, 9:11], masked[1, 0:4], masked[2, 8] = True, True, True, True
+    before, firsts = video.clone(), set()
+    for _ in range(60):
+        shown = shuffle_spans(video, masked, lengths)
+        assert torch.equal(video, before) and torch.equal(shown[~masked], video[~masked])
+        numbers = shown[..., 0, 0, 0]
+        for clip, (start, stop) in ((0, (2, 7)), (0, (9, 11)), (1, (0, 4)), (2, (8, 9))):
+            part = numbers[clip, start:stop] - 100 * clip
+            assert (part.diff() == 1).all() and part[0] >= 1 and part[-1] <= lengths[clip], "a span of this clip"
+            firsts.add((clip, start, int(part[0])))
+    assert {first for clip, start, first in firsts if (clip, start) == (0, 2)} == set(range(1, 9))
+    assert {first for clip, start, first in firsts if clip == 1} == {1, 2}
+    alone = shuffle_spans(video[1:2, :5], masked[1:2, :5], lengths[1:2])
+    assert alone.shape == (1, 5, 1, 2, 2) and torch.equal(alone[:, 4], video[1:2, 4])
+
+
+def test_a_score_is_the_cosine_with_a_unit_over_a_tenth():
+    head = ClusterHead(4, 3)
+    with torch.no_grad():
+        head.proj.weight.zero_()[:4] = 2 * torch.eye(4)
+        head.proj.bias.zero_()
+        head.embeddings.zero_()[:, :2] = torch.tensor([[5.0, 0], [0, 0.1], [-3, -3]])
+    scores = head(torch.tensor([[[7.0, 0, 0, 0], [1, 1, 0, 0]]]))
+    half = 0.5**0.5
+    torch.testing.assert_close(scores, torch.tensor([[[10.0, 0, -10 * half], [10 * half, 10 * half, -10]]]))
+    assert head.mask.shape == (104,)
+
+
+@torch.no_grad()
+def test_depth_is_what_a_block_gives_before_the_last_norm():
+    encoder, audio, kept = filled(AVHubert(3, 64, 128, 4)).eval(), normal(9, (1, 6, 104)), {}
+    for i, block in enumerate(encoder.blocks, start=1):
+        block.register_forward_hook(lambda _, __, out, i=i: kept.update({i: out}))
+    whole = encoder(audio)
+    assert torch.equal(whole, encoder.norm(kept[3]))
+    wanted = dict(kept)
+    for depth in (1, 2, 3):
+        assert torch.equal(encoder(audio, depth=depth), wanted[depth])
+
+
+def test_grad_mult_scales_the_gradient_of_the_video_and_no_number():
+    audio, video = normal(10, (1, 4, 104)), normal(11, (1, 4, 1, 32, 32))
+    seen, found = [], []
+    for mult in (1.0, 0.1):
+        encoder = filled(AVHubert(1, 32, 64, 2, video=True, width=1 / 16, grad_mult=mult)).eval()
+        seen.append(encoder(audio, video))
+        seen[-1].square().sum().backward()
+        found.append((encoder.video.proj.weight.grad, encoder.audio.weight.grad))
+    torch.testing.assert_close(seen[1], seen[0])
+    torch.testing.assert_close(found[1][0], 0.1 * found[0][0], rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-3, atol=1e-6)

@@ -1,9 +1,8 @@
 """The published models' outputs under made-up weights (shared/reference), met by ours through the converters."""
 
-import numpy as np
 import pytest
 import torch
-from filling import REFERENCE, difference, faces, normal, published, uniform
+from filling import REFERENCE, TOLERANCE, difference, faces, fixture, meets, normal, published, record, uniform
 from torch import nn
 
 from checkpoint import load_discriminator, load_generator
@@ -15,13 +14,8 @@ pytestmark = [
     pytest.mark.weights,
     pytest.mark.skipif(not REFERENCE.is_dir(), reason=f"no reference fixtures at {REFERENCE}"),
 ]
-TOLERANCE = 1e-4
 BGR, BGR_TWICE = [2, 1, 0], [2, 1, 0, 5, 4, 3]
 FACE_ROWS = [3, 4, 5, 20, 27, 34]  # of the speech of two clips of 20 frames, joined
-
-
-def fixture(name):
-    return np.load(REFERENCE / "fixtures" / f"{name}.npz")
 
 
 def saved(folder, name, weights):
@@ -29,30 +23,6 @@ def saved(folder, name, weights):
     path = folder / f"{name}.pth"
     torch.save({"state_dict": weights, "optimizer": None, "global_step": 7, "global_epoch": 1}, path)
     return path
-
-
-def meets(ours, arrays, name):
-    """Holds `ours` against everything the fixture tells about the tensor `name`; returns the largest difference."""
-    flat = ours.detach().double().flatten()
-    assert list(ours.shape) == arrays[f"{name}/shape"].tolist(), name
-    peak = arrays[f"{name}/stats"][2]
-    stats = torch.tensor([flat.mean(), flat.std(correction=0), flat.abs().max()])
-    worst = (stats - torch.from_numpy(arrays[f"{name}/stats"][:3])).abs().max().item() / peak
-    strided = flat[:: max(1, flat.numel() // 64)][:64]
-    for part, there in ((flat[:64], "head"), (strided, "strided")):
-        worst = max(worst, (part - torch.from_numpy(arrays[f"{name}/{there}"]).double()).abs().max().item() / peak)
-    if name in arrays:
-        worst = max(worst, difference(ours, arrays[name]))
-    assert worst < TOLERANCE, f"{name}: {worst:.1e}"
-    return worst
-
-
-def record(blocks):
-    """A dict that fills with the output of each named block when the model runs."""
-    seen = {}
-    for name, block in blocks.items():
-        block.register_forward_hook(lambda _, __, out, name=name: seen.update({name: out}))
-    return seen
 
 
 def blocks_of(generator):

@@ -4,8 +4,7 @@ from math import log
 
 import pytest
 import torch
-from filling import REFERENCE, filled, normal
-from test_reference import fixture
+from filling import REFERENCE, filled, fixture, normal
 
 from models.decoder import Decoder
 from search import beam_search

@@ -15,13 +15,13 @@ ROOT = Path(__file__).parents[1]
 # A file imports only from levels above its own. "package.*" is every module of it that is not named elsewhere.
 LEVELS = (
     "hparams",
-    "expert_hparams models.layers search",
+    "expert_hparams models.layers search ranks",
     "audio frame faces losses models.*",
     "published models mouth",
     "published_experts video blend checkpoint",
     "data",
     "source text",
-    "fairseq objectives utterances",
+    "fairseq objectives published_settings utterances",
     "reading",
     "person painter run units evaluation evaluation.visual",
     "expert_run",

@@ -1,0 +1,155 @@
+"""Can the lips be read? Word and character error rates by lip readers, word accuracy by a word classifier.
+
+python -m evaluation.intelligibility --data_root data/grid --splits test test_unseen
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from hparams import InputError, exit_code
+from reading import error_rates, load_reader, read
+from utterances import Utterances, Words, collate
+
+WEIGHTS = Path(__file__).parents[1] / "weights"
+READERS = [WEIGHTS / f"{name}_compact.safetensors" for name in ("expert", "observer1", "observer2", "words")]
+ROWS = "as filmed", "other clip's lips"
+TOGETHER = 8  # clips that are read at once
+STRIP_CLIPS, STRIP_FRAMES = 6, 10
+
+
+@torch.inference_mode()
+def teacher_forced(reader, batch):
+    """What a reader says of each token when it is told all true ones before it; TalkLip's WER2 counts such sentences.
+
+    batch: see `utterances.collate`. Returns a list of sentences, cut to the true number of tokens.
+    """
+    with torch.autocast(batch["roi"].device.type, torch.bfloat16, enabled=reader.hp.amp):
+        logits = reader.net(batch["roi"], batch["previous"], batch["padding"])
+    lengths = (batch["previous"] != batch["previous"].new_tensor(1)).sum(1)
+    return [reader.tokenizer.decode(best[:n]) for best, n in zip(logits.argmax(-1), lengths, strict=True)]
+
+
+def read_split(reader, clips, other, beam=None, penalty=None):
+    """Sentences of a split: what is said in each clip, what its lips are read as, freely and under teacher forcing.
+
+    other: the lips are those of the clip so many places down the list; 0: its own.
+    """
+    said, free, forced = [], [], []
+    for part in np.array_split(np.arange(len(clips)), -(-len(clips) // TOGETHER)):
+        samples = [clips[int(i), None] for i in part]
+        lips = samples if not other else [clips[int(i + other) % len(clips), None] for i in part]
+        batch = collate([{**lip, "tokens": own["tokens"]} for lip, own in zip(lips, samples, strict=True)])
+        said += [reader.tokenizer.decode(own["tokens"]) for own in samples]
+        free += read(reader, batch["roi"], batch["padding"], beam, penalty)
+        forced += teacher_forced(reader, batch)
+    return said, free, forced
+
+
+def score_reader(reader, root, split, args):
+    """The rates of a lip reader on a split: {row: {measure: share}}, and the sentences of the first row."""
+    clips = Utterances(root, split, reader.hp, reader.tokenizer)
+    rates, sentences = {}, []
+    for row, other in zip(ROWS, (0, max(len(clips) // 2, 1)), strict=True):
+        if other and len(clips) < 2:
+            continue
+        said, free, forced = read_split(reader, clips, other, args.beam, args.penalty)
+        each = [error_rates([a], [b])["wer"] for a, b in zip(said, forced, strict=True)]
+        rates[row] = error_rates(said, free) | {"wer_teacher_forced": float(np.mean(each))}
+        sentences = sentences or [{"said": a, "read": b} for a, b in zip(said, free, strict=True)]
+    if args.strips:
+        draw(args.strips / f"{split}_{reader.about['name']}.png", clips, sentences)
+    return rates, sentences
+
+
+@torch.inference_mode()
+def draw(path, clips, sentences):
+    """Writes a picture: the mouths of a few clips as a lip reader sees them, and below each what was said and read."""
+    rows = []
+    for i, each in enumerate(sentences[:STRIP_CLIPS]):
+        roi = clips[i, None]["roi"][:, 0]
+        at = np.linspace(0, len(roi) - 1, STRIP_FRAMES + 2).astype(int)[1:-1]
+        rows.append(np.concatenate(list((roi[at].numpy() * 255).astype(np.uint8)), axis=1))
+        caption = np.full((20, rows[-1].shape[1]), 255, np.uint8)
+        text = "said and read: " + each["said"]
+        if each["read"] != each["said"]:
+            text = f"said: {each['said']}   read: {each['read']}"
+        cv2.putText(caption, text, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, 0, 1, cv2.LINE_AA)
+        rows.append(caption)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.concatenate(rows))
+
+
+def score_words(reader, root, split):
+    """The share of a split's words that the classifier names right, each word counting once, and which it mistakes."""
+    words = Words(root, split, reader.hp, reader.words)
+    mistakes, right = {}, 0
+    for part in np.array_split(np.arange(len(words)), -(-len(words) // (4 * TOGETHER))):
+        batch = collate([words[int(i), None] for i in part])
+        named = reader.net(batch["roi"], batch["padding"]).argmax(-1)
+        for told, true in zip(named.tolist(), batch["word"].tolist(), strict=True):
+            right += told == true
+            if told != true:
+                pair = f"{reader.words[true]} as {reader.words[told]}"
+                mistakes[pair] = mistakes.get(pair, 0) + 1
+    common = sorted(mistakes.items(), key=lambda item: -item[1])
+    return {ROWS[0]: {"word_accuracy": right / len(words)}}, dict(common[:10])
+
+
+def table(split, results):
+    """The scores of a split as a Markdown table."""
+    measures = {"wer": "WER", "cer": "CER", "wer_teacher_forced": "WER, teacher forced", "word_accuracy": "words right"}
+    lines = [f"| {split} | lips | {' | '.join(measures.values())} |", "|---" * (2 + len(measures)) + "|"]
+    for name, rows in results.items():
+        for row, rates in rows.items():
+            cells = (f"{rates[measure]:.1%}" if measure in rates else "" for measure in measures)
+            lines.append(f"| {name} | {row} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def main(argv=None):
+    """Parses the flags and prints a table per split."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_root", required=True, type=Path, help="made by preprocess.py")
+    parser.add_argument("--splits", nargs="+", default=["test", "test_unseen"], help="(default: %(default)s)")
+    parser.add_argument("--readers", nargs="+", default=READERS, type=Path, help="(default: those in weights/)")
+    parser.add_argument("--beam", type=int, help="hypotheses of beam search (default: the reader's own)")
+    parser.add_argument("--penalty", type=float, help="its length penalty (default: the reader's own)")
+    parser.add_argument("--strips", type=Path, help="folder for pictures of the mouths and what is read off them")
+    parser.add_argument("--json", type=Path, help="write all numbers and sentences here")
+    args = parser.parse_args(argv)
+
+    def work():
+        if args.beam is not None and args.beam < 1:
+            raise InputError(f"--beam {args.beam}: one hypothesis is the least")
+        report, readers = {"readers": {}, "splits": {}}, {}
+        for path in args.readers:
+            reader = readers[path.stem] = load_reader(path)
+            reader.about["name"] = path.stem
+            decoding = {"beam": args.beam or reader.hp.beam, "penalty": args.penalty or reader.hp.penalty}
+            report["readers"][path.stem] = reader.about | ({} if reader.words else decoding)
+        for split in args.splits:
+            found = {name: score(reader, split) for name, reader in readers.items()}
+            print(table(split, {name: rates for name, (rates, _) in found.items()}))
+            report["splits"][split] = {name: {"rates": r, "details": d} for name, (r, d) in found.items()}
+        for name, about in report["readers"].items():
+            how = f", beam {about['beam']}, length penalty {about['penalty']:g}" if "beam" in about else ""
+            print(f"{name}: sha256 {about['sha256']}{how}")
+        if args.json:
+            args.json.write_text(json.dumps(report, indent=1) + "\n")
+
+    def score(reader, split):
+        if reader.words:
+            return score_words(reader, args.data_root, split)
+        return score_reader(reader, args.data_root, split, args)
+
+    return exit_code(parser.prog, work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

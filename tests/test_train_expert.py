@@ -1,0 +1,203 @@
+"""The command trains lip readers from transcripts to weights, resumes to the same bits, and tells faults in a line."""
+
+import json
+import shutil
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from conftest import retell
+from test_expert_run import HP
+from test_train import flat
+
+import checkpoint
+import train_expert
+from expert_hparams import ExpertHParams
+from reading import load_reader, read
+from text import train_tokenizer
+from units import units_of
+from utterances import Utterances
+
+torch.set_num_threads(1)
+FLAGS = [f"--{name}={value}" for name, value in asdict(HP).items() if value != getattr(ExpertHParams(), name)]
+FLAGS = [flag for flag in FLAGS if flag != "--augment=True"] + ["--augment"]
+CLOCK = {"frames_a_second"}
+
+
+@pytest.fixture
+def command(spoken_root, tmp_path):
+    """Runs the command on the spoken root, in a folder of runs of its own, and returns its exit code."""
+
+    def run(task, name, *more, root=spoken_root):
+        words = [task, "--data_root", root, "--name", name, "--runs", tmp_path, "--workers=0", "--device=cpu", *more]
+        return train_expert.main([str(word) for word in words])
+
+    return run
+
+
+def metrics(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in CLOCK} for line in lines]
+
+
+def encoder_of(path):
+    state = checkpoint.load(path)["reader"]
+    return {name: value for name, value in state.items() if name.startswith("encoder.") and "num_batches" not in name}
+
+
+# From transcripts to weights
+
+
+def test_from_transcripts_to_a_lip_reader(spoken_root, command, tmp_path, capsys):
+    model, weights = tmp_path / "new" / "tokenizer.model", tmp_path / "other" / "new" / "reader.safetensors"
+    argv = ["tokenizer", "--data_root", spoken_root, "--out", model, "--size", 30, "--kind", "bpe"]
+    assert train_expert.main([str(word) for word in argv]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{model}: 30 tokens, sha256 ") and printed.count("\n") == 1
+    assert command("pretrain", "units", *FLAGS, "--max_steps=3") == 0
+    assert "units: pretrain, step 0 of 3" in capsys.readouterr().err
+    best = tmp_path / "units" / "best.pt"
+    frozen = ["--freeze=2", "--max_steps=2", "--tokenizer", model, "--init", best, "--export", weights]
+    assert command("finetune", "reader", *FLAGS, *frozen) == 0
+    assert capsys.readouterr().out == ""
+    assert flat(encoder_of(tmp_path / "reader" / "best.pt")) == flat(encoder_of(best)), "it begins with it, frozen"
+    assert [line["step"] for line in metrics(tmp_path / "reader")] == [1, 2, 2]
+    assert metrics(tmp_path / "reader")[-1]["valid"].keys() == {"wer", "cer"}
+    reader = load_reader(weights)
+    assert len(reader.tokenizer) == 30 and reader.hp.max_steps == 2 and not reader.words
+    roi = Utterances(spoken_root, "val", reader.hp)[0, None]["roi"][None]
+    (sentence,) = read(reader, roi)
+    assert isinstance(sentence, str)
+
+
+def test_a_word_classifier_is_trained_and_exported_with_its_words(command, tmp_path, capsys):
+    weights = tmp_path / "words.safetensors"
+    assert command("words", "words", *FLAGS, "--model=words", "--export", weights) == 0
+    assert [line["valid"]["errors"] <= 1 for line in metrics(tmp_path / "words") if "valid" in line] == [True] * 3
+    reader = load_reader(weights)
+    assert reader.words == ["bin", "blue", "lay", "now", "red", "set"] and reader.tokenizer is None
+    assert reader.net(torch.rand(2, 9, 1, 88, 88)).shape == (2, 6)
+    assert "step 0 of 6" in capsys.readouterr().err
+
+
+def test_a_second_iteration_predicts_clusters_of_the_firsts_features(spoken_root, command, tmp_path):
+    assert command("pretrain", "first", *FLAGS, "--stop=1") == 0
+    teacher = tmp_path / "first" / "last.pt"
+    assert command("pretrain", "second", *FLAGS, "--stop=1", "--teacher", teacher, "--depth=1") == 0
+    hp = checkpoint.knobs(teacher, checkpoint.load(tmp_path / "second" / "last.pt")["hparams"], ExpertHParams)
+    splits = [Utterances(spoken_root, split, hp) for split in ("train", "val")]
+    wanted = units_of(splits, hp, tmp_path / "wanted.npz", load_reader(teacher, whole=False))
+    with np.load(tmp_path / "second" / "units.npz") as second, np.load(tmp_path / "first" / "units.npz") as first:
+        assert all(np.array_equal(second[name], wanted[name]) for name in wanted)
+        assert not all(np.array_equal(second[name], first[name]) for name in wanted)
+    kept = (tmp_path / "second" / "units.npz").read_bytes()
+    teacher.unlink()
+    assert command("pretrain", "second", "--stop=2") == 0, "a resumed run needs no teacher"
+    assert (tmp_path / "second" / "units.npz").read_bytes() == kept
+
+
+# Resume
+
+RESUMED = {
+    "pretrain": ["pretrain", "--save_every=2"],
+    "pretrain a conformer": ["pretrain", "--model=conformer"],
+    "finetune": ["finetune", "--freeze=2", "--frames_weight=0.3"],
+    "finetune a conformer": ["finetune", "--model=conformer", "--ctc_weight=0.2"],
+    "words": ["words", "--model=words"],
+}
+
+
+@pytest.mark.parametrize("kind", RESUMED)
+def test_a_resumed_run_is_the_same_run(command, tmp_path, kind):
+    task, *more = RESUMED[kind]
+    if "--freeze=2" in more:
+        assert command("pretrain", "begin", *FLAGS, "--stop=1") == 0
+        more += ["--init", tmp_path / "begin" / "last.pt"]
+    assert command(task, "whole", *FLAGS, *more) == 0
+    wanted = flat(checkpoint.load(tmp_path / "whole" / "last.pt"))
+    for stop in (1, 3):
+        name = f"stopped at {stop}"
+        assert command(task, name, *FLAGS, *more, f"--stop={stop}") == 0
+        assert checkpoint.load(tmp_path / name / "last.pt")["step"] == stop
+        assert command(task, name, f"--workers={stop // 2}") == 0  # the knobs are in the checkpoint
+        found = flat(checkpoint.load(tmp_path / name / "last.pt"))
+        assert found.keys() == wanted.keys()
+        assert [key for key in wanted if found[key] != wanted[key]] == []
+        assert metrics(tmp_path / name) == metrics(tmp_path / "whole")
+
+
+def test_a_finished_run_has_nothing_to_do_and_a_longer_one_goes_on(command, tmp_path, capsys):
+    assert command("words", "words", *FLAGS, "--model=words", "--max_steps=2") == 0
+    before = (tmp_path / "words" / "last.pt").read_bytes()
+    assert command("words", "words") == 0
+    assert "step 2 of 2" in capsys.readouterr().err and (tmp_path / "words" / "last.pt").read_bytes() == before
+    assert command("words", "words", "--max_steps=3") == 0
+    assert [line["step"] for line in metrics(tmp_path / "words") if "valid" not in line] == [1, 2, 3]
+
+
+def test_units_of_a_start_that_came_to_nothing_are_made_anew(command, tmp_path):
+    (tmp_path / "run").mkdir()
+    np.savez(tmp_path / "run" / "units.npz", **{"ann/one": np.full(20, 400, np.int16)})
+    assert command("pretrain", "run", *FLAGS, "--stop=1") == 0
+    with np.load(tmp_path / "run" / "units.npz") as units:
+        assert units["ann/one"].max() < 5
+
+
+# Faults
+
+
+@pytest.fixture
+def told(command, capsys):
+    """The last line that the command says of a fault, with which it ends; its exit code is 1."""
+
+    def fault(*words, **root):
+        capsys.readouterr()
+        assert command(*words, **root) == 1
+        said = capsys.readouterr()
+        assert said.out == "" and "Traceback" not in said.err
+        return said.err.splitlines()[-1]
+
+    return fault
+
+
+def test_faults_of_a_data_root_are_one_line(spoken_root, told, tmp_path):
+    assert "not a data root" in told("words", "run", *FLAGS, "--model=words", root=tmp_path / "nowhere")
+    root = shutil.copytree(spoken_root, tmp_path / "root")
+    retell(root / "clips" / "ann" / "one.npz", text=np.array("BIN MAUVE"))
+    assert "ann/one.npz: the tokenizer does not know 'mauve'" in told("finetune", "run", *FLAGS, root=root)
+    (root / "tokenizer.model").unlink()
+    assert f"no tokenizer at {root}/tokenizer.model: make one" in told("finetune", "run", *FLAGS, root=root)
+    (root / "val.txt").write_text("")
+    assert "no clips in this split" in told("pretrain", "run", *FLAGS, root=root)
+
+
+def test_faults_of_files_and_flags_are_one_line(command, told, tmp_path):
+    page, other = tmp_path / "page", tmp_path / "other.model"
+    page.write_text("<html>")
+    assert command("pretrain", "units", *FLAGS, "--stop=1") == 0
+    last = tmp_path / "units" / "last.pt"
+    fine = ["finetune", "reader", *FLAGS]
+    assert "72 frames cannot make 90 clusters: lower --units" in told("pretrain", "many", *FLAGS, "--units=90")
+    assert "page is a web page, not a checkpoint" in told(*fine, "--init", page)
+    assert "page" in told(*fine, "--tokenizer", page)
+    assert "encoder of another size" in told(*fine, "--init", last, "--dim=48")
+    assert "no checkpoint at" in told("pretrain", "second", *FLAGS, "--teacher", tmp_path / "nothing.pt")
+    assert "give --init, or --freeze 0" in told(*fine, "--freeze=3")
+    assert "--ctc_weight 0.1: --model avhubert has no CTC layer" in told(*fine, "--ctc_weight=0.1")
+    assert "words cannot train --model avhubert" in told("words", "words", *FLAGS)
+    assert "units/last.pt is a run of pretrain: give another --name" in told("words", "units", "--model=words")
+    assert "units/last.pt does not fit these flags" in told("pretrain", "units", "--dim=48")
+    assert command(*fine, "--stop=1") == 0
+    other.write_bytes(train_tokenizer(["bin blue set red lay now please"], 40, "word").model)
+    assert "reader/last.pt does not fit these flags" in told("finetune", "reader", "--tokenizer", other)
+    assert "--device nonsense does not work here" in told("finetune", "reader", "--device=nonsense")
+    assert "holds no lip reader" in told(
+        "pretrain", "units", "--max_steps=2", "--export", tmp_path / "none.safetensors"
+    )
+
+
+def test_a_folder_of_a_generators_run_is_not_overwritten(told, tmp_path):
+    (tmp_path / "run").mkdir()
+    checkpoint.save(tmp_path / "run" / "last.pt", hparams={"speech": "local"}, step=3)
+    assert "run/last.pt is a run of train.py: give another --name" in told("finetune", "run", *FLAGS)
