@@ -129,10 +129,8 @@ EXPERT_PRESETS = {
         **_COMPACT_READER,
         "width": 0.25,
         "layers": 3,
-        "dim": 192,
         "ffn": 768,
-        "heads": 3,
-        "decoder_heads": 3,
+        "lr": 6e-4,
         "seed": 1,
     },
     "compact_observer2": {

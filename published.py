@@ -28,6 +28,8 @@ TRANSFORMER = (
     (r"^feature_extractor_video\.resnet\.frontend3D\.", "video.stem."),
     (r"^layer_norm\.", "fusion_norm."),
     (r"^post_extract_proj\.", "fusion."),
+    (r"^encoder\.pos_conv\.0\.weight_g$", "positions.gain"),
+    (r"^encoder\.pos_conv\.0\.weight_v$", "positions.direction"),
     (r"^encoder\.pos_conv\.0\.", "positions."),
     (r"^encoder\.layer_norm\.", "norm."),
     (r"^encoder\.layers\.", "blocks."),
@@ -98,8 +100,7 @@ def convert_speech(published, prefix):
 def convert_avhubert(published, prefix="", video=True):
     """AV-HuBERT's encoder, whose published names begin with `prefix`, as our `AVHubert`.
 
-    The weight norm of the positional convolution is multiplied out; pre-training parts, and the video front end
-    unless `video`, are dropped.
+    Pre-training parts, and the video front end unless `video`, are dropped.
     """
     trunk = r"^feature_extractor_video\.resnet\.trunk\.layer"
     blocks = [(rf"{trunk}{i + 1}\.{j}\.", f"video.blocks.{2 * i + j}.") for i in range(4) for j in range(2)]
@@ -109,9 +110,6 @@ def convert_avhubert(published, prefix="", video=True):
         weights = {name: value for name, value in weights.items() if not name.startswith("video.")}
     if weights.get("video.stem.0.weight", torch.empty(0)).ndim == 5:
         weights["video.stem.0.weight"] = weights["video.stem.0.weight"].squeeze(1)  # 5 frames are our channels
-    if {"positions.weight_g", "positions.weight_v"} <= weights.keys():
-        gain, direction = weights.pop("positions.weight_g"), weights.pop("positions.weight_v")
-        weights["positions.weight"] = gain * direction / direction.norm(dim=(0, 1), keepdim=True)
     for name in [name for name in weights if ".self_attn.q_proj." in name]:
         parts = [name.replace(".q_proj.", f".{part}_proj.") for part in "qkv"]
         if all(part in weights for part in parts):

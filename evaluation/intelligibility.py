@@ -71,8 +71,8 @@ def score_reader(reader, root, split, args):
 def draw(path, clips, sentences):
     """Writes a picture: the mouths of a few clips as a lip reader sees them, and below each what was said and read."""
     rows = []
-    for i, each in enumerate(sentences[:STRIP_CLIPS]):
-        roi = clips[i, None]["roi"][:, 0]
+    for i in np.linspace(0, len(sentences) - 1, min(STRIP_CLIPS, len(sentences))).astype(int):
+        each, roi = sentences[i], clips[int(i), None]["roi"][:, 0]
         at = np.linspace(0, len(roi) - 1, STRIP_FRAMES + 2).astype(int)[1:-1]
         rows.append(np.concatenate(list((roi[at].numpy() * 255).astype(np.uint8)), axis=1))
         caption = np.full((20, rows[-1].shape[1]), 255, np.uint8)

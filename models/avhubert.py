@@ -89,12 +89,33 @@ class TransformerBlock(nn.Module):
         return x + F.dropout(self.down(F.gelu(self.up(self.norm2(x)))), dropout)
 
 
+class Positions(nn.Module):
+    """Where each frame stands: a convolution over 128 frames, one gain for each of them (weight norm).
+
+    Without the weight norm, and nothing behind it that limits it, Adam lets this sum of 128 frames grow over all else.
+    """
+
+    def __init__(self, dim):
+        super().__init__()
+        direction = torch.randn(dim, dim // POSITION_GROUPS, POSITION_KERNEL) * (4 / (POSITION_KERNEL * dim)) ** 0.5
+        self.direction = nn.Parameter(direction)
+        self.gain = nn.Parameter(direction.norm(dim=(0, 1), keepdim=True))  # (1, 1, 128)
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x):
+        """x: (B, T, D). Returns (B, T, D)."""
+        exact = torch.promote_types(self.direction.dtype, torch.float32)
+        direction = self.direction.to(exact)
+        weight = self.gain.to(exact) * direction / direction.norm(dim=(0, 1), keepdim=True)
+        x = F.pad(x.transpose(1, 2), (POSITION_KERNEL // 2, POSITION_KERNEL // 2 - 1))
+        return F.gelu(F.conv1d(x, weight.to(self.direction.dtype), self.bias, groups=POSITION_GROUPS)).transpose(1, 2)
+
+
 class AVHubert(nn.Module):
     """AV-HuBERT's encoder (supplement sec. 2): 12 blocks of 768/3072/12 in the base size.
 
     `video=False` builds no video front end: the generator's encoder never sees a mouth.
     `width` and `shrink` are that front end's; `grad_mult` scales the gradient that leaves it (published: 0.1).
-    Differs: the weight norm of the positional convolution is multiplied out: `positions.weight` is its product.
     The parts that only pre-training uses (mask embedding, unit embeddings) are in `ClusterHead`.
     """
 
@@ -117,15 +138,13 @@ class AVHubert(nn.Module):
         self.video = VideoFrontEnd(dim, width, shrink) if video else None
         self.fusion_norm = nn.LayerNorm(2 * dim)
         self.fusion = nn.Linear(2 * dim, dim)
-        self.positions = nn.Conv1d(dim, dim, POSITION_KERNEL, padding=POSITION_KERNEL // 2, groups=POSITION_GROUPS)
+        self.positions = Positions(dim)
         self.blocks = nn.ModuleList(TransformerBlock(dim, ffn, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
-        nn.init.normal_(self.positions.weight, std=(4 / (POSITION_KERNEL * dim)) ** 0.5)
-        nn.init.zeros_(self.positions.bias)
 
     def fuse(self, audio=None, video=None):
         """Joins what is heard and what is seen into one vector per frame; zeros stand for the one that is missing.
@@ -156,8 +175,7 @@ class AVHubert(nn.Module):
         if padding is not None:
             x = x.masked_fill(padding[..., None], 0)  # or the positions would look over the end of the clip
             heard = ~padding[:, None, None]  # (B, 1, 1, T)
-        positions = self.positions(x.transpose(1, 2))[..., : x.shape[1]]  # an even kernel gives one frame too many
-        x = F.dropout(x + F.gelu(positions).transpose(1, 2), dropout)
+        x = F.dropout(x + self.positions(x), dropout)
         for block in self.blocks[: depth or None]:
             if not self.training or torch.rand(()) >= self.layerdrop:
                 x = block(x, heard)

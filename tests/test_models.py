@@ -64,8 +64,8 @@ def test_parameter_counts_are_those_of_the_published_models():
         assert parameters(wav2lip) == 36_298_035
         assert parameters(Discriminator(preset("talklip_g"))) == 14_113_793
         assert parameters(TalkLip(preset("talklip_l"))) == 36_823_347
-        # Not built: mask_emb, label_embs_concat; 128 lengths of the weight norm are multiplied out.
-        assert parameters(AVHubert(video=True)) + 104 + 2004 * 256 + 128 == 103_133_416
+        # Not built: mask_emb, label_embs_concat.
+        assert parameters(AVHubert(video=True)) + 104 + 2004 * 256 == 103_133_416
         assert parameters(talklip) - parameters(talklip.speech) == 34_469_683
 
 
@@ -78,7 +78,7 @@ def test_narrower_tables_keep_what_is_drawn():
 
 def test_compact_preset_has_about_12_million_parameters():
     with torch.device("meta"):
-        assert parameters(build_generator(preset("compact"))) == 12_354_331
+        assert parameters(build_generator(preset("compact"))) == 12_354_459
 
 
 def test_outputs_are_the_verified_ones():
@@ -157,7 +157,7 @@ def test_wider_knobs_reach_the_transformer():
     with torch.device("meta"):
         speech = TalkLip(hp).speech
     assert len(speech.blocks) == 3 and speech.blocks[0].up.weight.shape == (512, 256)
-    assert speech.positions.weight.shape == (256, 16, 128)
+    assert speech.positions.direction.shape == (256, 16, 128)
 
 
 # Masks and units

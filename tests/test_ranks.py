@@ -40,7 +40,8 @@ def share(number, port, folder):
     with ranks.first_alone():
         first = not (folder / "turn").exists()
         (folder / "turn").touch()
-    ranks.shared(net)(torch.full((2, 3), 1.0 + number), number).backward()
+    together = ranks.shared(net)
+    together(torch.full((2, 3), 1.0 + number), number).backward()
     gradients = [part.weight.grad for part in net.parts]
     torch.save({"rank": ranks.rank(), "first": first, "gradients": gradients}, folder / f"{number}.pt")
     ranks.leave()
@@ -73,11 +74,11 @@ def test_without_torchrun_there_is_one_process():
 def test_torchrun_trains_with_two_processes(spoken_root, tmp_path):
     small = "--layers 1 --dim 16 --ffn 16 --heads 1 --decoder_layers 1 --decoder_ffn 16 --decoder_heads 1".split()
     small += "--width 0.03125 --shrink 4 --units 3 --max_frames 40 --max_steps 2 --log_every 1 --valid_every 9".split()
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += [str(ROOT / "train_expert.py"), "pretrain", "--data_root", str(spoken_root), "--name", "two"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command += ["--runs", str(tmp_path), "--workers", "0", "--device", "cpu", *small]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
     assert ran.returncode == 0, ran.stderr
     steps = [json.loads(line)["step"] for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
     assert [step for step in steps if step] == [1, 2, 2]  # the last is validated

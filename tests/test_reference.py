@@ -77,9 +77,6 @@ def test_talklip_trains_as_the_published_one_does_in_float64(tmp_path, monkeypat
     weights = published("talklip_g")
     generator = load_generator(saved(tmp_path, "g", weights))[0].double().train()
     generator.speech.eval()
-    exact = {name: value.double() for name, value in weights.items() if ".pos_conv." in name}
-    positions = convert_avhubert(exact, "audio_encoder.w2v_model.")["positions.weight"]
-    generator.speech.positions.weight.data = positions  # not its product in float32
     arrays = fixture("talklip_g")
     audio, padding, face = talklip_inputs()
     with torch.no_grad():
@@ -192,9 +189,8 @@ def test_parameter_counts_are_the_published_ones(talklip):
         encoder = AVHubert(video=True)
     unused = 104 + 2004 * 256
     audio_only = sum(p.numel() for p in talklip[0].speech.parameters())
-    positions = 128  # weight_g: the length of the weight norm, multiplied out in ours
     whole = sum(p.numel() for p in encoder.parameters())
     drawn = sum(p.numel() for p in talklip[0].parameters()) - audio_only
-    assert whole + unused + positions == 103_133_416
+    assert whole + unused == 103_133_416
     assert drawn == 34_469_683
-    assert whole + unused + positions + drawn == 137_603_099
+    assert whole + unused + drawn == 137_603_099

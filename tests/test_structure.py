@@ -165,12 +165,19 @@ def test_inference_is_imported_at_once():
 
 
 def flags_of(module, monkeypatch, capsys):
-    """Every flag that a script's --help names."""
+    """Every flag that a script's --help names, and that of each of its tasks."""
     monkeypatch.setenv("COLUMNS", "200")
-    with pytest.raises(SystemExit) as stopped:
-        importlib.import_module(module).main(["--help"])
-    assert stopped.value.code == 0
-    return set(re.findall(r"(?<![\w-])--[a-z][\w-]*", capsys.readouterr().out))
+
+    def told(*task):
+        with pytest.raises(SystemExit) as stopped:
+            importlib.import_module(module).main([*task, "--help"])
+        assert stopped.value.code == 0
+        return capsys.readouterr().out
+
+    texts = [told()]
+    tasks = re.search(r"\n  task\n((?:    .*\n)+)", texts[0])
+    texts += [told(task) for task in re.findall(r"^    (\w+)", tasks[1], re.MULTILINE)] if tasks else []
+    return set(re.findall(r"(?<![\w-])--[a-z][\w-]*", " ".join(texts)))
 
 
 SCRIPT_MODULES = [module for module in MODULES if entry(module) and RANK[entry(module)] == SCRIPTS]
