@@ -159,7 +159,7 @@ def train(run, folder, workers, stop=None):
     loader = DataLoader(run.clips, batch_sampler=batches, num_workers=workers, collate_fn=collate)
     diary = Diary(run, folder, stop) if rank == 0 else None  # the others wait for it at their next gradient
     for batch in loader:
-        torch.manual_seed(hp.seed * 1_000_003 + run.step)  # dropout, masks and dropped modalities too
+        torch.manual_seed(hp.seed * 1_000_003 + run.step * world + rank)  # dropout, masks, dropped modalities
         losses = train_step(run, {name: part.to(run.device) for name, part in batch.items()})
         run.step += 1
         if diary:
