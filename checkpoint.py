@@ -58,7 +58,7 @@ def export(path, generator, hp, **facts):
         if value.is_floating_point():
             weights[name] = value.detach().cpu().half().contiguous()
             if not weights[name].isfinite().all():
-                raise InputError(f"{name} of the generator is not finite in 16 bits: was the training stable?")
+                raise InputError(f"{name} is not finite in 16 bits: was the training stable?")
     about = {"format": str(FORMAT), "hparams": json.dumps(asdict(hp))}
     about |= {name: json.dumps(fact) for name, fact in facts.items()}
     path = Path(path)
@@ -81,7 +81,7 @@ def load_generator(path):
         weights = state.get("ema") or state.get("generator")
         if not weights or "hparams" not in state:
             raise InputError(f"{path} holds no generator but {describe(state)}. Give last.pt or best.pt of train.py.")
-        hp = knobs(path, state["hparams"])
+        weights, hp = with_gain(weights), knobs(path, state["hparams"])
     else:
         published = state_dict_of(path, state)
         about["kind"] = kind = kind_of(published)
@@ -91,6 +91,19 @@ def load_generator(path):
     with torch.device("meta"):  # without weights: those of the file take their place
         generator = build_generator(hp)
     return fill(path, generator, weights), hp, about | {"sha256": sha256(path)}
+
+
+def with_gain(weights):
+    """A generator's weights; older files of ours have its positions' convolution whole, not as a direction with gains.
+
+    Its gains are its own norms, so that it stays the same function.
+    """
+    old, place = "speech.positions.weight", "speech.positions."
+    if old not in weights:
+        return weights
+    direction = weights[old].float()
+    split = {place + "direction": direction, place + "gain": direction.norm(dim=(0, 1), keepdim=True)}
+    return {name: value for name, value in weights.items() if name != old} | split
 
 
 def load_discriminator(path):
@@ -197,7 +210,7 @@ def read_safetensors(path):
             if "hparams" not in metadata:
                 raise InputError(f"{path} holds weights of another project: it does not say our knobs (hparams).")
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        state = {name: json.loads(value) for name, value in metadata.items()}
+        state = {name: json.loads(value) for name, value in sorted(metadata.items())}
     except (SafetensorError, ValueError) as error:
         raise InputError(f"{path} is broken or cut off ({path.stat().st_size} bytes). {AGAIN}") from error
     check_format(path, state)
@@ -233,6 +246,9 @@ def describe(state):
     """What a file holds, in words, for an error."""
     if not isinstance(state, dict):
         return f"a {type(state).__name__}"
+    if is_ours(state) and "reader" in state:
+        kinds = {"words": "a lip reader of single words", "tokenizer": "a lip reader"}
+        return next((kind for fact, kind in kinds.items() if state.get(fact)), "a lip reader's pre-trained encoder")
     if is_ours(state):
         return f"our checkpoint with {listing(state)}"
     if {"state", "param_groups"} <= state.keys() or ("optimizer" in state and not state.get("state_dict")):
@@ -256,6 +272,8 @@ def knobs(path, stored, kind=HParams):
 
     kind: `HParams` for a generator, `ExpertHParams` for a lip reader.
     """
+    if not isinstance(stored, dict):
+        raise InputError(f"{path} is broken: its knobs (hparams) are {str(stored)[:40]!r}. {AGAIN}")
     known = {f.name: f.type for f in fields(kind)}
     for name, value in stored.items():
         if name not in known:

@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass
 
-from hparams import InputError, Knobs, knob
+from hparams import MOST_DECAY, MOST_SEED, InputError, Knobs, knob
 
 
 @dataclass(frozen=True)
 class ExpertHParams(Knobs):
-    """All settings of a lip reader's run. Defaults are AV-HuBERT base, pre-trained and fine-tuned as published."""
+    """All settings of a lip reader's run. Defaults are AV-HuBERT's base size, with TalkLip's lip expert's gradient.
+
+    Differs: one tri-stage schedule serves both tasks, that of the published fine-tuning. Published pre-training has a
+    polynomial decay from 5e-4 to 2e-3 by iteration, over 400,000 steps and more, and gradients clipped at 10.
+    """
 
     # model
     model: str = knob("avhubert", "family of the lip reader", choices=("avhubert", "conformer", "words"))
@@ -52,7 +56,7 @@ class ExpertHParams(Knobs):
     context: int = knob(3, "frames before and after a word that a word classifier sees")
     # optimisation: a tri-stage schedule
     lr: float = knob(1e-3, "Adam's largest step size")
-    beta2: float = knob(0.98, "Adam's second moment decay", most=1)
+    beta2: float = knob(0.98, "Adam's second moment decay", most=MOST_DECAY)
     weight_decay: float = knob(0.01, "AdamW's pull towards 0")
     rise: float = knob(0.33, "share of max_steps over which the step size rises", most=1)
     hold: float = knob(0.0, "share over which it stays", most=1)
@@ -62,7 +66,7 @@ class ExpertHParams(Knobs):
     beam: int = knob(5, "hypotheses that beam search keeps", least=1)
     penalty: float = knob(1.0, "length penalty of beam search: score / length ** penalty")
     # run
-    seed: int = knob(0, "decides everything that is random")
+    seed: int = knob(0, "decides everything that is random", most=MOST_SEED)
     max_steps: int = knob(45_000, "steps of the run", least=1)
     log_every: int = knob(20, "steps between two lines of the log", least=1)
     save_every: int = knob(100, "steps between two writings of last.pt", least=1)
@@ -74,6 +78,10 @@ class ExpertHParams(Knobs):
         super().__post_init__()
         if self.dim % self.heads or self.dim % self.decoder_heads:
             raise InputError(f"--dim {self.dim} must be a multiple of --heads and of --decoder_heads")
+        if self.dim % 16 and self.model == "avhubert":
+            raise InputError(f"--dim {self.dim} must be a multiple of 16, the groups of AV-HuBERT's convolution")
+        if self.dim % 2 and self.model == "conformer":
+            raise InputError(f"--dim {self.dim} must be even: a conformer's positions are pairs of sine and cosine")
         if self.rise + self.hold > 1:
             raise InputError(f"--rise {self.rise} and --hold {self.hold} are together more than the whole run")
 

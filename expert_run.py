@@ -48,7 +48,7 @@ class ExpertRun:
                     split.units = units
             self.clips, self.valid = splits
         torch.manual_seed(hp.seed)
-        size = len(self.words or tokenizer or range(4))  # pre-training has no use for its decoder
+        size = None if task == "pretrain" else len(self.words or tokenizer)
         self.net = OBJECTIVES[task](build_reader(hp, size), hp).to(device, memory_format=torch.channels_last)
         self.shared = ranks.shared(self.net)
         betas = (0.9, hp.beta2)
@@ -106,7 +106,10 @@ def learning_rate(hp, step):
 
 
 def train_step(run, batch):
-    """One update of the network. Returns every loss and the gradient's norm, detached."""
+    """One update of the network. Returns every loss and the gradient's norm, detached.
+
+    Differs: an encoder frozen in fine-tuning is in eval mode; published, its dropout goes on.
+    """
     hp, weights = run.hp, loss_weights(run.hp)
     for group in run.optim.param_groups:
         group["lr"] = learning_rate(hp, run.step)

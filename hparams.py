@@ -6,6 +6,9 @@ from dataclasses import dataclass, field, fields, replace
 from math import inf
 from typing import ClassVar
 
+MOST_SEED = 2**31 - 1  # steps and draws are mixed into it in 64 bits
+MOST_DECAY = 0.9999999  # of Adam's moments: with 1 they would never move
+
 
 class InputError(Exception):
     """A fault of the user's file or flag: scripts print it in one line, without a traceback, and exit with 1."""
@@ -43,7 +46,7 @@ class Knobs:
             if choices and value not in choices:
                 raise InputError(f"--{f.name} {value}: choose one of {', '.join(choices)}")
             if not choices and not least <= value <= (inf if most is None else most):
-                bounds = f"at least {least:g}" + ("" if most is None else f" and at most {most:g}")
+                bounds = f"at least {least:.10g}" + ("" if most is None else f" and at most {most:.10g}")
                 raise InputError(f"--{f.name} {value} must be {bounds}")
 
 
@@ -79,8 +82,8 @@ class HParams(Knobs):
     adv_from: int = knob(0, "first step of the discriminator and of the adversarial loss")
     # optimisation
     lr: float = knob(1e-4, "Adam's step size, generator and discriminator")
-    beta1: float = knob(0.5, "Adam's first moment decay", most=1)
-    beta2: float = knob(0.999, "Adam's second moment decay", most=1)
+    beta1: float = knob(0.5, "Adam's first moment decay", most=MOST_DECAY)
+    beta2: float = knob(0.999, "Adam's second moment decay", most=MOST_DECAY)
     warmup: int = knob(0, "steps over which the step size rises from 0")
     decay_from: float = knob(1.0, "share of max_steps after which the step size falls along a half cosine to 0", most=1)
     clip_norm: float = knob(0.0, "largest norm of the generator's gradient; 0: no limit")
@@ -88,7 +91,7 @@ class HParams(Knobs):
     audio_train_layers: int = knob(3, "how many of its top blocks train; 0: all of the encoder")
     ema: float = knob(0.0, "decay of the averaged generator that is validated and exported; 0: none", most=1)
     # run
-    seed: int = knob(0, "decides everything that is random")
+    seed: int = knob(0, "decides everything that is random", most=MOST_SEED)
     max_steps: int = knob(100_000, "steps of the run", least=1)
     log_every: int = knob(50, "steps between two lines of the log", least=1)
     save_every: int = knob(500, "steps between two writings of last.pt", least=1)
@@ -102,6 +105,8 @@ class HParams(Knobs):
             raise InputError(f"--face_size {self.face_size}: the layer tables draw faces of 96 px")
         if self.audio_dim % self.audio_heads:
             raise InputError(f"--audio_dim {self.audio_dim} must be a multiple of --audio_heads {self.audio_heads}")
+        if self.audio_dim % 16 and self.speech == "global":
+            raise InputError(f"--audio_dim {self.audio_dim} must be a multiple of 16, the groups of its convolution")
         if self.model == "wav2lip" and self.speech == "global":
             raise InputError("--model wav2lip hears 0.2 s of mel: say --speech local beside it")
         if self.batch_size * self.windows * self.window < 2:

@@ -12,7 +12,9 @@ from text import PAD
 class MaskedUnits(nn.Module):
     """Pre-training (AV-HuBERT, seed 003 eq. 3): the units of masked frames, told from what is left to hear and see.
 
-    encoder: an `AVHubert` with video, or a `Conformer`, which only sees.
+    reader: a `LipReader` over an `AVHubert` with video, or over a `Conformer`, which only sees.
+    Differs: where one modality is dropped, only what is masked in the other counts as masked. With `unmasked_weight` 1,
+    as in the compact presets, and most batches seen alone, this is largely naming each frame's sound from the lips.
     """
 
     def __init__(self, reader, hp):

@@ -2,10 +2,13 @@
 
 import os
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
+
+LONGEST_WAIT = timedelta(hours=12)  # of the others while the first clusters a corpus or validates
 
 
 def join(device):
@@ -16,7 +19,7 @@ def join(device):
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
     return device
 
 
@@ -38,9 +41,11 @@ def first_alone():
     number, _ = rank()
     if number:
         dist.barrier()
-    yield
-    if dist.is_initialized() and not number:
-        dist.barrier()
+    try:
+        yield
+    finally:
+        if dist.is_initialized() and not number:
+            dist.barrier()
 
 
 def leave():

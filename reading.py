@@ -11,8 +11,7 @@ from expert_hparams import ExpertHParams
 from fairseq import is_fairseq, read_fairseq
 from hparams import InputError, preset
 from models import build_reader
-from models.reader import LipReader
-from published import kind_of, length, under
+from published import kind_of, length
 from published_experts import convert_conformer, convert_expert, convert_pretrained
 from published_settings import is_fine_tuned, knobs_of, tokenizer_of
 from search import beam_search
@@ -31,6 +30,11 @@ class Reader:
     tokenizer: Tokenizer | None = None
     words: list | None = None
     about: dict | None = None
+
+    @property
+    def device(self):
+        """Where the network computes; a network without weights is on the processor."""
+        return next((weight.device for weight in self.net.parameters()), torch.device("cpu"))
 
 
 def packed(tokenizer):
@@ -55,25 +59,28 @@ def load_reader(path, whole=True, roi=None):
     weights, reader = (from_fairseq if is_fairseq(path) else from_checkpoint)(path, whole)
     if roi:
         reader.hp = replace(reader.hp, roi=roi)
-    taught = reader.tokenizer or reader.words or range(4)
-    rows = length(weights, "words.weight" if reader.words else "decoder.embedding.weight", len(taught))
-    if whole and rows != len(taught):
-        had = f"its tokenizer has {len(taught)} tokens, its network {rows}"
+    if not whole:
+        weights = {name: part for name, part in weights.items() if name.startswith("encoder.")}
+    size = len(reader.tokenizer or reader.words) if whole else None
+    rows = length(weights, "words.weight" if reader.words else "decoder.embedding.weight", size)
+    if rows != size:
+        had = f"its tokenizer has {size} tokens, its network {rows}"
         raise InputError(f"{path}: {had}. They are of two trainings: get the original, or export it again")
     with torch.device("meta"):  # without weights: those of the file take their place
-        net = build_reader(reader.hp, len(taught))
-    if whole:
-        reader.net = checkpoint.fill(path, net, weights)
-    else:
-        encoder = checkpoint.fill(path, net.encoder, under(weights, "encoder."))
-        reader.net = LipReader(encoder, None, net.normal).eval()
+        net = build_reader(reader.hp, size)
+    reader.net = checkpoint.fill(path, net, weights)
     reader.about["sha256"] = checkpoint.sha256(path)
     return reader
 
 
 def from_checkpoint(path, whole):
     """What our file, or the published Conformer's, holds: (weights, a `Reader` that has no network yet)."""
-    state, about = checkpoint.read(path)
+    try:
+        state, about = checkpoint.read(path)
+    except InputError as error:
+        if "fairseq." in str(error):
+            read_fairseq(path)  # tells which of its classes is the odd one
+        raise
     if checkpoint.is_ours(state):
         weights, words, tokens = (state.get(name) for name in ("reader", "words", "tokenizer"))
         if weights and ((words or tokens) if whole else not words):

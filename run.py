@@ -76,9 +76,17 @@ def as_numbers(losses, step):
     return {"step": step, **numbers}
 
 
+def step_of(line):
+    """The step of a line of a log; -1 for one that a crash, or somebody's editor, has left broken."""
+    try:
+        return int(json.loads(line)["step"])
+    except (KeyError, OverflowError, TypeError, ValueError):
+        return -1
+
+
 def open_log(path, step):
     """The log of a run, opened to go on after `step`; what a killed run did beyond its last checkpoint is dropped."""
-    lines = path.read_text().splitlines() if path.is_file() else []
-    kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    kept = [line for line in lines if -1 < step_of(line) <= step]
     path.write_text("".join(f"{line}\n" for line in kept))
     return path.open("a")

@@ -184,6 +184,8 @@ def start(args):
     folder = args.runs / args.name
     last = folder / "last.pt"
     state = checkpoint.load(last) if last.is_file() else None
+    if state and "reader" in state:
+        raise InputError(f"{last} is a run of train_expert.py: give another --name")
     hp = override(checkpoint.knobs(last, state.get("hparams", {})) if state else HParams(), args)
     run = Run(hp, torch.device(device_of(args.device)))
     if state:

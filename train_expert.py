@@ -7,32 +7,50 @@ python train_expert.py words --data_root data/grid --preset compact_words --name
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
-import cv2
-import torch
-
-import checkpoint
-import ranks
 from expert_hparams import ExpertHParams
-from expert_run import ExpertRun, train
 from hparams import InputError, add_flags, exit_code, override
-from models import device_of
-from reading import export, load_reader
-from text import Tokenizer, train_tokenizer, transcripts
+
+# Slow imports are inside the functions, so that --help answers at once.
+
+
+def check(args):
+    """Raises InputError, before any work is done, for flags that would only fail after it."""
+    for flag, least in {"workers": 0, "stop": 1}.items():
+        value = getattr(args, flag, None)
+        if value is not None and value < least:
+            raise InputError(f"--{flag} {value} must be at least {least}")
+    for flag in ("export", "out"):
+        path = getattr(args, flag, None)
+        if path and path.is_dir():
+            raise InputError(f"--{flag} {path} is a folder: name a file in it")
+
+
+def make_folder(path):
+    """Makes a folder, where there is none. Raises InputError where there can be none."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path} cannot be made: {error.strerror}") from error
 
 
 def make_tokenizer(args):
     """Learns a tokenizer from the transcripts of the training split and writes it."""
+    from text import train_tokenizer, transcripts
+
+    make_folder(args.out.parent)
     tokenizer = train_tokenizer(transcripts(args.data_root, "train"), args.size, args.kind)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_bytes(tokenizer.model)
     print(f"{args.out}: {len(tokenizer)} tokens, sha256 {tokenizer.sha256}")
 
 
 def tokenizer_of(args):
     """The tokenizer that --tokenizer names, by default the one in the data root."""
+    from text import Tokenizer
+
     path = args.tokenizer or args.data_root / "tokenizer.model"
     if not path.is_file():
         raise InputError(f"no tokenizer at {path}: make one with train_expert.py tokenizer --out {path}")
@@ -42,9 +60,16 @@ def tokenizer_of(args):
         raise InputError(f"{path}: {error}") from error
 
 
-def work(args):
-    """Begins or resumes the run that the flags describe, and trains it."""
-    folder = args.runs / args.name
+def start(args, folder):
+    """Begins or resumes, in its folder, the run that the flags describe."""
+    import torch
+
+    import checkpoint
+    import ranks
+    from expert_run import ExpertRun
+    from models import device_of
+    from reading import load_reader
+
     last = folder / "last.pt"
     state = checkpoint.load(last) if last.is_file() else None
     if state and state.get("task") != args.task:
@@ -53,7 +78,7 @@ def work(args):
     hp = override(stored, args)
     tokenizer = tokenizer_of(args) if args.task == "finetune" else None
     for each in (folder, args.export.parent if args.export else folder):
-        each.mkdir(parents=True, exist_ok=True)
+        make_folder(each)
     device = ranks.join(torch.device(device_of(args.device)))
     if not state and ranks.rank()[0] == 0:
         (folder / "units.npz").unlink(missing_ok=True)  # of a start with maybe other flags that came to no checkpoint
@@ -67,10 +92,25 @@ def work(args):
         run.begin_with(args.init)
     elif args.task == "finetune" and hp.freeze:
         raise InputError(f"--freeze {hp.freeze} keeps an encoder that nobody has trained: give --init, or --freeze 0")
-    print(f"{folder}: {args.task}, step {run.step} of {hp.max_steps}", file=sys.stderr)
+    return run
+
+
+def work(args):
+    """Trains the run that the flags describe, and exports it where that is asked for."""
+    import cv2
+
+    import ranks
+    from expert_run import train
+    from reading import export
+
+    cv2.setNumThreads(0)
+    folder = args.runs / args.name
+    run = start(args, folder)
+    print(f"{folder}: {args.task}, step {run.step} of {run.hp.max_steps}", file=sys.stderr)
     train(run, folder, args.workers, args.stop)
     if args.export and ranks.rank()[0] == 0:
-        export(args.export, folder / "best.pt")
+        validated = math.isfinite(run.best) and (folder / "best.pt").is_file()
+        export(args.export, folder / ("best.pt" if validated else "last.pt"))
     ranks.leave()
 
 
@@ -83,17 +123,26 @@ def main(argv=None):
         "finetune": "a lip reader, on transcripts",
         "words": "a classifier of single words",
     }
+    own = {  # flags that not every task has; elsewhere they are None
+        "init": (("pretrain", "finetune"), "begin with the encoder of this run or lip reader"),
+        "teacher": (("pretrain",), "cluster the features of this run, not the sound"),
+        "tokenizer": (("finetune",), "(default: tokenizer.model in the data root)"),
+        "export": (
+            ("finetune", "words"),
+            "write the lip reader here at the end, as safetensors: the best one, or the last if none was validated",
+        ),
+    }
     for task, note in notes.items():
         sub = tasks.add_parser(task, help=note, description=note)
         sub.add_argument("--data_root", required=True, type=Path, help="made by preprocess.py")
         sub.add_argument("--name", required=True, help="of the run; the same name resumes it")
         sub.add_argument("--runs", default=Path("runs"), type=Path, help="folder of all runs (default: %(default)s)")
-        sub.add_argument("--init", type=Path, help="begin with the encoder of this run or lip reader")
-        sub.add_argument("--teacher", type=Path, help="cluster the features of this run, not the sound")
-        sub.add_argument("--tokenizer", type=Path, help="(default: tokenizer.model in the data root)")
+        sub.set_defaults(**dict.fromkeys(own))
+        for flag in own:
+            if task in own[flag][0]:
+                sub.add_argument(f"--{flag}", type=Path, help=own[flag][1])
         sub.add_argument("--workers", default=1, type=int, help="processes that read clips (default: %(default)s)")
         sub.add_argument("--stop", type=int, help="stop after this step, without changing the schedule")
-        sub.add_argument("--export", type=Path, help="write the best lip reader here at the end, as safetensors")
         sub.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
         add_flags(sub, ExpertHParams)
     sub = tasks.add_parser("tokenizer", help="a tokenizer, from the transcripts of train.txt")
@@ -102,9 +151,13 @@ def main(argv=None):
     sub.add_argument("--size", default=1000, type=int, help="tokens, at most (default: %(default)s)")
     sub.add_argument("--kind", default="unigram", help="unigram, bpe, word or char (default: %(default)s)")
     args = parser.parse_args(argv)
-    cv2.setNumThreads(0)
     job = make_tokenizer if args.task == "tokenizer" else work
-    return exit_code(parser.prog, lambda: job(args), if_stopped="stopped; the same command goes on from last.pt")
+
+    def checked():
+        check(args)
+        job(args)
+
+    return exit_code(parser.prog, checked, if_stopped="stopped; the same command goes on from last.pt")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,9 @@
 """Units: the clusters of sound, and later of the model's own features, that masked pre-training predicts."""
 
+import os
+import zlib
+from zipfile import BadZipFile
+
 import numpy as np
 import torch
 
@@ -13,7 +17,7 @@ def cepstra(clip):
     """Mel-frequency cepstra with their first and second differences, one row per frame: (L, 39) float32.
 
     Differs: the published ones are 100 a second; these are the mean of the four that a frame lasts. They are made of
-    the data root's log filter banks, as python_speech_features makes its own, but for the energy in place of the first.
+    the data root's log filter banks, without python_speech_features' liftering and its energy in place of the first.
     """
     from scipy.fft import dct
 
@@ -59,8 +63,7 @@ def units_of(splits, hp, path, teacher=None):
     """
     names = [split.names for split in splits]
     if path.is_file():
-        with np.load(path) as kept:
-            units = dict(kept)
+        units = kept_at(path)
         if missing := [name for ids in names for name in ids if name not in units]:
             raise InputError(f"{path} has no units of {missing[0]}: give its own --data_root, or another --name")
         return units
@@ -76,6 +79,18 @@ def units_of(splits, hp, path, teacher=None):
     units = {
         name: predict(each) for part, ids in zip(rows, names, strict=True) for name, each in zip(ids, part, strict=True)
     }
-    with path.open("wb") as file:
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
         np.savez_compressed(file, **units)
+    os.replace(partial, path)
     return units
+
+
+def kept_at(path):
+    """The units that `units_of` wrote. Raises InputError for a file that is broken."""
+    try:
+        with np.load(path) as kept:
+            return dict(kept)
+    except (AttributeError, BadZipFile, EOFError, TypeError, ValueError, zlib.error) as error:
+        again = "remove it and say the same command again, with --teacher if the run was begun with one"
+        raise InputError(f"{path} is broken ({error}): {again}") from error

@@ -41,7 +41,7 @@ class Utterances(Dataset):
         try:
             with np.load(path) as arrays:  # members are read one by one: this is quick
                 frames, times = len(arrays["ends"]), arrays["word_times"]
-                texts = [str(arrays["text"]), *map(str, arrays["words"])]
+                texts = [str(arrays["text"]), *(map(str, arrays["words"]) if self.hp.frames_weight else ())]
         except (BadZipFile, EOFError, KeyError, ValueError) as error:
             raise InputError(f"{path} is broken ({error}): remove it and preprocess again") from error
         if frames > self.hp.longest:
@@ -61,7 +61,8 @@ class Utterances(Dataset):
         """Sample number `draw` of clip `i`, at = (i, draw); draw None is the clip whole and unaltered, for validation.
 
         roi: (T, 1, 88, 88) grey in [0, 1].  audio: (T, 104).  tokens: (N,) with END.  units: (T,), -1 where unknown.
-        said: (T,) the first token of the word that is said in each frame, END in silence; PAD where times are unknown.
+        said: (T,), with `frames_weight`: the first token of the word that is said in each frame, END in silence,
+        PAD where times are unknown.
         """
         i, draw = at
         (clip, greys, windows), rng = self.load(i), self.chance(draw)
@@ -71,7 +72,8 @@ class Utterances(Dataset):
         sample = {"roi": self.see(greys, windows, frames, rng), "audio": torch.from_numpy(heard)}
         if self.tokenizer:
             sample["tokens"] = torch.tensor(self.tokenizer.encode(clip.text))
-            sample["said"] = torch.from_numpy(said(clip, self.tokenizer)[frames])
+            if self.hp.frames_weight:
+                sample["said"] = torch.from_numpy(said(clip, self.tokenizer)[frames])
         if self.units:
             sample["units"] = torch.from_numpy(self.units[self.names[i]][frames].astype(np.int64))
         return sample
@@ -95,15 +97,19 @@ class Utterances(Dataset):
         """The mouth ROI of chosen frames: (T, 1, 88, 88) grey in [0, 1]; augmented, `rng` alters place and light."""
         rng = rng if self.hp.augment else None
         pictures = torch.from_numpy(greys[frames])[:, None] / 255
-        margin = (self.about["crop_px"] / self.about["face_px"] - 1) / 2
-        roi = mouth.cut(pictures, torch.from_numpy(mouth.inner(windows[frames], rng)), margin)
+        roi = mouth.cut(pictures, torch.from_numpy(mouth.inner(windows[frames], rng)), self.margin)
         return roi if rng is None else altered(roi, rng)
 
     def windows(self, clip):
         """Matrices from the window around the mouth to the face box, by the knob `roi`."""
         if self.hp.roi == "aligned":
             return mouth.aligned(clip.meshes, clip.boxes)
-        return mouth.lrs2(clip.boxes, clip.size)
+        return mouth.lrs2(clip.boxes, clip.size, self.margin)
+
+    @property
+    def margin(self):
+        """How much of the face's surroundings a stored crop shows on each side, in sizes of the face box."""
+        return (self.about["crop_px"] / self.about["face_px"] - 1) / 2
 
 
 class Words(Utterances):
@@ -115,26 +121,26 @@ class Words(Utterances):
 
     def __init__(self, root, split, hp, vocabulary=None):
         super().__init__(root, split, hp)
-        clips = [Clip(path) for path in self.paths]
-        self.places = [(i, k) for i, clip in enumerate(clips) for k in range(len(clip.times))]
-        found = sorted({word.lower() for clip in clips for word in clip.words[: len(clip.times)]})
+        told = [timed_words(path) for path in self.paths]  # (frames, words, times)
+        self.places = [(i, k) for i, (_, _, times) in enumerate(told) for k in range(len(times))]
+        found = sorted({word for _, words, _ in told for word in words})
         if not found:
             raise InputError(f"{root}: no clip of {split}.txt has word times, which tell where its words are cut")
         self.vocabulary = vocabulary or found
         if unknown := [word for word in found if word not in self.vocabulary]:
             raise InputError(f"{root}: {split}.txt has the word {unknown[0]!r}, which the classifier was not taught")
-        self.lengths = [len(self.frames(clips[i], k, None)) + 2 * hp.augment for i, k in self.places]  # at most
+        self.lengths = [len(self.frames(told[i][0], told[i][2][k])) + 2 * hp.augment for i, k in self.places]  # at most
 
     def __len__(self):
         return len(self.places)
 
-    def frames(self, clip, k, rng):
-        """The frames of word `k` and `context` more on each side, as far as the clip goes; augmented, its ends move."""
-        first, last = np.round(clip.times[k] * FPS).astype(int) + [-self.hp.context, self.hp.context]
+    def frames(self, length, times, rng=None):
+        """The frames of a word and `context` more on each side, as far as the clip goes; augmented, its ends move."""
+        first, last = np.round(times * FPS).astype(int) + [-self.hp.context, self.hp.context]
         if rng is not None and self.hp.augment:
             first, last = [first, last] + rng.integers(-1, 2, 2)
-        first = min(max(first, 0), len(clip) - 1)
-        return np.arange(first, min(max(last, first + 1), len(clip)))
+        first = min(max(first, 0), length - 1)
+        return np.arange(first, min(max(last, first + 1), length))
 
     def __getitem__(self, at):
         """Sample number `draw` of word `at[0]`: roi as above, `word` its place in the vocabulary."""
@@ -142,7 +148,19 @@ class Words(Utterances):
         i, k = self.places[place]
         (clip, greys, windows), rng = self.load(i), self.chance(draw)
         word = torch.tensor(self.vocabulary.index(clip.words[k].lower()))
-        return {"roi": self.see(greys, windows, self.frames(clip, k, rng), rng), "word": word}
+        return {"roi": self.see(greys, windows, self.frames(len(clip), clip.times[k], rng), rng), "word": word}
+
+
+def timed_words(path):
+    """The frames of a clip, its words in lower case and their times, (N, 2) s; read without its pictures.
+
+    Raises InputError where words and times do not agree.
+    """
+    with np.load(path) as arrays:
+        frames, times, words = len(arrays["ends"]), arrays["word_times"], [str(w).lower() for w in arrays["words"]]
+    if len(times) and len(words) != len(times):
+        raise InputError(f"{path}: {len(words)} words but {len(times)} times: correct its transcript and preprocess it")
+    return frames, words[: len(times)], times
 
 
 def window(clip, frames, rng):

@@ -6,6 +6,8 @@ python -m evaluation.intelligibility --data_root data/grid --splits test test_un
 import argparse
 import json
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -13,7 +15,9 @@ import numpy as np
 import torch
 
 from hparams import InputError, exit_code
+from models import device_of
 from reading import error_rates, load_reader, read
+from text import END, PAD
 from utterances import Utterances, Words, collate
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -27,15 +31,16 @@ STRIP_CLIPS, STRIP_FRAMES = 6, 10
 def teacher_forced(reader, batch):
     """What a reader says of each token when it is told all true ones before it; TalkLip's WER2 counts such sentences.
 
-    batch: see `utterances.collate`. Returns a list of sentences, cut to the true number of tokens.
+    batch: see `utterances.collate`. Returns a list of sentences, as many tokens as are true, those of the end left out.
     """
     with torch.autocast(batch["roi"].device.type, torch.bfloat16, enabled=reader.hp.amp):
         logits = reader.net(batch["roi"], batch["previous"], batch["padding"])
-    lengths = (batch["previous"] != batch["previous"].new_tensor(1)).sum(1)
-    return [reader.tokenizer.decode(best[:n]) for best, n in zip(logits.argmax(-1), lengths, strict=True)]
+    lengths = (batch["tokens"] != PAD).sum(1) - 1  # without the end
+    found = ([t for t in best[:n].tolist() if t != END] for best, n in zip(logits.argmax(-1), lengths, strict=True))
+    return [reader.tokenizer.decode(tokens) for tokens in found]
 
 
-def read_split(reader, clips, other, beam=None, penalty=None):
+def read_split(reader, clips, other):
     """Sentences of a split: what is said in each clip, what its lips are read as, freely and under teacher forcing.
 
     other: the lips are those of the clip so many places down the list; 0: its own.
@@ -45,25 +50,26 @@ def read_split(reader, clips, other, beam=None, penalty=None):
         samples = [clips[int(i), None] for i in part]
         lips = samples if not other else [clips[int(i + other) % len(clips), None] for i in part]
         batch = collate([{**lip, "tokens": own["tokens"]} for lip, own in zip(lips, samples, strict=True)])
+        batch = {name: each.to(reader.device) for name, each in batch.items()}
         said += [reader.tokenizer.decode(own["tokens"]) for own in samples]
-        free += read(reader, batch["roi"], batch["padding"], beam, penalty)
+        free += read(reader, batch["roi"], batch["padding"])
         forced += teacher_forced(reader, batch)
     return said, free, forced
 
 
-def score_reader(reader, root, split, args):
+def score_reader(reader, root, split, strips=None):
     """The rates of a lip reader on a split: {row: {measure: share}}, and the sentences of the first row."""
     clips = Utterances(root, split, reader.hp, reader.tokenizer)
     rates, sentences = {}, []
     for row, other in zip(ROWS, (0, max(len(clips) // 2, 1)), strict=True):
         if other and len(clips) < 2:
             continue
-        said, free, forced = read_split(reader, clips, other, args.beam, args.penalty)
+        said, free, forced = read_split(reader, clips, other)
         each = [error_rates([a], [b])["wer"] for a, b in zip(said, forced, strict=True)]
         rates[row] = error_rates(said, free) | {"wer_teacher_forced": float(np.mean(each))}
         sentences = sentences or [{"said": a, "read": b} for a, b in zip(said, free, strict=True)]
-    if args.strips:
-        draw(args.strips / f"{split}_{reader.about['name']}.png", clips, sentences)
+    if strips:
+        draw(strips / f"{split}_{reader.about['name']}.png", clips, sentences)
     return rates, sentences
 
 
@@ -85,12 +91,14 @@ def draw(path, clips, sentences):
     cv2.imwrite(str(path), np.concatenate(rows))
 
 
+@torch.inference_mode()
 def score_words(reader, root, split):
     """The share of a split's words that the classifier names right, each word counting once, and which it mistakes."""
     words = Words(root, split, reader.hp, reader.words)
     mistakes, right = {}, 0
     for part in np.array_split(np.arange(len(words)), -(-len(words) // (4 * TOGETHER))):
         batch = collate([words[int(i), None] for i in part])
+        batch = {name: each.to(reader.device) for name, each in batch.items()}
         named = reader.net(batch["roi"], batch["padding"]).argmax(-1)
         for told, true in zip(named.tolist(), batch["word"].tolist(), strict=True):
             right += told == true
@@ -112,6 +120,47 @@ def table(split, results):
     return "\n".join([*lines, ""])
 
 
+def readers_of(args):
+    """The readers that the flags name, {name: Reader}; files of one name are told apart by their folders."""
+    given = {knob: getattr(args, knob) for knob in ("beam", "penalty") if getattr(args, knob) is not None}
+    device = device_of(args.device)
+    stems, readers = [path.stem for path in args.readers], {}
+    for path in args.readers:
+        name = path.stem if stems.count(path.stem) == 1 else f"{path.parent.name}_{path.stem}"
+        if name in readers:
+            raise InputError(f"--readers {path}: another one is called {name} too, rename it or its folder")
+        reader = readers[name] = load_reader(path)
+        reader.net.to(device)
+        reader.hp = replace(reader.hp, **given)
+        reader.about["name"] = name
+    return readers
+
+
+def evaluate(args):
+    """Reads every split with every reader; prints a table per split and what it was made with."""
+    for folder in (args.json and args.json.parent, args.strips):
+        try:  # now rather than when all is computed
+            if folder:
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{folder} cannot be made a folder: {error.strerror}") from error
+    readers, report = readers_of(args), {"readers": {}, "splits": {}}
+    for split in args.splits:
+        found = {}
+        for name, reader in readers.items():
+            score = score_words if reader.words else partial(score_reader, strips=args.strips)
+            found[name] = score(reader, args.data_root, split)
+        print(table(split, {name: rates for name, (rates, _) in found.items()}))
+        report["splits"][split] = {name: {"rates": r, "details": d} for name, (r, d) in found.items()}
+    for name, reader in readers.items():
+        decoding = {} if reader.words else {"beam": reader.hp.beam, "penalty": reader.hp.penalty}
+        report["readers"][name] = reader.about | decoding
+        how = f", beam {decoding['beam']}, length penalty {decoding['penalty']:g}" if decoding else ""
+        print(f"{name}: sha256 {reader.about['sha256']}{how}")
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
 def main(argv=None):
     """Parses the flags and prints a table per split."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -122,33 +171,10 @@ def main(argv=None):
     parser.add_argument("--penalty", type=float, help="its length penalty (default: the reader's own)")
     parser.add_argument("--strips", type=Path, help="folder for pictures of the mouths and what is read off them")
     parser.add_argument("--json", type=Path, help="write all numbers and sentences here")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     args = parser.parse_args(argv)
 
-    def work():
-        if args.beam is not None and args.beam < 1:
-            raise InputError(f"--beam {args.beam}: one hypothesis is the least")
-        report, readers = {"readers": {}, "splits": {}}, {}
-        for path in args.readers:
-            reader = readers[path.stem] = load_reader(path)
-            reader.about["name"] = path.stem
-            decoding = {"beam": args.beam or reader.hp.beam, "penalty": args.penalty or reader.hp.penalty}
-            report["readers"][path.stem] = reader.about | ({} if reader.words else decoding)
-        for split in args.splits:
-            found = {name: score(reader, split) for name, reader in readers.items()}
-            print(table(split, {name: rates for name, (rates, _) in found.items()}))
-            report["splits"][split] = {name: {"rates": r, "details": d} for name, (r, d) in found.items()}
-        for name, about in report["readers"].items():
-            how = f", beam {about['beam']}, length penalty {about['penalty']:g}" if "beam" in about else ""
-            print(f"{name}: sha256 {about['sha256']}{how}")
-        if args.json:
-            args.json.write_text(json.dumps(report, indent=1) + "\n")
-
-    def score(reader, split):
-        if reader.words:
-            return score_words(reader, args.data_root, split)
-        return score_reader(reader, args.data_root, split, args)
-
-    return exit_code(parser.prog, work)
+    return exit_code(parser.prog, lambda: evaluate(args))
 
 
 if __name__ == "__main__":

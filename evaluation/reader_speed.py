@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from expert_hparams import ExpertHParams
-from hparams import exit_code, preset
+from hparams import InputError, exit_code, preset
 from losses import reading_loss
 from models import build_reader
 from reading import Reader, write
@@ -84,12 +84,16 @@ def compare(what, slow, quick, rounds):
 def main(argv=None):
     """Parses the flags and prints what was measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=ExpertHParams.presets, default="base", help="(default: %(default)s)")
+    presets = [name for name in ExpertHParams.presets if preset(name, ExpertHParams).model != "words"]
+    parser.add_argument("--preset", choices=presets, default="base", help="(default: %(default)s)")
     parser.add_argument("--clips", default=16, type=int, help="read by beam search (default: %(default)s)")
     parser.add_argument("--rounds", default=3, type=int, help="the median of this many (default: %(default)s)")
     args = parser.parse_args(argv)
 
     def work():
+        for flag in ("clips", "rounds"):
+            if getattr(args, flag) < 1:
+                raise InputError(f"--{flag} {getattr(args, flag)} must be at least 1")
         plain, fast = readers(preset(args.preset, ExpertHParams))
         print(
             f"| {args.preset}, {torch.get_num_threads()} threads | plainly | as it is run | ratio |\n|---|---|---|---|"

@@ -22,19 +22,21 @@ def build_generator(hp):
 def build_reader(hp, tokens):
     """An untrained lip reader of the family and size that `hp`, an `ExpertHParams`, says.
 
-    tokens: the size of its vocabulary; for the word classifier its number of words.
+    tokens: the size of its vocabulary; for the word classifier its number of words; None builds the encoder alone.
     """
     if hp.model == "words":
         return WordClassifier(tokens, hp.layers, hp.dim, hp.dropout, hp.width, hp.shrink)
     sizes = hp.layers, hp.dim, hp.ffn, hp.heads
     written = tokens, hp.decoder_layers, hp.dim, hp.decoder_ffn, hp.decoder_heads, hp.dropout
     if hp.model == "conformer":
-        decoder = Decoder(*written, interleaved, scale=hp.dim**0.5, tied=False, eps=EPS)
         encoder = Conformer(*sizes, dropout=hp.dropout, width=hp.width, shrink=hp.shrink)
+        if tokens is None:
+            return LipReader(encoder, None, CONFORMER_NORMAL)
+        decoder = Decoder(*written, interleaved, scale=hp.dim**0.5, tied=False, eps=EPS)
         return LipReader(encoder, decoder, CONFORMER_NORMAL, nn.Linear(hp.dim, tokens))
     front = {"video": True, "width": hp.width, "shrink": hp.shrink, "grad_mult": hp.grad_mult}
     encoder = AVHubert(*sizes, hp.dropout, hp.layerdrop, **front)
-    return LipReader(encoder, Decoder(*written))
+    return LipReader(encoder, None if tokens is None else Decoder(*written))
 
 
 def device_of(name):

@@ -206,6 +206,7 @@ def spans(lengths, share, span):
     """Chooses frames to be masked: spans at random places, which may overlap, `share` of each clip before overlap.
 
     lengths: (B,) frames of each clip. span: frames. Returns (B, max(lengths)) bool.
+    Differs: the published places are drawn without replacement, two at least in each clip.
     """
     longest = int(lengths.max())
     masked = torch.zeros(len(lengths), longest, dtype=torch.bool)

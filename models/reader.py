@@ -11,6 +11,7 @@ class LipReader(nn.Module):
     """Reads text off a mouth: an encoder of the video, a decoder of tokens, and where asked for a CTC layer.
 
     encoder: called with `video` (B, T, 1, H, W), normalised, and `padding`; AV-HuBERT or the Conformer.
+    decoder: None while there is only an encoder, in pre-training.
     normal: (mean, standard deviation) of the grey values that the encoder was trained on.
     """
 
@@ -59,9 +60,10 @@ class WordClassifier(nn.Module):
     def forward(self, roi, padding=None):
         """roi: (B, T, 1, H, W) grey in [0, 1]. padding: (B, T) bool or None. Returns (B, words) scores."""
         mean, deviation = self.normal
-        x = self.front((roi - mean) / deviation)
         if padding is None:
-            padding = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+            padding = torch.zeros(roi.shape[:2], dtype=torch.bool, device=roi.device)
+        video = ((roi - mean) / deviation).masked_fill(padding[..., None, None, None], 0)
+        x = self.front(video)  # (B, T, D)
         lengths = (~padding).sum(1)
         packed = nn.utils.rnn.pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
         x, _ = nn.utils.rnn.pad_packed_sequence(self.memory(packed)[0], batch_first=True, total_length=x.shape[1])

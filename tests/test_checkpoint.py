@@ -55,7 +55,7 @@ def test_weights_that_are_not_finite_are_not_exported(tmp_path):
     hp = narrow_hparams("wav2lip")
     generator = build_generator(hp)
     generator.to_rgb[1][0].bias.data[0] = 1e6
-    with pytest.raises(InputError, match="to_rgb.1.0.bias"):
+    with pytest.raises(InputError, match="^to_rgb.1.0.bias is not finite"):
         checkpoint.export(tmp_path / "x.safetensors", generator, hp)
     assert not list(tmp_path.iterdir())
 
@@ -70,6 +70,22 @@ def test_the_averaged_generator_of_a_run_is_the_one_that_is_loaded(tmp_path):
     assert torch.equal(drawn(loaded, hp), drawn(mean, hp))
     again = checkpoint.load_discriminator(tmp_path / "last.pt")[0]
     assert torch.equal(again.blocks[0][0].conv.weight, judge.blocks[0][0].conv.weight)
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_weights_from_before_the_positions_had_a_gain_draw_the_same(suffix, tmp_path):
+    hp, path = narrow_hparams("talklip_g"), tmp_path / f"old.{suffix}"
+    generator = filled(build_generator(hp)).eval()
+    old, where = generator.state_dict(), "speech.positions."
+    direction, gain = old.pop(where + "direction"), old.pop(where + "gain")
+    old[where + "weight"] = gain * direction / direction.norm(dim=(0, 1), keepdim=True)
+    if suffix == "pt":
+        checkpoint.save(path, hparams=asdict(hp), generator=old)
+    else:
+        save_file(old, path, {"format": "1", "hparams": json.dumps(asdict(hp))})
+    loaded = checkpoint.load_generator(path)[0]
+    assert difference(drawn(loaded, hp), drawn(generator, hp)) < 1e-4
+    assert loaded.state_dict().keys() == generator.state_dict().keys()
 
 
 # Refusals, one line each
@@ -141,6 +157,21 @@ def test_a_generator_is_no_discriminator_and_no_run(tmp_path):
     refused(tmp_path / "w.safetensors", "no checkpoint of a run", checkpoint.load)
 
 
+@pytest.mark.parametrize(
+    "words, facts",
+    {
+        "a lip reader. Give": {"words": None, "tokenizer": "AAAA"},
+        "a lip reader of single words": {"words": ["bin"], "tokenizer": None},
+        "a lip reader's pre-trained encoder": {"task": "pretrain"},
+    }.items(),
+)
+def test_a_lip_reader_is_named_where_a_generator_is_wanted(words, facts, tmp_path):
+    checkpoint.save(tmp_path / "best.pt", hparams={}, reader={"a": torch.zeros(1)}, **facts)
+    refused(tmp_path / "best.pt", f"holds no generator but {words}")
+    checkpoint.export(tmp_path / "r.safetensors", torch.nn.Linear(1, 1), preset("wav2lip"), network="reader", **facts)
+    refused(tmp_path / "r.safetensors", f"holds no generator but {words}")
+
+
 def test_missing_misshapen_and_unknown_weights_are_named(tmp_path):
     state = published_wav2lip()
     del state["output_block.1.bias"]
@@ -178,5 +209,9 @@ def test_safetensors_of_other_projects_and_formats_are_refused(tmp_path):
     refused(path, "format 7, this code reads 1")
     save_file(weights, path, {"format": "1", "hparams": "{not json"})
     refused(path, "broken")
+    save_file(weights, path, {"format": "1", "hparams": "[1, 2]"})
+    refused(path, r"broken: its knobs \(hparams\) are '\[1, 2\]'")
+    save_file(weights, path, {"format": "1", "hparams": "{}", "network": '"other"', "b": "1", "a": "2"})
+    refused(path, "our checkpoint with a, b, format and 3 more")
     save_file(weights, path, {"format": "1", "hparams": json.dumps(asdict(replace(preset("wav2lip"), width=0.1)))})
     refused(path, "missing")

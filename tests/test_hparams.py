@@ -6,6 +6,7 @@ from dataclasses import FrozenInstanceError, asdict, fields, replace
 import pytest
 import torch
 
+from expert_hparams import ExpertHParams
 from hparams import PRESETS, HParams, InputError, add_flags, override, preset
 from models import build_generator
 from models.talklip import Discriminator
@@ -81,12 +82,32 @@ def test_a_checkpoints_knobs_stay_where_no_flag_is_given():
         (["--batch_size", "1", "--windows", "1", "--window", "1"], "two faces in a step"),
         (["--window", "-1"], "window -1.*at least 1"),
         (["--save_every", "0"], "save_every 0.*at least 1"),
+        (["--beta1", "1"], "beta1 1.0.*at most 0.9999999"),
+        (["--beta2", "1"], "beta2 1.0.*at most 0.9999999"),
+        (["--seed", str(2**31)], "seed 2147483648.*at most 2147483647"),
+        (["--audio_dim", "100", "--audio_heads", "4"], "audio_dim 100.*multiple of 16"),
     ],
 )
 def test_a_bad_value_is_the_users_fault_and_says_what_was_expected(argv, words):
     with pytest.raises(InputError, match=words) as fault:
         override(HParams(), given(*argv))
     assert "\n" not in str(fault.value)
+
+
+@pytest.mark.parametrize(
+    "knobs, words",
+    [
+        ({"beta2": 1.0}, "beta2 1.0.*at most 0.9999999"),
+        ({"seed": 2**31}, "seed 2147483648.*at most 2147483647"),
+        ({"dim": 100, "heads": 4}, "dim 100.*multiple of 16"),
+        ({"dim": 45, "heads": 3, "decoder_heads": 3, "model": "conformer"}, "dim 45 must be even"),
+    ],
+)
+def test_a_lip_readers_bad_value_is_the_users_fault_too(knobs, words):
+    with pytest.raises(InputError, match=words):
+        ExpertHParams(**knobs)
+    ExpertHParams(beta2=0.9999, seed=2**31 - 1, dim=48)
+    ExpertHParams(model="words", dim=45, heads=3, decoder_heads=3)
 
 
 def test_a_word_that_is_no_choice_is_refused_also_from_a_checkpoint(capsys):

@@ -22,7 +22,11 @@ class Oracle(nn.Module):
 
     def __init__(self, tokens, size):
         super().__init__()
-        self.tokens, self.size, self.decoder = [*tokens, END], size, self
+        self.tokens, self.size = [*tokens, END], size
+
+    @property
+    def decoder(self):
+        return self
 
     def encode(self, roi, padding=None):
         return torch.zeros(len(roi), roi.shape[1], 1)
@@ -85,11 +89,10 @@ def test_other_lips_are_those_of_another_clip(spoken_root):
 
 
 def test_teacher_forced_sentences_are_cut_to_the_true_number_of_tokens(oracle, spoken_root):
-    reader = oracle("set blue now")
+    reader = oracle("set blue now lay")
     clips = Utterances(spoken_root, "val", HP, reader.tokenizer)
-    assert teacher_forced(reader, collate([clips[0, None], clips[1, None]])) == ["set blue now", "set blue now"]
-    reader = oracle("set blue now lay red bin")
-    assert teacher_forced(reader, collate([clips[0, None]])) == ["set blue now"]  # two words and the end were true
+    assert teacher_forced(reader, collate([clips[0, None], clips[1, None]])) == ["set blue", "set blue"]
+    assert teacher_forced(oracle("set"), collate([clips[0, None]])) == ["set"]
 
 
 def test_word_accuracy_counts_each_word_once(spoken_root):

@@ -226,3 +226,10 @@ def test_the_stable_points_are_the_corners_of_the_eyes_and_the_base_of_the_nose(
     (x, y), names = MEAN_FACE.T / mouth.EYES_PX, ["right outer", "right inner", "left inner", "left outer", "nose"]
     assert len(names) == len(STABLE) and list(x[:4]) == sorted(x[:4]) and y[4] > y[:4].max() + 0.4
     assert x[3] - x[0] == pytest.approx(1, abs=0.01)  # the unit is the distance of the outer corners
+
+
+def test_lrs2_refuses_a_middle_that_was_not_kept():
+    lrs2(BOX, (160, 160), 1 / 6)
+    near = np.float32([[50, 50, 100, 100]])  # of 88 px, 50 + 2 * 50 / 6 are kept in each direction
+    with pytest.raises(InputError, match="only 57% of LRS2's middle .* say --roi aligned"):
+        lrs2(near, (160, 160), 1 / 6)

@@ -79,12 +79,12 @@ def test_words_are_named_from_a_run_and_its_export(tmp_path):
     for name in ("best.pt", "words.safetensors"):
         reader = load_reader(tmp_path / name)
         assert reader.words == words and reader.tokenizer is None and torch.equal(reader.net(ROI), net(ROI))
-        encoder_refused(tmp_path / name, "holds no encoder but our checkpoint")
+        encoder_refused(tmp_path / name, "holds no encoder but a lip reader of single words")
 
 
 def test_a_pre_training_run_lends_its_encoder_and_cannot_read(tmp_path):
     net = save_run(tmp_path / "best.pt", ExpertHParams(**SMALL))
-    refused(tmp_path / "best.pt", "holds no lip reader but our checkpoint.*finetune", load_reader)
+    refused(tmp_path / "best.pt", "holds no lip reader but a lip reader.s pre-trained encoder.*finetune", load_reader)
     reader = load_reader(tmp_path / "best.pt", whole=False)
     assert reader.net.decoder is None and reader.tokenizer is None
     assert torch.equal(reader.net.encode(ROI), net.encode(ROI))
@@ -243,7 +243,7 @@ def test_the_published_conformer_lends_its_encoder(tmp_path):
 def test_the_published_conformer_cannot_read_and_says_why(tmp_path):
     torch.save({"ctc.ctc_lo.weight": torch.zeros(40, 8)}, tmp_path / "x.pth")
     refused(tmp_path / "x.pth", "Conformer lip reader, whose table of characters is not in the file", load_reader)
-    encoder_refused(tmp_path / "x.pth", "do not fit Conformer: .* missing")
+    encoder_refused(tmp_path / "x.pth", "do not fit LipReader: .* missing")
 
 
 # Reading and its errors

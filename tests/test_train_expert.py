@@ -2,7 +2,10 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from test_expert_run import HP
 from test_train import flat
 
 import checkpoint
+import train
 import train_expert
 from expert_hparams import ExpertHParams
 from reading import load_reader, read
@@ -22,6 +26,7 @@ from utterances import Utterances
 torch.set_num_threads(1)
 FLAGS = [f"--{name}={value}" for name, value in asdict(HP).items() if value != getattr(ExpertHParams(), name)]
 FLAGS = [flag for flag in FLAGS if flag != "--augment=True"] + ["--augment"]
+ROOT = Path(train_expert.__file__).parent
 CLOCK = {"frames_a_second"}
 
 
@@ -79,6 +84,16 @@ def test_a_word_classifier_is_trained_and_exported_with_its_words(command, tmp_p
     assert reader.words == ["bin", "blue", "lay", "now", "red", "set"] and reader.tokenizer is None
     assert reader.net(torch.rand(2, 9, 1, 88, 88)).shape == (2, 6)
     assert "step 0 of 6" in capsys.readouterr().err
+
+
+def test_a_run_that_was_never_validated_exports_its_last_state(command, tmp_path):
+    weights, folder = tmp_path / "words.safetensors", tmp_path / "words"
+    words = ["words", "words", *FLAGS, "--model=words", "--export", weights]
+    assert command(*words, "--stop=1") == 0
+    assert load_reader(weights).about["step"] == 1 and not (folder / "best.pt").exists()
+    (folder / "last.pt").rename(folder / "best.pt")  # of a run that was given up
+    assert command(*words, "--seed=5", "--stop=1") == 0
+    assert load_reader(weights).hp.seed == 5
 
 
 def test_a_second_iteration_predicts_clusters_of_the_firsts_features(spoken_root, command, tmp_path):
@@ -192,9 +207,75 @@ def test_faults_of_files_and_flags_are_one_line(command, told, tmp_path):
     other.write_bytes(train_tokenizer(["bin blue set red lay now please"], 40, "word").model)
     assert "reader/last.pt does not fit these flags" in told("finetune", "reader", "--tokenizer", other)
     assert "--device nonsense does not work here" in told("finetune", "reader", "--device=nonsense")
-    assert "holds no lip reader" in told(
-        "pretrain", "units", "--max_steps=2", "--export", tmp_path / "none.safetensors"
-    )
+
+
+BEFORE = {  # faults that are told before anything is done
+    "--workers -1 must be at least 0": ["--workers=-1"],
+    "--stop 0 must be at least 1": ["--stop=0"],
+    "is a folder: name a file in it": ["--export", "{}"],
+    "File exists": ["--export", "{}/file/reader.safetensors"],
+    "Not a directory": ["--runs", "{}/file"],
+    "multiple of 16": ["--model=avhubert", "--dim=40"],
+}
+
+
+@pytest.mark.parametrize("words", BEFORE)
+def test_faults_of_flags_are_told_before_the_training(told, tmp_path, words):
+    (tmp_path / "file").touch()
+    more = [flag.format(tmp_path) for flag in BEFORE[words]]
+    assert words in told("words", "run", *FLAGS, "--model=words", *more)
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_a_tokenizer_is_not_written_over_a_folder(spoken_root, tmp_path, capsys):
+    argv = ["tokenizer", "--data_root", str(spoken_root), "--size=30", "--kind=bpe", "--out", str(tmp_path)]
+    assert train_expert.main(argv) == 1
+    assert f"--out {tmp_path} is a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "task, flag",
+    [("pretrain", "export"), ("pretrain", "tokenizer"), ("finetune", "teacher")]
+    + [("words", flag) for flag in ("init", "teacher", "tokenizer")],
+)
+def test_a_task_has_no_flag_that_it_would_not_heed(command, capsys, task, flag):
+    with pytest.raises(SystemExit) as stopped:
+        command(task, "run", f"--{flag}=file")
+    assert stopped.value.code == 2 and f"unrecognized arguments: --{flag}" in capsys.readouterr().err
+
+
+def test_broken_units_are_to_be_removed(command, told, tmp_path):
+    assert command("pretrain", "units", *FLAGS, "--stop=1") == 0
+    units = tmp_path / "units" / "units.npz"
+    whole = units.read_bytes()
+    for broken in (b"", b"no units at all", whole[: len(whole) // 2]):
+        units.write_bytes(broken)
+        assert f"{units} is broken" in (said := told("pretrain", "units")) and "remove it" in said
+    units.unlink()
+    assert command("pretrain", "units", "--stop=2") == 0
+    assert units.read_bytes() == whole
+
+
+def test_garbage_in_the_log_is_dropped(command, tmp_path):
+    words = ["words", "words", *FLAGS, "--model=words"]
+    assert command(*words, "--stop=1") == 0
+    with (tmp_path / "words" / "metrics.jsonl").open("ab") as log:
+        log.write(b'\xff\x00}\n[1]\n{}\n{"step": "x"}\n{"step": 1, "to')
+    assert command(*words, "--stop=2") == 0
+    assert [line["step"] for line in metrics(tmp_path / "words") if "valid" not in line] == [1, 2]
+
+
+def test_help_answers_without_torch():
+    spy = "import sys, train_expert\nprint([name for name in ('torch', 'cv2', 'numpy') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", spy], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_a_folder_of_a_readers_run_is_no_generators(data_root, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    checkpoint.save(tmp_path / "run" / "last.pt", hparams=asdict(HP), step=3, reader={})
+    assert train.main(["--data_root", str(data_root), "--runs", str(tmp_path), "--name=run", "--device=cpu"]) == 1
+    assert "run/last.pt is a run of train_expert.py: give another --name" in capsys.readouterr().err
 
 
 def test_a_folder_of_a_generators_run_is_not_overwritten(told, tmp_path):

@@ -16,7 +16,7 @@ from text import END, PAD, Tokenizer
 from utterances import Batches, Utterances, Words, collate, places
 
 torch.set_num_threads(1)
-HP = ExpertHParams()
+HP = ExpertHParams(frames_weight=0.5)
 LOUD = replace(HP, augment=True, frames=10)
 LENGTHS = [frames for frames, _ in SPOKEN["train"].values()]
 
@@ -169,7 +169,7 @@ def test_augmented_words_begin_and_end_a_frame_earlier_or_later(spoken_root):
     words = Words(spoken_root, "train", replace(HP, context=1, augment=True))
     clip, seen = Clip(words.paths[2]), set()
     for draw in range(60):
-        frames = words.frames(clip, 1, words.chance(draw))
+        frames = words.frames(len(clip), clip.times[1], words.chance(draw))
         assert np.array_equal(frames, np.arange(frames[0], frames[-1] + 1))
         seen.add((int(frames[0]), int(frames[-1])))
         assert len(words[5, draw]["roi"]) == len(frames) <= words.lengths[5]
