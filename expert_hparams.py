@@ -153,6 +153,14 @@ EXPERT_PRESETS = {
         "ctc_weight": 0.1,
         "seed": 2,
     },
-    "compact_words": {**_COMPACT_READER, "model": "words", "layers": 2, "context": 5, "max_steps": 2400, "seed": 3},
+    "compact_words": {
+        **_COMPACT_READER,
+        "model": "words",
+        "width": 0.25,
+        "layers": 2,
+        "context": 8,
+        "max_steps": 900,
+        "seed": 3,
+    },
 }
 ExpertHParams.presets = EXPERT_PRESETS

@@ -86,12 +86,13 @@ class ExpertRun:
             raise InputError(f"{path} does not fit these flags: {hint} ({reason})") from error
 
     def begin_with(self, path):
-        """Takes the encoder of a run, a lip reader or a published file, of the same size."""
-        if self.task == "words":
-            raise InputError(f"--init {path}: a classifier of words has no such encoder, leave it out")
-        found = load_reader(path, whole=False).net.encoder.state_dict()
+        """Takes the encoder of a run, a lip reader or a published file; for words, its video front end."""
+        encoder, words = load_reader(path, whole=False).net.encoder, self.task == "words"
+        if words and not hasattr(encoder, "video"):
+            raise InputError(f"--init {path} is no avhubert, with whose video front end a word classifier begins")
+        mine, found = (self.net.reader.front, encoder.video) if words else (self.net.reader.encoder, encoder)
         try:
-            self.net.reader.encoder.load_state_dict(found)
+            mine.load_state_dict(found.state_dict())
         except RuntimeError as error:
             raise InputError(f"--init {path} is an encoder of another size: give the --preset that fits") from error
 

@@ -49,6 +49,7 @@ def first_alone():
 
 
 def leave():
-    """Ends what `join` began."""
+    """Ends what `join` began, once every process has come here."""
     if dist.is_initialized():
+        dist.barrier()
         dist.destroy_process_group()

@@ -124,7 +124,7 @@ def main(argv=None):
         "words": "a classifier of single words",
     }
     own = {  # flags that not every task has; elsewhere they are None
-        "init": (("pretrain", "finetune"), "begin with the encoder of this run or lip reader"),
+        "init": (("pretrain", "finetune", "words"), "begin with the encoder of this run or lip reader"),
         "teacher": (("pretrain",), "cluster the features of this run, not the sound"),
         "tokenizer": (("finetune",), "(default: tokenizer.model in the data root)"),
         "export": (

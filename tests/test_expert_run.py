@@ -215,3 +215,12 @@ def test_two_clips_are_learnt_by_heart(tmp_path):
     train(run, tmp_path / "run", workers=0)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert lines[-2]["reading"] < 0.1 and lines[-1]["valid"] == {"wer": 0.0, "cer": 0.0} and first["wer"] > 0
+
+
+def test_words_begin_with_the_eyes_of_a_pre_trained_reader(spoken_root, tmp_path):
+    first = begin(spoken_root, tmp_path / "units", "pretrain")
+    first.save(tmp_path / "units.pt")
+    run = begin(spoken_root, tmp_path / "words", "words", model="words")
+    run.begin_with(tmp_path / "units.pt")
+    theirs = first.net.reader.encoder.video.state_dict()
+    assert all(torch.equal(theirs[name], part) for name, part in run.net.reader.front.state_dict().items())

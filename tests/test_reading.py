@@ -163,8 +163,6 @@ def test_an_avhubert_lends_its_encoder_to_a_run_and_teaches(fine_tuned, tmp_path
     assert torch.equal(run.net.reader.encode(ROI), reader.net.encode(ROI))
     run.net.reader = build_reader(replace(reader.hp, layers=1), 11)
     refused(tmp_path / "x.pt", "--init .* encoder of another size", lambda path: ExpertRun.begin_with(run, path))
-    run.task = "words"
-    refused(tmp_path / "x.pt", "--init .* classifier of words", lambda path: ExpertRun.begin_with(run, path))
     taught = features(reader, {"roi": ROI[0], "audio": normal(2, (5, 104))}, depth=1)
     assert taught.shape == (5, 32)
 

@@ -17,6 +17,7 @@ from test_train import flat
 import checkpoint
 import train
 import train_expert
+from evaluation import reader_speed
 from expert_hparams import ExpertHParams
 from reading import load_reader, read
 from text import train_tokenizer
@@ -236,7 +237,7 @@ def test_a_tokenizer_is_not_written_over_a_folder(spoken_root, tmp_path, capsys)
 @pytest.mark.parametrize(
     "task, flag",
     [("pretrain", "export"), ("pretrain", "tokenizer"), ("finetune", "teacher")]
-    + [("words", flag) for flag in ("init", "teacher", "tokenizer")],
+    + [("words", flag) for flag in ("teacher", "tokenizer")],
 )
 def test_a_task_has_no_flag_that_it_would_not_heed(command, capsys, task, flag):
     with pytest.raises(SystemExit) as stopped:
@@ -263,6 +264,18 @@ def test_garbage_in_the_log_is_dropped(command, tmp_path):
         log.write(b'\xff\x00}\n[1]\n{}\n{"step": "x"}\n{"step": 1, "to')
     assert command(*words, "--stop=2") == 0
     assert [line["step"] for line in metrics(tmp_path / "words") if "valid" not in line] == [1, 2]
+
+
+@pytest.mark.parametrize("flag", ["clips", "rounds"])
+def test_the_speed_of_nothing_is_not_measured(capsys, flag):
+    assert reader_speed.main([f"--{flag}=0"]) == 1
+    assert f"--{flag} 0 must be at least 1" in capsys.readouterr().err
+
+
+def test_the_speed_of_beam_search_is_not_that_of_a_word_classifier(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        reader_speed.main(["--preset=compact_words"])
+    assert stopped.value.code == 2 and "invalid choice" in capsys.readouterr().err
 
 
 def test_help_answers_without_torch():
