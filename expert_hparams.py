@@ -158,8 +158,9 @@ EXPERT_PRESETS = {
         "model": "words",
         "width": 0.25,
         "layers": 2,
-        "context": 8,
-        "max_steps": 900,
+        "context": 2,
+        "hold": 0.3,
+        "max_steps": 560,
         "seed": 3,
     },
 }

@@ -147,7 +147,7 @@ def validate(run):
             scores = (
                 run.net.head(run.net.reader.encode(roi, padding))
                 if run.task == "pretrain"
-                else run.net.reader(roi, padding)
+                else run.net.reader(roi, padding, batch["inside"])
             )
         wanted = batch["units"] if run.task == "pretrain" else batch["word"]
         right, places = right + (scores.argmax(-1) == wanted).sum().item(), places + (wanted >= 0).sum().item()

@@ -75,8 +75,8 @@ class Naming(nn.Module):
         self.hp, self.reader = hp, classifier
 
     def forward(self, batch):
-        """batch: see `utterances.collate`, with `word` (B,). Returns {"word": scalar}."""
-        logits = self.reader(batch["roi"], batch["padding"])
+        """batch: see `utterances.collate`, with `word` (B,) and `inside` (B, T). Returns {"word": scalar}."""
+        logits = self.reader(batch["roi"], batch["padding"], batch["inside"])
         return {"word": reading_loss(logits.float()[:, None], batch["word"][:, None], -1, self.hp.label_smoothing)}
 
 

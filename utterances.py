@@ -136,19 +136,31 @@ class Words(Utterances):
 
     def frames(self, length, times, rng=None):
         """The frames of a word and `context` more on each side, as far as the clip goes; augmented, its ends move."""
-        first, last = np.round(times * FPS).astype(int) + [-self.hp.context, self.hp.context]
+        first, last = word_frames(length, times)[[0, -1]] + [-self.hp.context, self.hp.context + 1]
         if rng is not None and self.hp.augment:
-            first, last = [first, last] + rng.integers(-1, 2, 2)
-        first = min(max(first, 0), length - 1)
-        return np.arange(first, min(max(last, first + 1), length))
+            move = min(self.hp.context, 1)  # the word itself stays whole
+            first, last = [first, last] + rng.integers(-move, move + 1, 2)
+        return np.arange(max(first, 0), min(last, length))
 
     def __getitem__(self, at):
-        """Sample number `draw` of word `at[0]`: roi as above, `word` its place in the vocabulary."""
+        """Sample number `draw` of word `at[0]`: roi as above, `word` its place in the vocabulary, `inside` its frames.
+
+        inside: (T,) bool, True in the word itself, False in what surrounds it.
+        """
         place, draw = at
         i, k = self.places[place]
         (clip, greys, windows), rng = self.load(i), self.chance(draw)
         word = torch.tensor(self.vocabulary.index(clip.words[k].lower()))
-        return {"roi": self.see(greys, windows, self.frames(len(clip), clip.times[k], rng), rng), "word": word}
+        frames = self.frames(len(clip), clip.times[k], rng)
+        inside = torch.from_numpy(np.isin(frames, word_frames(len(clip), clip.times[k])))
+        return {"roi": self.see(greys, windows, frames, rng), "word": word, "inside": inside}
+
+
+def word_frames(length, times):
+    """The frames of a word, one at least. times: (2,) s, its start and end."""
+    first, last = np.round(times * FPS).astype(int)
+    first = min(max(first, 0), length - 1)
+    return np.arange(first, min(max(last, first + 1), length))
 
 
 def timed_words(path):

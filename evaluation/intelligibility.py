@@ -99,7 +99,7 @@ def score_words(reader, root, split):
     for part in np.array_split(np.arange(len(words)), -(-len(words) // (4 * TOGETHER))):
         batch = collate([words[int(i), None] for i in part])
         batch = {name: each.to(reader.device) for name, each in batch.items()}
-        named = reader.net(batch["roi"], batch["padding"]).argmax(-1)
+        named = reader.net(batch["roi"], batch["padding"], batch["inside"]).argmax(-1)
         for told, true in zip(named.tolist(), batch["word"].tolist(), strict=True):
             right += told == true
             if told != true:

@@ -46,6 +46,8 @@ class LipReader(nn.Module):
 class WordClassifier(nn.Module):
     """Names the one word that a short clip shows, as LRW asks for: ResNet-18 front end, bidirectional GRU, mean.
 
+    The GRU sees the word's neighbours too; the mean is taken over the word itself.
+
     normal: (mean, standard deviation) of the grey values.
     """
 
@@ -57,8 +59,13 @@ class WordClassifier(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.words = nn.Linear(2 * dim, words)
 
-    def forward(self, roi, padding=None):
-        """roi: (B, T, 1, H, W) grey in [0, 1]. padding: (B, T) bool or None. Returns (B, words) scores."""
+    def forward(self, roi, padding=None, inside=None):
+        """Scores every word that it knows.
+
+        roi: (B, T, 1, H, W) grey in [0, 1].  padding: (B, T) bool, True after the end, or None.
+        inside: (B, T) bool, True in the frames of the word itself, or None for all frames.
+        Returns (B, words).
+        """
         mean, deviation = self.normal
         if padding is None:
             padding = torch.zeros(roi.shape[:2], dtype=torch.bool, device=roi.device)
@@ -67,5 +74,6 @@ class WordClassifier(nn.Module):
         lengths = (~padding).sum(1)
         packed = nn.utils.rnn.pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
         x, _ = nn.utils.rnn.pad_packed_sequence(self.memory(packed)[0], batch_first=True, total_length=x.shape[1])
-        x = x.masked_fill(padding[..., None], 0).sum(1) / lengths[:, None]  # (B, 2D)
+        inside = ~padding if inside is None else inside
+        x = x.masked_fill(~inside[..., None], 0).sum(1) / inside.sum(1, keepdim=True)  # (B, 2D)
         return self.words(self.dropout(F.relu(x)))

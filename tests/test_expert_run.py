@@ -150,7 +150,7 @@ def test_pre_training_is_scored_by_the_units_of_whole_clips_that_are_only_seen(s
 def test_words_are_scored_by_their_names(spoken_root, tmp_path):
     run = begin(spoken_root, tmp_path, "words")
     assert run.words == ["bin", "blue", "lay", "now", "red", "set"]
-    run.net.reader.forward = lambda roi, padding: torch.eye(6)[2].expand(len(roi), 6)  # always "lay"
+    run.net.reader.forward = lambda roi, padding, inside: torch.eye(6)[2].expand(len(roi), 6)  # always "lay"
     assert validate(run) == {"errors": 3 / 4}  # of "set blue" and "lay now"
 
 

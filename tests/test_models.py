@@ -5,13 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from filling import difference, faces, filled, normal
+from filling import difference, faces, filled, normal, uniform
 from make_golden import GOLDEN, golden, narrow_hparams, speech_input
 
 from hparams import HParams, preset
 from models import build_generator
 from models.avhubert import AVHubert, ClusterHead, shuffle_spans, spans
 from models.layers import narrow
+from models.reader import WordClassifier
 from models.talklip import DECODER, DISCRIMINATOR, ENCODER, SPEECH, TO_RGB, Discriminator, LocalSpeech, TalkLip
 from models.wav2lip import Wav2Lip
 
@@ -247,3 +248,14 @@ def test_grad_mult_scales_the_gradient_of_the_video_and_no_number():
     torch.testing.assert_close(seen[1], seen[0])
     torch.testing.assert_close(found[1][0], 0.1 * found[0][0], rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-3, atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_word_is_named_by_its_own_frames_and_not_by_padding():
+    net = filled(WordClassifier(5, layers=2, dim=16, width=1 / 16, shrink=4)).eval()
+    roi, inside = uniform(3, (1, 6, 1, 88, 88)), torch.tensor([[False, True, True, True, False, False]])
+    padded, longer = torch.zeros(1, 2, dtype=torch.bool), torch.cat([roi, torch.zeros(1, 2, 1, 88, 88)], dim=1)
+    padding = torch.cat([torch.zeros_like(inside), ~padded], dim=1)
+    alone, among = net(roi, None, inside), net(longer, padding, torch.cat([inside, padded], dim=1))
+    assert difference(among, alone) < 1e-5
+    assert difference(net(roi), alone) > 1e-3, "the mean over all frames is another"

@@ -247,10 +247,10 @@ def test_every_weight_of_a_reader_learns_to_transcribe(model, ctc):
 
 def test_naming_is_the_loss_of_the_word():
     class Told(nn.Module):
-        def forward(self, roi, padding):
+        def forward(self, roi, padding, inside):
             return torch.tensor([[1.0, 2.0, 5.0, 2.0], [2.0, 6.0, 1.0, 1.0]]).log()  # of 10 parts
 
-    batch = {"roi": torch.zeros(2, 3, 1, 8, 8), "padding": None, "word": torch.tensor([2, 0])}
+    batch = {"roi": torch.zeros(2, 3, 1, 8, 8), "padding": None, "inside": None, "word": torch.tensor([2, 0])}
     plain = Naming(Told(), hparams(label_smoothing=0.0))(batch)["word"].item()
     assert plain == pytest.approx(-(log(0.5) + log(0.2)) / 2)
     smooth = Naming(Told(), hparams(label_smoothing=0.3))(batch)["word"].item()
