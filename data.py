@@ -1,6 +1,7 @@
 """Reads a data root made by preprocess.py: clips for training, each draw a function of the seed and its number."""
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -19,6 +20,16 @@ LIP_POINTS = OUTER_LIPS + INNER_LIPS
 LIP_NUMBERS, LIP_SCALE = 2 * len(LIP_POINTS), 100.0  # lips move by about a hundredth of the face box
 
 
+@contextmanager
+def stored(path):
+    """The arrays of a clip's file, each read when it is asked for. Raises InputError for a file that is broken."""
+    try:
+        with np.load(path) as arrays:
+            yield arrays
+    except (BadZipFile, EOFError, KeyError, ValueError) as error:
+        raise InputError(f"{path} is broken ({error}): remove it and preprocess again") from error
+
+
 class Clip:
     """One preprocessed clip; pictures are decoded when they are asked for.
 
@@ -28,16 +39,13 @@ class Clip:
     """
 
     def __init__(self, path):
-        try:
-            with np.load(path) as arrays:
-                self.jpegs, self.ends = arrays["faces"], arrays["ends"]
-                self.meshes = arrays["mesh"].astype(np.float32)
-                self.logfbank, self.mel = arrays["logfbank"], arrays["mel"]
-                self.boxes, self.times = arrays["boxes"].astype(np.float32), arrays["word_times"]
-                self.size = arrays["size"].tolist() if "size" in arrays else None  # older data roots lack it
-                self.text, self.words = str(arrays["text"]), [str(word) for word in arrays["words"]]
-        except (BadZipFile, EOFError, KeyError, ValueError) as error:
-            raise InputError(f"{path} is broken ({error}): remove it and preprocess again") from error
+        with stored(path) as arrays:
+            self.jpegs, self.ends = arrays["faces"], arrays["ends"]
+            self.meshes = arrays["mesh"].astype(np.float32)
+            self.logfbank, self.mel = arrays["logfbank"], arrays["mel"]
+            self.boxes, self.times = arrays["boxes"].astype(np.float32), arrays["word_times"]
+            self.size = arrays["size"].tolist() if "size" in arrays else None  # older data roots lack it
+            self.text, self.words = str(arrays["text"]), [str(word) for word in arrays["words"]]
 
     def __len__(self):
         return len(self.ends)

@@ -16,7 +16,7 @@ from hparams import InputError
 from models import build_reader
 from objectives import MaskedUnits, Naming, Transcription, loss_weights
 from reading import Reader, error_rates, load_reader, packed, read
-from run import as_numbers, open_log
+from run import as_numbers, fitting, open_log
 from units import units_of
 from utterances import Batches, Utterances, Words, collate
 
@@ -73,17 +73,13 @@ class ExpertRun:
 
     def resume(self, path, state):
         """Continues where the checkpoint at `path` was written. state: what `checkpoint.load` read from it."""
-        try:
+        with fitting(path):
             if other := [name for name, fact in self.facts.items() if state[name] != fact]:
                 raise ValueError(f"its {other[0]} is another")
             for name, part in self.net.named_children():
                 part.load_state_dict(state[name])
             self.optim.load_state_dict(state["optimizer"])
             self.step, self.best = state["step"], state["best"]
-        except (KeyError, RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            hint = "leave out the flags that change a network, or give another --name"
-            raise InputError(f"{path} does not fit these flags: {hint} ({reason})") from error
 
     def begin_with(self, path):
         """Takes the encoder of a run, a lip reader or a published file; for words, its video front end."""

@@ -90,6 +90,14 @@ def flip(weights, name, axis, order):
         weights[name] = weights[name].index_select(axis, torch.tensor(order))
 
 
+def join(weights, parts, whole):
+    """Puts weights whose names differ in `parts` behind each other, in place, under the name with `whole` instead."""
+    for name in [name for name in weights if parts[0] in name]:
+        names = [name.replace(parts[0], part) for part in parts]
+        if all(each in weights for each in names):
+            weights[name.replace(parts[0], whole)] = torch.cat([weights.pop(each) for each in names])
+
+
 def convert_speech(published, prefix):
     """Table 1's weights, numbered through from 0 in the published files, as blocks of our `LocalSpeech`."""
     numbers = ((row, layer) for row, line in enumerate(SPEECH) for layer in range(line.res + 1))
@@ -110,10 +118,7 @@ def convert_avhubert(published, prefix="", video=True):
         weights = {name: value for name, value in weights.items() if not name.startswith("video.")}
     if weights.get("video.stem.0.weight", torch.empty(0)).ndim == 5:
         weights["video.stem.0.weight"] = weights["video.stem.0.weight"].squeeze(1)  # 5 frames are our channels
-    for name in [name for name in weights if ".self_attn.q_proj." in name]:
-        parts = [name.replace(".q_proj.", f".{part}_proj.") for part in "qkv"]
-        if all(part in weights for part in parts):
-            weights[name.replace("self_attn.q_proj", "qkv")] = torch.cat([weights.pop(part) for part in parts])
+    join(weights, [f".self_attn.{part}_proj." for part in "qkv"], ".qkv.")
     return weights
 
 

@@ -2,9 +2,7 @@
 
 import re
 
-import torch
-
-from published import convert_avhubert, rename, under
+from published import convert_avhubert, join, rename, under
 
 # (what the published name holds, what ours holds), applied in this order.
 DECODER = (
@@ -69,14 +67,6 @@ CONFORMER = (
 )
 UNUSED = "visual_frontend.resnet.layer1.downsample."  # the Conformer's first stage adds its input as it is
 POSITIONS = "embed_positions._float_tensor"  # of the decoder: holds nothing
-
-
-def join(weights, parts, whole):
-    """Puts weights whose names differ in `parts` behind each other, in place, under the name with `whole` instead."""
-    for name in [name for name in weights if parts[0] in name]:
-        names = [name.replace(parts[0], part) for part in parts]
-        if all(each in weights for each in names):
-            weights[name.replace(parts[0], whole)] = torch.cat([weights.pop(each) for each in names])
 
 
 def convert_decoder(published, prefix="decoder."):

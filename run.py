@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from contextlib import contextmanager
 from dataclasses import asdict
 
 import torch
@@ -12,6 +13,17 @@ from data import LIP_NUMBERS
 from hparams import InputError
 from models import build_generator
 from models.talklip import Discriminator
+
+
+@contextmanager
+def fitting(path):
+    """Around taking over the checkpoint at `path`: one that the flags do not fit becomes an InputError."""
+    try:
+        yield
+    except (KeyError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        hint = "leave out the flags that change a network, or give another --name"
+        raise InputError(f"{path} does not fit these flags: {hint} ({reason})") from error
 
 
 class Run:
@@ -54,7 +66,7 @@ class Run:
 
     def resume(self, path, state):
         """Continues where the checkpoint at `path` was written. state: what `checkpoint.load` read from it."""
-        try:
+        with fitting(path):
             for name, net in self.nets.items():
                 net.load_state_dict(state[name])
             for name, optim in self.optims.items():
@@ -62,10 +74,6 @@ class Run:
             if self.mean:  # a run that averages from now on begins with what it has
                 self.mean.load_state_dict(state.get("ema", state["generator"]))
             self.step, self.best = state["step"], state["best"]
-        except (KeyError, RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            hint = "leave out the flags that change a network, or give another --name"
-            raise InputError(f"{path} does not fit these flags: {hint} ({reason})") from error
 
 
 def as_numbers(losses, step):

@@ -2,11 +2,8 @@
 
 import hashlib
 import io
-from zipfile import BadZipFile
 
-import numpy as np
-
-from data import Clips
+from data import Clips, stored
 from hparams import HParams, InputError
 
 BEGIN, PAD, END, UNKNOWN = 0, 1, 2, 3  # as in fairseq's dictionaries
@@ -121,9 +118,6 @@ def transcripts(data_root, split):
     """What is said in each clip of a split, in the order of its list. Raises InputError as `Clips` and `Clip` do."""
     texts = []
     for path in Clips(data_root, split, HParams()).paths:
-        try:
-            with np.load(path) as arrays:  # its pictures stay unread
-                texts.append(str(arrays["text"]))
-        except (BadZipFile, EOFError, KeyError, ValueError) as error:
-            raise InputError(f"{path} is broken ({error}): remove it and preprocess again") from error
+        with stored(path) as arrays:
+            texts.append(str(arrays["text"]))
     return texts

@@ -1,7 +1,5 @@
 """Whole clips as a lip reader is trained on them: mouth ROI, sound, words and units, in batches of like length."""
 
-from zipfile import BadZipFile
-
 import cv2
 import numpy as np
 import torch
@@ -10,7 +8,7 @@ from torch.utils.data import Dataset
 
 import audio
 import mouth
-from data import FPS, Clip, Clips
+from data import FPS, Clip, Clips, stored
 from hparams import InputError
 from text import END, PAD
 
@@ -38,12 +36,9 @@ class Utterances(Dataset):
 
     def _check(self, path):
         """The frames of a clip that are trained on; raises InputError if it cannot be used."""
-        try:
-            with np.load(path) as arrays:  # members are read one by one: this is quick
-                frames, times = len(arrays["ends"]), arrays["word_times"]
-                texts = [str(arrays["text"]), *(map(str, arrays["words"]) if self.hp.frames_weight else ())]
-        except (BadZipFile, EOFError, KeyError, ValueError) as error:
-            raise InputError(f"{path} is broken ({error}): remove it and preprocess again") from error
+        with stored(path) as arrays:
+            frames, times = len(arrays["ends"]), arrays["word_times"]
+            texts = [str(arrays["text"]), *(map(str, arrays["words"]) if self.hp.frames_weight else ())]
         if frames > self.hp.longest:
             raise InputError(f"{path}: {frames} frames, the reader takes {self.hp.longest}: cut it, or raise --longest")
         if self.tokenizer:
@@ -168,7 +163,7 @@ def timed_words(path):
 
     Raises InputError where words and times do not agree.
     """
-    with np.load(path) as arrays:
+    with stored(path) as arrays:
         frames, times, words = len(arrays["ends"]), arrays["word_times"], [str(w).lower() for w in arrays["words"]]
     if len(times) and len(words) != len(times):
         raise InputError(f"{path}: {len(words)} words but {len(times)} times: correct its transcript and preprocess it")
