@@ -16,6 +16,7 @@ from faces import INNER_LIPS, OUTER_LIPS, mouth_region
 from hparams import InputError
 
 FORMAT, FPS = 1, 25
+PUBLISHED_SHARE = 0.08  # of a clip's frames: so many windows are drawn where --windows is 0
 LIP_POINTS = OUTER_LIPS + INNER_LIPS
 LIP_NUMBERS, LIP_SCALE = 2 * len(LIP_POINTS), 100.0  # lips move by about a hundredth of the face box
 
@@ -126,16 +127,20 @@ class Clips(Dataset):
         last = len(clip) - hp.window + 1  # number of places for a window
         if last < 2:
             raise InputError(f"{path}: a clip of {len(clip)} frames is too short for windows of {hp.window}")
-        starts = rng.permutation(last)
+        starts, windows = rng.permutation(last), hp.windows or max(int(PUBLISHED_SHARE * len(clip)), 1)
         apart = [starts[0]]
         for start in starts[1:]:
-            if len(apart) < hp.windows and min(abs(start - other) for other in apart) >= hp.window:
+            if len(apart) < windows and min(abs(start - other) for other in apart) >= hp.window:
                 apart.append(start)
-        starts = np.resize(apart, hp.windows)  # a short clip repeats its windows
+        starts = np.resize(apart, windows)  # a short clip repeats its windows
         elsewhere = [rng.choice(np.delete(np.arange(last), start)) for start in starts]
         frames = (starts[:, None] + np.arange(hp.window)).ravel()
         identity = (np.array(elsewhere)[:, None] + np.arange(hp.window)).ravel()
-        return sample(clip, frames, identity, hp, self.about, Look(hp.augment, rng))
+        return self.build(clip, frames, identity, Look(hp.augment, rng), draw)
+
+    def build(self, clip, frames, identity, look, draw):
+        """The sample of a draw whose frames and look are chosen, see `sample`."""
+        return sample(clip, frames, identity, self.hp, self.about, look)
 
     def _which(self, draw, rng):
         """The clip of a draw: each once an epoch in shuffled order, or, sometimes, of a speaker chosen first."""
@@ -231,6 +236,7 @@ class Look:
         if often():
             self.quality = int(rng.integers(30, 90))
         self.jittered = chance > 0
+        self.paints = bool(self.curves is not None or self.sigma or self.quality)
 
     def matrix(self, px, scale, border, jitter=False):
         """The 2x3 matrix from a stored crop to a face of `px`. jitter: a little more of its own, for the identity."""

@@ -44,7 +44,7 @@ class Knobs:
             choices, least, most = (f.metadata[name] for name in ("choices", "least", "most"))
             value = getattr(self, f.name)
             if choices and value not in choices:
-                raise InputError(f"--{f.name} {value}: choose one of {', '.join(choices)}")
+                raise InputError(f"--{f.name} {value}: choose one of {', '.join(map(str, choices))}")
             if not choices and not least <= value <= (inf if most is None else most):
                 bounds = f"at least {least:.10g}" + ("" if most is None else f" and at most {most:.10g}")
                 raise InputError(f"--{f.name} {value} must be {bounds}")
@@ -54,23 +54,25 @@ class Knobs:
 class HParams(Knobs):
     """All settings of a generator's run. Defaults are the published TalkLip (g) with its training recipe."""
 
+    method: str = knob("talklip", "whose training this is", choices=("talklip",))
     # model
     model: str = knob("talklip", "generator family", choices=("talklip", "wav2lip"))
     speech: str = knob(
         "global", "audio encoder: transformer over the clip, or 0.2 s of mel", choices=("global", "local")
     )
     width: float = knob(1.0, "channels of the layer tables, times this", least=1 / 32, most=8)
-    face_size: int = knob(96, "px: height and width of a face crop")
+    face_size: int = knob(96, "px: height and width of a face crop", choices=(96, 128, 256))
     audio_layers: int = knob(12, "transformer blocks of the global audio encoder", least=1)
     audio_dim: int = knob(768, "its hidden size", least=1)
     audio_ffn: int = knob(3072, "its feed-forward size", least=1)
     audio_heads: int = knob(12, "its attention heads", least=1)
     audio_dropout: float = knob(0.1, "its dropout", most=1)
     audio_layerdrop: float = knob(0.05, "its chance to skip a block in training", most=1)
+    sync_dim: int = knob(0, "size of the space in which sound and lips are compared: the expert's; 0: the speech's")
     # sampling, by default as published
     batch_size: int = knob(8, "clips in a step", least=1)
     window: int = knob(5, "frames drawn one after the other", least=1)
-    windows: int = knob(6, "windows of a clip; published: 8 % of its frames, which is 6 of 3 s", least=1)
+    windows: int = knob(0, "windows of a clip; 0: as many as 8 % of its frames, as published, which is 6 of 3 s")
     rare_speakers: float = knob(0.0, "share of the draws that choose the speaker first, then the clip", most=1)
     # augmentation, the same for all faces of a clip; identity from another window is always on
     augment: float = knob(0.0, "chance of each augmentation: flip, colour, gamma, affine, blur, compression", most=1)
@@ -80,6 +82,15 @@ class HParams(Knobs):
     lips_weight: float = knob(0.0, "outline of the lips, told from the speech embedding alone")
     adv_weight: float = knob(0.07, "adversarial loss")
     adv_from: int = knob(0, "first step of the discriminator and of the adversarial loss")
+    lip_weight: float = knob(1e-5, "lip-reading loss: how badly the expert reads the drawn lips")
+    lip_sum: bool = knob(True, "sum it over all tokens of a step, as published, instead of their mean")
+    contrastive_weight: float = knob(
+        0.0, "contrastive loss between sound and what the expert sees; published (c): 1e-3"
+    )
+    roi: str = knob(
+        "lrs2", "mouth ROI that the expert is shown; own: that of its file", choices=("own", "aligned", "lrs2")
+    )
+    faithful: bool = knob(False, "the published code's quirks instead of the sound versions: see README")
     # optimisation
     lr: float = knob(1e-4, "Adam's step size, generator and discriminator")
     beta1: float = knob(0.5, "Adam's first moment decay", most=MOST_DECAY)
@@ -89,6 +100,11 @@ class HParams(Knobs):
     clip_norm: float = knob(0.0, "largest norm of the generator's gradient; 0: no limit")
     audio_from: int = knob(36_000, "first step that trains the audio encoder (stage 1); before it, it is frozen")
     audio_train_layers: int = knob(3, "how many of its top blocks train; 0: all of the encoder")
+    lip_from: int = knob(60_000, "first step of the lip-reading and contrastive losses (stage 2)")
+    patience: int = knob(0, "validations without a better one after which a stage ends; published: 5. 0: by step")
+    accumulate: int = knob(1, "batches whose gradients make one step", least=1)
+    recompute: bool = knob(False, "compute the expert's activations twice: less memory, more time")
+    rollbacks: int = knob(3, "times that a run which diverges goes back to its last.pt, with half the step size")
     ema: float = knob(0.0, "decay of the averaged generator that is validated and exported; 0: none", most=1)
     # run
     seed: int = knob(0, "decides everything that is random", most=MOST_SEED)
@@ -101,16 +117,23 @@ class HParams(Knobs):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.face_size != 96:
-            raise InputError(f"--face_size {self.face_size}: the layer tables draw faces of 96 px")
         if self.audio_dim % self.audio_heads:
             raise InputError(f"--audio_dim {self.audio_dim} must be a multiple of --audio_heads {self.audio_heads}")
         if self.audio_dim % 16 and self.speech == "global":
             raise InputError(f"--audio_dim {self.audio_dim} must be a multiple of 16, the groups of its convolution")
         if self.model == "wav2lip" and self.speech == "global":
             raise InputError("--model wav2lip hears 0.2 s of mel: say --speech local beside it")
-        if self.batch_size * self.windows * self.window < 2:
+        if self.model == "wav2lip" and self.contrastive_weight:
+            raise InputError("--contrastive_weight: --model wav2lip has no space in which sound and lips are compared")
+        if self.batch_size * self.window < 2 and self.windows < 2:
             raise InputError("--batch_size 1 --windows 1 --window 1: batch norm needs two faces in a step at least")
+        if self.patience and not self.lip_weight + self.contrastive_weight and self.speech == "local":
+            raise InputError("--patience: with --speech local and no expert there is no second stage to wait for")
+
+    @property
+    def guided(self):
+        """Whether a lip-reading expert guides the training, from `lip_from` on."""
+        return bool(self.lip_weight or self.contrastive_weight)
 
 
 _COMPACT = {
@@ -121,39 +144,77 @@ _COMPACT = {
     "audio_heads": 4,
     "audio_from": 0,
     "audio_train_layers": 0,
+    "roi": "own",
+    "lip_weight": 0.0,
 }
+_SHORT = {  # of one evening: what runs of a few thousand steps on a processor share
+    **_COMPACT,
+    "rare_speakers": 0.3,
+    "augment": 0.5,
+    "mouth_weight": 1.0,
+    "lips_weight": 0.2,
+    "adv_weight": 0.01,
+    "lr": 5e-4,
+    "beta1": 0.9,
+    "warmup": 200,
+    "decay_from": 0.5,
+    "clip_norm": 1.0,
+    "ema": 0.998,
+    "valid_every": 500,
+    "amp": True,
+}
+_LOCAL = {"speech": "local", "audio_from": 0, "audio_train_layers": 0}
+
+# The rows of TalkLip's table: l, g: local, global audio encoder; c: contrastive loss; base: l without the expert.
+_ROWS = {
+    "talklip_l": _LOCAL,
+    "talklip_l_c": {**_LOCAL, "contrastive_weight": 1e-3},
+    "talklip_g": {},
+    "talklip_g_c": {"contrastive_weight": 1e-3},
+    "base_wo_lip": {**_LOCAL, "lip_weight": 0.0},
+    "base_wo_lip_gan": {**_LOCAL, "lip_weight": 0.0, "adv_weight": 0.0},
+}
+_SIZED = {  # what the published size has of its own: L1 takes what the others leave of 1, and AV-HuBERT's space
+    "talklip_l_c": {"sync_dim": 768},
+    "base_wo_lip": {"l1_weight": 0.93},
+    "base_wo_lip_gan": {"l1_weight": 1.0},
+}
+_COMPACT_ROW = {  # the same batches, steps and weights for all six rows; the expert reads clips with 8 frames drawn
+    **_SHORT,
+    "l1_weight": 1.0,
+    "batch_size": 4,
+    "window": 8,
+    "windows": 1,
+    "lip_weight": 0.03,
+    "lip_sum": False,
+    "max_steps": 4000,
+    "adv_from": 1500,
+    "lip_from": 2000,
+}
+
+
+def _compact_row(row):
+    """The compact form of a row: its own losses, with the compact rows' weights and their schedule."""
+    own = {name: value for name, value in row.items() if name not in ("audio_from", "audio_train_layers")}
+    weights = {"contrastive_weight": 0.01} if "contrastive_weight" in own else {}
+    return {**_COMPACT_ROW, "speech": "global", "contrastive_weight": 0.0, **own, **weights}
+
 
 # Published sizes are rows of the papers' tables; `compact` is what weights/ holds and what a laptop trains.
 PRESETS = {
-    "talklip_g": {},
-    "talklip_l": {"speech": "local"},
-    "wav2lip": {"model": "wav2lip", "speech": "local"},
-    "base_wo_lip": {"speech": "local", "audio_from": 0, "audio_train_layers": 0},
-    "base_wo_lip_gan": {"speech": "local", "audio_from": 0, "audio_train_layers": 0, "adv_weight": 0.0},
+    **{name: row | _SIZED.get(name, {}) for name, row in _ROWS.items()},
+    "wav2lip": {**_LOCAL, "model": "wav2lip", "lip_weight": 0.0},
     "compact": {
-        **_COMPACT,
+        **_SHORT,
         "batch_size": 16,
         "window": 2,
         "windows": 1,
-        "rare_speakers": 0.3,
-        "augment": 0.5,
-        "mouth_weight": 1.0,
-        "lips_weight": 0.2,
-        "adv_weight": 0.01,
         "adv_from": 3500,
-        "lr": 5e-4,
-        "beta1": 0.9,
-        "warmup": 200,
-        "decay_from": 0.5,
-        "clip_norm": 1.0,
-        "ema": 0.998,
         "max_steps": 4400,
-        "valid_every": 500,
-        "amp": True,
     },
     "compact_l": {**_COMPACT, "speech": "local"},
+    **{f"compact_{name}": _compact_row(row) for name, row in _ROWS.items()},
 }
-
 
 HParams.presets = PRESETS
 

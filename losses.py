@@ -3,6 +3,10 @@
 import torch
 import torch.nn.functional as F
 
+TEMPERATURE = 0.07  # of the contrastive losses
+APART = 3  # frames
+MOST_OTHERS = 100
+
 
 def pixel_loss(fake, real):
     """Mean absolute error of all pixels (TalkLip's reconstruction loss).
@@ -24,14 +28,54 @@ def mouth_loss(fake, real, mask):
     return ((fake - real).abs() * mask).sum() / (mask.sum() * fake.shape[2]).clamp(min=1)
 
 
-def adversarial_loss(logits, real):
+def adversarial_loss(logits, real, published=False):
     """How far the discriminator's verdicts are from all real (or all fake): binary cross-entropy.
 
     logits: (N, 1), positive for real. real: the verdict that is wished for, True or False.
     Returns a scalar in nats; ln 2 = 0.69 is chance.
     Differs: the published one takes sigmoid outputs, whose logarithm is cut at 100 and then has no gradient.
     """
-    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(real)))
+    wished = torch.full_like(logits, float(real))
+    if published:
+        return F.binary_cross_entropy(logits.sigmoid(), wished)
+    return F.binary_cross_entropy_with_logits(logits, wished)
+
+
+def contrastive_loss(heard, seen, clips, frames):
+    """How badly drawn frames are matched with their sound: InfoNCE, from sound to lips and from lips to sound.
+
+    heard: (N, D), speech at N drawn frames, in the space of the expert.  seen: (N, D), its features of these frames.
+    clips, frames: (N,) int64, where they come from. Frames less than `APART` from one another in a clip show nearly the
+    same, so that they are no counter-examples of each other.
+    Returns a scalar in nats.
+    Differs: the published one is `published_contrastive_loss`, whose counter-examples are other sounds.
+    """
+    scores = F.normalize(heard, dim=-1) @ F.normalize(seen, dim=-1).T / TEMPERATURE  # (N, N)
+    near = (clips[:, None] == clips) & ((frames[:, None] - frames).abs() < APART)
+    scores = scores.masked_fill(near & ~torch.eye(len(scores), dtype=torch.bool, device=scores.device), -torch.inf)
+    own = torch.arange(len(scores), device=scores.device)
+    return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
+
+
+def published_contrastive_loss(heard, seen, others):
+    """TalkLip's contrastive loss as its code has it: the frame's lips told from the sound of other frames.
+
+    heard, seen: (N, D), as above.  others: (N, K) int64, the rows of `heard` that are counter-examples of each row.
+    Returns a scalar in nats; 0 without counter-examples.
+    """
+    heard, seen = F.normalize(heard, dim=-1), F.normalize(seen, dim=-1)
+    right = (heard * seen).sum(-1, keepdim=True)  # (N, 1)
+    wrong = (heard[:, None] * heard[others]).sum(-1)  # (N, K)
+    scores = torch.cat([right, wrong], dim=1) / TEMPERATURE
+    return F.cross_entropy(scores, scores.new_zeros(len(scores), dtype=torch.long))
+
+
+def counter_examples(count):
+    """For each of `count` rows up to 100, and half at most, of the others at random: (count, K) int64, as published."""
+    chosen = min(MOST_OTHERS, count // 2)
+    if not chosen:
+        return torch.zeros(count, 0, dtype=torch.long)
+    return torch.multinomial(1 - torch.eye(count), chosen)
 
 
 def lips_loss(heard, lips, padding):
@@ -59,19 +103,21 @@ def unit_loss(scores, units, weights):
     return (loss * weights).sum() / weights.sum().clamp(min=1)
 
 
-def reading_loss(logits, tokens, pad, smoothing=0.0):
+def reading_loss(logits, tokens, pad, smoothing=0.0, summed=False):
     """How badly the next tokens are read: cross-entropy with label smoothing, as AV-HuBERT is fine-tuned with.
 
+    Given the scores of the lip-reading expert for drawn mouths, this is TalkLip's lip-reading loss.
     logits: (B, N, V), under teacher forcing.  tokens: (B, N) int64; `pad` marks what is no text.
     smoothing: the share of the probability that all tokens but the right one share evenly.
-    Returns a scalar in nats per token; 0 where there is no text at all.
+    summed: TalkLip's published form, a sum over all tokens of the batch, which grows with the batch.
+    Returns a scalar in nats per token, `summed` in nats; 0 where there is no text at all.
     """
     logs = logits.log_softmax(-1)
     text = tokens != pad
     right = -logs.gather(-1, tokens[..., None])[..., 0][text]
     each = smoothing / (logits.shape[-1] - 1)
-    loss = (1 - smoothing - each) * right - each * logs.sum(-1)[text]
-    return loss.sum() / text.sum().clamp(min=1)
+    loss = ((1 - smoothing - each) * right - each * logs.sum(-1)[text]).sum()
+    return loss if summed else loss / text.sum().clamp(min=1)
 
 
 def ctc_loss(logits, tokens, frames, lengths, blank=0):

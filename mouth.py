@@ -116,14 +116,43 @@ def cut(pictures, matrices, margin=0.0, px=ROI_PX):
     matrices: (..., 2, 3) from the ROI to the face box, see `inner`.
     Returns (..., 1, px, px) grey in [0, 1]. Bilinear; what lies beyond the crop repeats its border.
     """
-    grey = pictures
-    if pictures.shape[-3] == 3:
-        grey = (pictures * pictures.new_tensor(GREY)[:, None, None]).sum(-3, keepdim=True)
-    at = (torch.arange(px, device=grey.device) + 0.5) / px
-    y, x = torch.meshgrid(at, at, indexing="ij")
-    points = torch.stack([x, y, torch.ones_like(x)]).flatten(1).to(matrices.dtype)  # (3, px * px)
-    box = (matrices @ points).unflatten(-1, (px, px)).movedim(-3, -1)  # (..., px, px, 2)
-    grid = (box + margin) / (1 + 2 * margin) * 2 - 1
+    points = places(matrices, px)
+    grid = (points + margin) / (1 + 2 * margin) * 2 - 1
+    grey = greyed(pictures)
     flat, grid = grey.reshape(-1, *grey.shape[-3:]), grid.reshape(-1, px, px, 2).to(grey.dtype)
     roi = F.grid_sample(flat, grid, padding_mode="border", align_corners=False)
     return roi.reshape(*grey.shape[:-2], px, px)
+
+
+def greyed(pictures):
+    """(..., 3, H, W) RGB as (..., 1, H, W) grey; what is grey stays as it is."""
+    if pictures.shape[-3] != 3:
+        return pictures
+    return (pictures * pictures.new_tensor(GREY)[:, None, None]).sum(-3, keepdim=True)
+
+
+def places(matrices, px=ROI_PX):
+    """Where the pixels of a ROI lie in the picture as [0, 1] x [0, 1]: (..., 2, 3) -> (..., px, px, 2), x before y."""
+    at = (torch.arange(px, device=matrices.device) + 0.5) / px
+    y, x = torch.meshgrid(at, at, indexing="ij")
+    points = torch.stack([x, y, torch.ones_like(x)]).flatten(1).to(matrices.dtype)  # (3, px * px)
+    return (matrices @ points).unflatten(-1, (px, px)).movedim(-3, -1)
+
+
+def splice(real, drawn, matrices, at):
+    """The mouth ROIs of filmed frames with drawn faces pasted into some of them; the gradient flows to the faces.
+
+    This is the published pasting and cutting in one: with the matrices of `lrs2` and boxes of whole px it reads the
+    very pixels that a face resized to its box (bilinear, no antialias) and pasted into its frame shows.
+
+    real:     (N, 1, px, px) grey in [0, 1]: the ROI of every frame as filmed.
+    drawn:    (W, T, 3, H, W) in [0, 1], RGB: what was drawn for some of them.
+    matrices: (W, T, 2, 3) from the ROI to the drawn face, [0, 1] x [0, 1].
+    at:       (W, T) int64: which of the N frames each face was drawn for; none twice.
+    Returns (N, 1, px, px) in the type of `real`. What of a ROI lies beyond the drawn face stays as filmed.
+    """
+    px, at = real.shape[-1], at.flatten()
+    roi = cut(drawn, matrices, px=px).flatten(0, 1).to(real.dtype)  # (W*T, 1, px, px)
+    points = places(matrices, px).flatten(0, 1)  # (W*T, px, px, 2)
+    inside = ((points > 0) & (points < 1)).all(-1)[:, None]  # (W*T, 1, px, px)
+    return real.index_copy(0, at, torch.where(inside, roi, real[at]))

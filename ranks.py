@@ -35,6 +35,101 @@ def shared(net):
     return DistributedDataParallel(net, find_unused_parameters=True)
 
 
+class Total(torch.autograd.Function):
+    """The sum of a tensor over all processes; the gradient that comes back is summed as well."""
+
+    @staticmethod
+    def forward(ctx, x):
+        """x: the same shape in every process."""
+        whole = x.detach().clone()
+        dist.all_reduce(whole)
+        return whole
+
+    @staticmethod
+    def backward(ctx, gradient):
+        """gradient: that of this process's loss."""
+        return Total.forward(None, gradient.contiguous())
+
+
+class Gathered(torch.autograd.Function):
+    """The rows of all processes behind each other; the gradient comes back for a process's own rows."""
+
+    @staticmethod
+    def forward(ctx, x):
+        """x: (N, ...), N may differ between processes."""
+        number, world = rank()
+        sizes = [torch.zeros((), dtype=torch.long, device=x.device) for _ in range(world)]
+        dist.all_gather(sizes, torch.tensor(len(x), device=x.device))
+        sizes = [int(size) for size in sizes]
+        padded = x.new_zeros(max(sizes), *x.shape[1:])
+        padded[: len(x)] = x
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        ctx.first, ctx.count = sum(sizes[:number]), len(x)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx, gradient):
+        """gradient: of all rows, by this process's loss."""
+        return gradient[ctx.first : ctx.first + ctx.count]
+
+
+def total(x):
+    """The sum of a tensor over all processes, through which gradients flow."""
+    return Total.apply(x) if dist.is_initialized() else x
+
+
+def gathered(x):
+    """The rows (N, ...) of all processes; gradients flow to a process's own."""
+    return Gathered.apply(x) if dist.is_initialized() else x
+
+
+def from_first(x):
+    """The first process's tensor, in every process."""
+    if dist.is_initialized():
+        dist.broadcast(x, 0)
+    return x
+
+
+def weight(count=None):
+    """What a process's loss is multiplied by, so that the mean over processes is the loss of all batches together.
+
+    count: what the loss is a mean over (a number, or a tensor of one); None where it is a sum, not a mean.
+    """
+    if not dist.is_initialized():
+        return 1.0
+    if count is None:
+        return float(dist.get_world_size())
+    count = torch.as_tensor(count).float()
+    return dist.get_world_size() * count / total(count).clamp(min=1e-9)
+
+
+@torch.no_grad()
+def share_gradients(weights):
+    """Gives every process the mean of all gradients; a weight that no process has a gradient of keeps none."""
+    weights = [each for each in weights if each.requires_grad]
+    if not dist.is_initialized() or not weights:
+        return
+    used = torch.tensor([float(each.grad is not None) for each in weights], device=weights[0].device)
+    dist.all_reduce(used)
+    waiting = []
+    for each, by in zip(weights, used.tolist(), strict=True):
+        if by:
+            each.grad = torch.zeros_like(each) if each.grad is None else each.grad
+            each.grad /= dist.get_world_size()
+            waiting.append(dist.all_reduce(each.grad, async_op=True))
+    for work in waiting:
+        work.wait()
+
+
+def means(losses):
+    """{name: scalar} of all processes: the mean of each."""
+    if not dist.is_initialized():
+        return losses
+    numbers = torch.stack([loss.detach().float() for loss in losses.values()])
+    return dict(zip(losses, total(numbers) / dist.get_world_size(), strict=True))
+
+
 @contextmanager
 def first_alone():
     """Lets the first process through alone, to write what the others then find."""

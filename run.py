@@ -13,6 +13,7 @@ from data import LIP_NUMBERS
 from hparams import InputError
 from models import build_generator
 from models.talklip import Discriminator
+from progress import Progress
 
 
 @contextmanager
@@ -27,12 +28,16 @@ def fitting(path):
 
 
 class Run:
-    """The networks, optimizers and progress of a run, in one place that is saved and resumed whole."""
+    """The networks, optimizers and progress of a run, in one place that is saved and resumed whole.
 
-    def __init__(self, hp, device):
+    expert: a `LipExpert`, or None where the run has no use for one. It is not saved: it never changes.
+    """
+
+    def __init__(self, hp, device, expert=None):
         torch.manual_seed(hp.seed)
         layout = {"device": device, "memory_format": torch.channels_last}
         self.hp, self.device, self.step, self.best = hp, device, 0, math.inf
+        self.expert, self.progress = expert, Progress.of(hp)
         generator = build_generator(hp).to(**layout)
         lips = torch.nn.Linear(generator.speech_size, LIP_NUMBERS).to(device)
         self.nets = {"generator": generator, "discriminator": Discriminator(hp).to(**layout), "lips": lips}
@@ -41,6 +46,16 @@ class Run:
         trained = {"generator": [*generator.parameters(), *lips.parameters()]}
         trained["discriminator"] = self.nets["discriminator"].parameters()
         self.optims = {name: torch.optim.Adam(weights, **adam) for name, weights in trained.items()}
+
+    @property
+    def now(self):
+        """The knobs, with the steps at which stages began."""
+        return self.progress.knobs(self.hp)
+
+    @property
+    def guided(self):
+        """Whether the next step's faces are shown to the lip expert."""
+        return self.hp.guided and self.step >= self.now.lip_from
 
     @property
     def shown(self):
@@ -53,6 +68,7 @@ class Run:
         state |= {f"{name}_optimizer": optim.state_dict() for name, optim in self.optims.items()}
         if self.mean:
             state["ema"] = self.mean.state_dict()
+        state |= {"progress": self.progress.state(), "expert": self.expert and self.expert.sha256}
         checkpoint.save(path, hparams=asdict(self.hp), step=self.step, best=self.best, **state)
 
     def begin_with(self, path):
@@ -74,14 +90,47 @@ class Run:
             if self.mean:  # a run that averages from now on begins with what it has
                 self.mean.load_state_dict(state.get("ema", state["generator"]))
             self.step, self.best = state["step"], state["best"]
+            known = state.get("expert")
+            if self.expert and known and known != self.expert.sha256:
+                raise ValueError("its --expert was another file")
+            if "progress" in state:  # older checkpoints have none
+                self.progress = Progress(**state["progress"])
+
+    def go_back(self, path, fault):
+        """Goes back to the checkpoint at `path` with half the step size, because of `fault`, and says so in one line.
+
+        Raises InputError when there is nothing to go back to, or when it has been done often enough.
+        """
+        progress, found = self.progress, f"step {self.step}: {fault}"
+        if progress.rollbacks >= self.hp.rollbacks or not path.is_file():
+            times = f" after {progress.rollbacks} times back to an earlier step" if progress.rollbacks else ""
+            raise InputError(f"{found}{times}. Lower --lr; what was saved before is sound")
+        self.resume(path, checkpoint.load(path))
+        progress.back(self.progress)
+        self.progress = progress
+        return f"{found}. Back to step {self.step}, the step size times {progress.brake:g}"
+
+    def transfer(self, path, reader):
+        """Begins the global audio encoder as the expert's own encoder, as published. reader: that of `path`."""
+        found = {k: v for k, v in reader.net.encoder.state_dict().items() if not k.startswith("video.")}
+        try:
+            for net in filter(None, (self.nets["generator"], self.mean)):
+                net.speech.load_state_dict(found)
+        except RuntimeError as error:
+            asked = "the audio encoder is to begin as its encoder"
+            raise InputError(f"--expert {path} is of another size, and {asked}: give a --preset that fits") from error
 
 
 def as_numbers(losses, step):
     """The losses of a step as plain numbers; raises InputError that names the first one that is not finite."""
-    numbers = {name: round(loss.item(), 6) for name, loss in losses.items()}
-    if bad := [name for name, value in numbers.items() if not math.isfinite(value)]:
-        raise InputError(f"step {step}: {bad[0]} is not finite. Lower --lr; what was saved before is sound")
-    return {"step": step, **numbers}
+    if bad := not_finite(losses):
+        raise InputError(f"step {step}: {bad}. Lower --lr; what was saved before is sound")
+    return {"step": step, **{name: round(loss.item(), 6) for name, loss in losses.items()}}
+
+
+def not_finite(losses):
+    """The first of a step's losses that is no number, in words, or None."""
+    return next((f"{name} is not finite" for name, loss in losses.items() if not loss.isfinite()), None)
 
 
 def step_of(line):

@@ -1,37 +1,45 @@
-"""Trains a generator: pixel and adversarial losses, in stages, resumed bit for bit by the same command.
+"""Trains a generator: pixel losses and a discriminator, then, in stages, a lip-reading expert that reads what it draws.
 
-python train.py --data_root data/grid --preset compact --name compact
+python train.py --data_root data/grid --preset compact_talklip_g_c --name g_c
+python train.py --data_root data/lrs2 --method talklip --preset talklip_g_c --name lrs2_g_c --expert base_vox_433h.pt
 """
 
 import argparse
-import json
 import math
 import sys
-import time
 from pathlib import Path
 
 import cv2
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 import checkpoint
-from data import Clips, collate, write_picture
+import ranks
+from data import Clips
+from diary import Diary
 from hparams import HParams, InputError, add_flags, exit_code, override
+from lessons import Lessons, collate
+from lip_expert import LipExpert
 from losses import adversarial_loss, lips_loss, mouth_loss, pixel_loss
 from models import device_of
 from models.talklip import pick
-from run import Run, as_numbers, open_log
+from reading import load_reader
+from run import Run
+from text import PAD
+
+EXPERT = Path(__file__).parent / "weights" / "expert_compact.safetensors"
 
 
 def loss_weights(hp, step):
     """The weight of each loss at `step`; one that is 0 is not computed."""
+    guided = step >= hp.lip_from
     return {
         "l1": hp.l1_weight,
         "mouth": hp.mouth_weight,
         "lips": hp.lips_weight,
         "adv": hp.adv_weight if step >= hp.adv_from else 0.0,
+        "lip": hp.lip_weight if guided else 0.0,
+        "contrastive": hp.contrastive_weight if guided else 0.0,
     }
 
 
@@ -46,14 +54,14 @@ def learning_rate(hp, step):
 def set_stage(generator, hp, step):
     """Freezes what `step` does not train (stage 0: the audio encoder), in weights, dropout and layer drop.
 
-    Differs: the published code leaves a frozen audio encoder in train mode, with its dropout on.
+    Differs: the published code leaves a frozen audio encoder in train mode, with its dropout on: `faithful`.
     """
     generator.train()
     if hp.speech == "local":
         return
     encoder, hears = generator.speech, step >= hp.audio_from
     encoder.requires_grad_(hears and not hp.audio_train_layers)
-    encoder.train(hears)
+    encoder.train(hears or hp.faithful)
     for block in list(encoder.blocks)[-hp.audio_train_layers :] if hears else ():
         block.requires_grad_(True)
 
@@ -66,43 +74,88 @@ def stage_plan(hp):
     if hp.speech == "global":
         what = f"top {hp.audio_train_layers} blocks" if hp.audio_train_layers else "all"
         starts.setdefault(hp.audio_from, []).append(f"audio encoder trains ({what})")
-    return [f"from step {start}: {', '.join(parts)}" for start, parts in sorted(starts.items()) if start < hp.max_steps]
+    if hp.guided:
+        how = f"lip-reading loss x {hp.lip_weight:g} ({'sum' if hp.lip_sum else 'mean'} over tokens)"
+        how += f", contrastive loss x {hp.contrastive_weight:g}" if hp.contrastive_weight else ""
+        starts.setdefault(hp.lip_from, []).append(how)
+    lines = [
+        f"from step {start}: {', '.join(parts)}" for start, parts in sorted(starts.items()) if start < hp.max_steps
+    ]
+    waits = f"a stage ends after more than {hp.patience} validations without a better L1"
+    return [*lines, waits] if hp.patience else lines
 
 
-def train_step(nets, optims, batch, weights, hp):
-    """Updates the generator, then the discriminator where the adversarial loss is on.
+def generator_losses(nets, batch, weights, hp, expert=None):
+    """Draws a batch's faces, and what is wrong with them: (fake (W, T, 3, H, W), {name: scalar} of what has a weight).
 
-    Returns every loss and the generator's gradient norm, detached, for the log.
-    Differs: the published code lets the generator's adversarial gradient leak into the discriminator's update.
+    Each loss is such that its mean over all processes is that of their batches joined.
     """
-    real, generator, discriminator = batch["target"], nets["generator"], nets["discriminator"]
-    with torch.autocast(real.device.type, torch.bfloat16, enabled=hp.amp):
-        speech = generator.listen(batch["audio"], batch["padding"])  # (B, L, D)
-        fake = generator.draw(batch["face"], pick(speech, batch["index"]))  # (B, T, 3, H, W)
-        terms = {
-            "l1": lambda: pixel_loss(fake, real),
-            "mouth": lambda: mouth_loss(fake, real, batch["mouth"]),
-            "lips": lambda: lips_loss(nets["lips"](speech).float(), batch["lips"], batch["padding"]),
-            "adv": lambda: adversarial_loss(discriminator(fake).float(), real=True),
-        }
-        discriminator.requires_grad_(False)
-        losses = {name: terms[name]() for name, weight in weights.items() if weight > 0}
-    total = sum(weights[name] * loss for name, loss in losses.items())
-    optims["generator"].zero_grad(set_to_none=True)
-    total.backward()
-    limit = hp.clip_norm or math.inf
-    losses["grad_norm"] = torch.nn.utils.clip_grad_norm_(generator.parameters(), limit)
-    optims["generator"].step()
+    generator, faces = nets["generator"], batch["index"].numel()
+    speech = generator.listen(batch["audio"], batch["padding"])  # (B, L, D)
+    heard = pick(speech[batch["clip"]], batch["index"])  # (W, T, D)
+    fake, real = generator.draw(batch["face"], heard), batch["target"]  # (W, T, 3, H, W)
+    memory = expert.look(fake, batch) if weights["lip"] or weights["contrastive"] else None  # (B, L, D)
+    terms = {  # name: (the loss, what it is a mean over; None for a sum)
+        "l1": (lambda: pixel_loss(fake, real), faces),
+        "mouth": (lambda: mouth_loss(fake, real, batch["mouth"]), batch["mouth"].sum()),
+        "lips": (
+            lambda: lips_loss(nets["lips"](speech).float(), batch["lips"], batch["padding"]),
+            (~batch["padding"]).sum(),
+        ),
+        "adv": (lambda: adversarial_loss(nets["discriminator"](fake).float(), True, hp.faithful), faces),
+        "lip": (
+            lambda: expert.reading_loss(memory, batch, hp.lip_sum),
+            None if hp.lip_sum else (batch["tokens"] != PAD).sum(),
+        ),
+        "contrastive": (
+            lambda: expert.contrastive_loss(generator.compare(heard), memory, batch, hp.faithful),
+            None,
+        ),
+    }
+    chosen = {name: terms[name] for name, weight in weights.items() if weight > 0}
+    return fake, {name: loss() * ranks.weight(count) for name, (loss, count) in chosen.items()}
 
+
+def add_gradients(nets, batch, weights, hp, expert, share):
+    """Adds `share` of a batch's gradients to both networks. Returns every loss, detached.
+
+    Differs: the published code lets the generator's adversarial gradient leak into the discriminator's update:
+    `faithful`.
+    """
+    real, discriminator = batch["target"], nets["discriminator"]
+    discriminator.requires_grad_(hp.faithful)
+    with torch.autocast(real.device.type, torch.bfloat16, enabled=hp.amp):
+        fake, losses = generator_losses(nets, batch, weights, hp, expert)
+    losses["total"] = sum(weights[name] * loss for name, loss in losses.items())
+    (share * losses["total"]).backward()
     discriminator.requires_grad_(True)
     if weights["adv"] > 0:
+        weight = ranks.weight(batch["index"].numel())
         with torch.autocast(real.device.type, torch.bfloat16, enabled=hp.amp):
-            losses["d_real"] = adversarial_loss(discriminator(real).float(), real=True)
-            losses["d_fake"] = adversarial_loss(discriminator(fake.detach()).float(), real=False)
-        optims["discriminator"].zero_grad(set_to_none=True)
-        (losses["d_real"] + losses["d_fake"]).backward()
+            for name, faces in (("d_real", real), ("d_fake", fake.detach())):
+                verdict = discriminator(faces).float()
+                losses[name] = weight * adversarial_loss(verdict, faces is real, hp.faithful)
+        (share * (losses["d_real"] + losses["d_fake"])).backward()
+    return {name: loss.detach() for name, loss in losses.items()}
+
+
+def train_step(nets, optims, batches, weights, hp, expert=None):
+    """Updates the generator, and the discriminator where the adversarial loss is on, once.
+
+    batches: one, or more whose gradients are gathered; each has batch norms of its own.
+    Returns every loss, the mean over batches and processes, and the generator's gradient norm, detached, for the log.
+    """
+    for optim in optims.values():
+        optim.zero_grad(set_to_none=True)
+    found = [add_gradients(nets, batch, weights, hp, expert, 1 / len(batches)) for batch in batches]
+    losses = ranks.means({name: sum(each[name] for each in found) / len(found) for name in found[0]})
+    for optim in optims.values():
+        ranks.share_gradients(weight for group in optim.param_groups for weight in group["params"])
+    losses["grad_norm"] = torch.nn.utils.clip_grad_norm_(nets["generator"].parameters(), hp.clip_norm or math.inf)
+    optims["generator"].step()
+    if weights["adv"] > 0:
         optims["discriminator"].step()
-    return {name: loss.detach() for name, loss in {**losses, "total": total}.items()}
+    return losses
 
 
 @torch.no_grad()
@@ -113,70 +166,58 @@ def average(mean, generator, decay):
             old.lerp_(new, 1 - decay)
 
 
-@torch.no_grad()
-def validate(generator, clips, hp, device, strip=None):
-    """Mean losses over a split's fixed samples, in eval mode; writes a picture strip to `strip`.
-
-    A row of the strip is a clip; its pictures are identity | pose prior | generated | real, twice.
-    """
-    generator.eval()
-    sums, rows = {"l1": 0.0, "mouth": 0.0}, []
-    count = min(len(clips), hp.valid_clips)
-    chosen = np.linspace(0, len(clips) - 1, count).astype(int)
-    for i in chosen:
-        batch = {name: part.to(device) for name, part in collate([clips.validation(i)]).items()}
-        with torch.autocast(device.type, torch.bfloat16, enabled=hp.amp):
-            fake = generator(batch["face"], batch["audio"], batch["index"], batch["padding"])
-        sums["l1"] += pixel_loss(fake, batch["target"]).item() / count
-        sums["mouth"] += mouth_loss(fake, batch["target"], batch["mouth"]).item() / count
-        if len(rows) < 6:
-            pose, identity = batch["face"][0, [2, 5]].split(3, dim=1)
-            rows.append(torch.stack([identity, pose, fake[0, [2, 5]], batch["target"][0, [2, 5]]], dim=1).flatten(0, 1))
-    if strip is not None:
-        write_picture(strip, torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1))  # (3, rows * H, 8 * W)
-    return sums
+def learn(run, batches):
+    """One step of a run. All that is random follows from (seed, step). Returns the losses, detached."""
+    hp, step, (rank, world) = run.now, run.step, ranks.rank()
+    torch.manual_seed(hp.seed * 1_000_003 + step * world + rank)  # dropout and layer drop too
+    set_stage(run.nets["generator"], hp, step)
+    for group in (group for optim in run.optims.values() for group in optim.param_groups):
+        group["lr"] = run.progress.brake * learning_rate(hp, step)
+    batches = [{name: part.to(run.device, non_blocking=True) for name, part in batch.items()} for batch in batches]
+    losses = train_step(run.nets, run.optims, batches, loss_weights(hp, step), hp, run.expert)
+    if run.mean:
+        average(run.mean, run.nets["generator"], min(hp.ema, (1 + step) / (10 + step)))
+    run.progress.note(losses)
+    run.step = step + 1
+    return losses
 
 
-def train(run, clips, valid, folder, workers, stop=None):
-    """Runs from `run.step` to `max_steps` (or `stop`). All that is random follows from (seed, step)."""
-    hp = run.hp
-    stop = min(stop or hp.max_steps, hp.max_steps)
-    draws = range(run.step * hp.batch_size, stop * hp.batch_size)
-    loader = DataLoader(clips, hp.batch_size, sampler=draws, num_workers=workers, collate_fn=collate)
-    faces_a_step, waited, since = hp.batch_size * hp.windows * hp.window, 0.0, time.perf_counter()
-    before = since
-    with open_log(folder / "metrics.jsonl", run.step) as log, tqdm(total=stop, initial=run.step, unit="step") as bar:
-        for step, batch in enumerate(loader, start=run.step):
-            waited += time.perf_counter() - before
-            torch.manual_seed(hp.seed * 1_000_003 + step)  # dropout and layer drop too
-            set_stage(run.nets["generator"], hp, step)
-            for group in (group for optim in run.optims.values() for group in optim.param_groups):
-                group["lr"] = learning_rate(hp, step)
-            batch = {name: part.to(run.device) for name, part in batch.items()}
-            losses = train_step(run.nets, run.optims, batch, loss_weights(hp, step), hp)
-            if run.mean:
-                average(run.mean, run.nets["generator"], min(hp.ema, (1 + step) / (10 + step)))
-            run.step = step + 1
-            logs, saves, validates = (run.step % n == 0 for n in (hp.log_every, hp.save_every, hp.valid_every))
-            saves, validates = saves or run.step == stop, validates or run.step == hp.max_steps
-            if logs or saves or validates:  # .item() waits for the GPU
-                line = as_numbers(losses, run.step)
-            if logs:
-                took, since = time.perf_counter() - since, time.perf_counter()
-                line |= {"faces_a_second": round(hp.log_every * faces_a_step / took, 1), "waiting": waited / took}
-                print(json.dumps(line), file=log, flush=True)
-                bar.set_postfix({name: f"{line[name]:.4f}" for name in ("l1", "total") if name in line}, refresh=False)
-                waited = 0.0
-            if validates:
-                scores = validate(run.shown, valid, hp, run.device, folder / "samples" / f"{run.step:07d}.png")
-                print(json.dumps({"step": run.step, "valid": scores}), file=log, flush=True)
-                if scores["mouth"] < run.best:
-                    run.best = scores["mouth"]
-                    run.save(folder / "best.pt")
-            if saves:
-                run.save(folder / "last.pt")
-            bar.update()
-            before = time.perf_counter()
+def stretch(run, clips, lessons, workers, stop):
+    """The batches of the steps until the expert joins, or, where it has, until `stop`: a list of `accumulate` each."""
+    hp, (rank, world) = run.now, ranks.rank()
+    chosen, end = (lessons, stop) if run.guided else (clips, min(stop, hp.lip_from) if hp.guided else stop)
+    share = range(hp.batch_size)
+    batches = range(run.step * hp.accumulate, end * hp.accumulate)
+    draws = [(batch * world + rank) * hp.batch_size + i for batch in batches for i in share]
+
+    def together(samples):
+        return collate(samples, hp.window)
+
+    pin = run.device.type == "cuda"
+    loader = DataLoader(chosen, hp.batch_size, sampler=draws, num_workers=workers, collate_fn=together, pin_memory=pin)
+    return zip(*[iter(loader)] * hp.accumulate, strict=True)
+
+
+def train(run, clips, valid, folder, workers, stop=None, lessons=None):
+    """Runs from `run.step` to `max_steps` (or `stop`); `lessons` take the place of `clips` once the expert joins."""
+    stop = min(stop or run.hp.max_steps, run.hp.max_steps)
+    with Diary(run, valid, folder, stop) as diary:
+        while run.step < stop and not run.progress.over:
+            for batches in stretch(run, clips, lessons, workers, stop):
+                diary.waited(sum(batch["index"].numel() for batch in batches))
+                if diary.note(learn(run, batches)):  # a stage has begun, or the run has gone back
+                    break
+
+
+def teacher(args, hp, device):
+    """The lip expert that a run will need and its `Reader`, or (None, None)."""
+    if not hp.guided or (hp.lip_from >= hp.max_steps and not hp.patience):
+        return None, None
+    reader = load_reader(args.expert, roi=None if hp.roi == "own" else hp.roi)
+    size = hp.sync_dim or (hp.audio_dim if hp.speech == "global" else 0)
+    if hp.contrastive_weight and size and size != reader.hp.dim:
+        raise InputError(f"--expert {args.expert} has features of {reader.hp.dim}: say --sync_dim {reader.hp.dim}")
+    return LipExpert(reader, device, hp.faithful, hp.recompute), reader
 
 
 def start(args):
@@ -187,20 +228,40 @@ def start(args):
     if state and "reader" in state:
         raise InputError(f"{last} is a run of train_expert.py: give another --name")
     hp = override(checkpoint.knobs(last, state.get("hparams", {})) if state else HParams(), args)
-    run = Run(hp, torch.device(device_of(args.device)))
+    device = ranks.join(torch.device(device_of(args.device)))
+    expert, reader = teacher(args, hp, device)
+    run = Run(hp, device, expert)
     if state:
         run.resume(last, state)
     elif args.init:
         run.begin_with(args.init)
+    elif hp.speech == "global" and expert:
+        run.transfer(args.expert, reader)
     elif hp.speech == "global" and hp.audio_from and hp.audio_train_layers:
         raise InputError(
             "these knobs train only the top of the audio encoder, and late: give --init a generator whose encoder is "
             "trained, such as TalkLip's own, or train all of it: --audio_from 0 --audio_train_layers 0"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    for line in [f"{folder}: step {run.step} of {hp.max_steps}", *stage_plan(hp)]:
+    for line in [f"{folder}: step {run.step} of {hp.max_steps}", *stage_plan(run.now)] if not ranks.rank()[0] else ():
         print(line, file=sys.stderr)
     return run, folder
+
+
+def work(args):
+    """Trains the run that the flags describe, and exports it where that is asked for."""
+    if args.export:
+        args.export.parent.mkdir(parents=True, exist_ok=True)
+    run, folder = start(args)
+    hp, expert = run.hp, run.expert
+    clips, valid = (Clips(args.data_root, split, hp) for split in ("train", "val"))
+    lessons = None
+    if expert:
+        lessons = Lessons(args.data_root, "train", hp, expert.tokenizer, expert.hp.roi, expert.hp.longest)
+    train(run, clips, valid, folder, args.workers, args.stop, lessons)
+    if args.export and not ranks.rank()[0]:
+        checkpoint.export(args.export, run.shown, hp, step=run.step)
+    ranks.leave()
 
 
 def main(argv=None):
@@ -213,21 +274,14 @@ def main(argv=None):
     parser.add_argument("--stop", type=int, help="stop after this step, without changing the schedule")
     parser.add_argument("--export", type=Path, help="write the generator here at the end, as safetensors")
     parser.add_argument("--init", type=Path, help="begin with this generator's weights: ours or a published one")
+    parser.add_argument(
+        "--expert", default=EXPERT, type=Path, help="lip-reading expert: ours, or AV-HuBERT's fine-tuned"
+    )
     parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     add_flags(parser)
     args = parser.parse_args(argv)
     cv2.setNumThreads(0)
-
-    def work():
-        if args.export:
-            args.export.parent.mkdir(parents=True, exist_ok=True)
-        run, folder = start(args)
-        clips, valid = (Clips(args.data_root, split, run.hp) for split in ("train", "val"))
-        train(run, clips, valid, folder, args.workers, args.stop)
-        if args.export:
-            checkpoint.export(args.export, run.shown, run.hp, step=run.step)
-
-    return exit_code(parser.prog, work, if_stopped="stopped; the same command goes on from last.pt")
+    return exit_code(parser.prog, lambda: work(args), if_stopped="stopped; the same command goes on from last.pt")
 
 
 if __name__ == "__main__":

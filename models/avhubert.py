@@ -57,13 +57,22 @@ class VideoFrontEnd(nn.Module):
 
     def forward(self, video):
         """video: (B, T, 1, 88, 88), grey, normalised. Returns (B, T, D)."""
+        return self.see(self.stacks(video).flatten(0, 1)).unflatten(0, video.shape[:2])
+
+    def stacks(self, video):
+        """What each frame's vector is made of: the frame between its two neighbours on each side.
+
+        video: (B, T, 1, 88, 88). Returns (B, T, 5, 88, 88), averaged by `shrink`; black stands beyond the ends.
+        """
         side = STEM_FRAMES // 2
         x = F.avg_pool2d(video[:, :, 0], self.shrink) if self.shrink > 1 else video[:, :, 0]
         x = F.pad(x, (0, 0, 0, 0, side, side))  # (B, T + 4, 88, 88)
-        x = x.unfold(1, STEM_FRAMES, 1).permute(0, 1, 4, 2, 3).flatten(0, 1)  # (B*T, 5, 88, 88)
-        x = self.stem(in_format_of(self.stem[0].weight, x))  # (B*T, 64, 22, 22)
-        x = self.blocks(x).mean((2, 3))  # (B*T, 512)
-        return self.proj(x).unflatten(0, video.shape[:2])
+        return x.unfold(1, STEM_FRAMES, 1).permute(0, 1, 4, 2, 3)  # (B, T, 5, 88, 88)
+
+    def see(self, stacks):
+        """stacks: (N, 5, 88, 88), any frames of `stacks`, which do not see one another. Returns (N, D)."""
+        x = self.stem(in_format_of(self.stem[0].weight, stacks))  # (N, 64, 22, 22)
+        return self.proj(self.blocks(x).mean((2, 3)))
 
 
 class TransformerBlock(nn.Module):
@@ -146,31 +155,33 @@ class AVHubert(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def fuse(self, audio=None, video=None):
+    def fuse(self, audio=None, video=None, seen=None):
         """Joins what is heard and what is seen into one vector per frame; zeros stand for the one that is missing.
 
-        audio: (B, T, 104) or None. video: (B, T, 1, 88, 88) or None; one of them is given.
+        audio: (B, T, 104) or None. video: (B, T, 1, 88, 88) or None.  seen: (B, T, D), what the video front end made of
+        it, in place of `video`. One of them is given.
         Returns (B, T, D).
         """
         heard = None if audio is None else self.audio(audio)
-        seen = None if video is None else self.video(video)
+        seen = seen if video is None else self.video(video)
         if seen is not None and self.grad_mult != 1:
             seen = seen.detach().lerp(seen, self.grad_mult)  # the same value, a smaller gradient
         heard = torch.zeros_like(seen) if heard is None else heard
         seen = torch.zeros_like(heard) if seen is None else seen
         return self.fusion(self.fusion_norm(torch.cat([heard, seen], dim=-1)))
 
-    def forward(self, audio=None, video=None, padding=None, depth=0):
+    def forward(self, audio=None, video=None, padding=None, depth=0, seen=None):
         """Embeds every frame of a clip in the light of the whole clip.
 
         audio:   (B, T, 104): log filter banks, each frame normalised to mean 0 and variance 1, or None.
         video:   (B, T, 1, 88, 88): the mouth, grey, normalised, or None.
         padding: (B, T) bool, True after the end of a clip, or None; a clip has at least one frame.
         depth:   stops after this block, without the last norm; 0 is all of it.
+        seen:    (B, T, D), what the video front end made of a video, in place of it; or None.
         Returns (B, T, D); padded rows mean nothing.
         """
         dropout = self.dropout if self.training else 0.0
-        x = F.dropout(self.fuse(audio, video), dropout)
+        x = F.dropout(self.fuse(audio, video, seen), dropout)
         heard = None
         if padding is not None:
             x = x.masked_fill(padding[..., None], 0)  # or the positions would look over the end of the clip

@@ -6,6 +6,31 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+import ranks
+
+
+class Norm(nn.BatchNorm2d):
+    """Batch norm over the batches of all processes together: they train as one process on the joined batch would.
+
+    torch's SyncBatchNorm does the same on a GPU only.
+    """
+
+    def forward(self, x):
+        """x: (N, C, H, W), N may differ between processes. Returns the same shape."""
+        if not self.training or ranks.rank()[1] == 1:
+            return super().forward(x)
+        exact = x.to(torch.promote_types(x.dtype, torch.float32))
+        count = ranks.total(exact.new_tensor(x.numel() / x.shape[1]))
+        mean = ranks.total(exact.sum((0, 2, 3))) / count
+        centred = exact - mean[:, None, None]
+        variance = ranks.total((centred**2).sum((0, 2, 3))) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var.dtype), self.momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
 
 class ConvNorm(nn.Module):
     """A convolution, batch norm, the input added if `residual`, ReLU."""
@@ -13,7 +38,7 @@ class ConvNorm(nn.Module):
     def __init__(self, cin, out, kernel, stride=1, pad=0, residual=False):
         super().__init__()
         self.conv = nn.Conv2d(cin, out, kernel, stride, pad)
-        self.norm = nn.BatchNorm2d(out)
+        self.norm = Norm(out)
         self.residual = residual
 
     def forward(self, x):
@@ -28,7 +53,7 @@ class UpNorm(nn.Module):
     def __init__(self, cin, out, kernel, stride, pad):
         super().__init__()
         self.conv = nn.ConvTranspose2d(cin, out, kernel, stride, pad, output_padding=stride - 1)
-        self.norm = nn.BatchNorm2d(out)
+        self.norm = Norm(out)
 
     def forward(self, x):
         """x: (N, cin, H, W). Returns (N, out, stride * H, stride * W), not negative; from 1x1, a 3x3 with stride 1."""

@@ -26,13 +26,16 @@ class LipReader(nn.Module):
         audio: (B, T, 104), see `audio.stack`. Either may be None, but not both.
         Returns (B, T, D).
         """
-        mean, deviation = self.normal
         how |= {} if audio is None else {"audio": audio}
         if roi is not None:
-            how["video"] = (roi - mean) / deviation
-            if padding is not None:
-                how["video"] = how["video"].masked_fill(padding[..., None, None, None], 0)
+            how["video"] = self.normalised(roi, padding)
         return self.encoder(padding=padding, **how)
+
+    def normalised(self, roi, padding=None):
+        """The mouth as the encoder was trained on it, 0 after the end of a clip; shapes as in `encode`."""
+        mean, deviation = self.normal
+        video = (roi - mean) / deviation
+        return video if padding is None else video.masked_fill(padding[..., None, None, None], 0)
 
     def forward(self, roi, previous, padding=None):
         """The scores of each next token, given those before it.

@@ -1,6 +1,7 @@
 """TalkLip's generator and discriminator (CVPR 2023, supplement, tables 1 to 4)."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from models.avhubert import AVHubert
@@ -75,14 +76,18 @@ class LocalSpeech(nn.Module):
         self.blocks = build(table, cin=1)
 
     def forward(self, mels, padding=None):
-        """mels: (B, L, 1, 80, 16), one window per row; `padding` changes nothing: windows do not see one another.
+        """mels: (B, L, 1, 80, 16), one window per row.  padding: (B, L) bool or None: rows kept out of the batch norms.
 
-        Returns (B, L, 512).
+        Returns (B, L, 512), 0 where there is padding. Windows do not see one another.
         """
-        x = in_format_of(self.blocks[0][0].conv.weight, mels.flatten(0, 1))
+        x = mels.flatten(0, 1) if padding is None else mels[~padding]  # (N, 1, 80, 16)
+        x = in_format_of(self.blocks[0][0].conv.weight, x)
         for block in self.blocks:
             x = block(x)
-        return x.flatten(1).unflatten(0, mels.shape[:2])  # (B, L, 512)
+        x = x.flatten(1)  # (N, 512)
+        if padding is None:
+            return x.unflatten(0, mels.shape[:2])  # (B, L, 512)
+        return x.new_zeros(*mels.shape[:2], x.shape[1]).index_put((~padding,), x)
 
 
 class Generator(nn.Module):
@@ -147,8 +152,8 @@ def pick(speech, frames):
 class TalkLip(Generator):
     """TalkLip's generator: (g) hears the whole clip with a transformer, (l) 0.2 s at a time (hp.speech).
 
-    `audio_map` is in no table, but in the published weights. `sync` maps speech into the space in which the
-    contrastive loss compares it with lip motion; drawing does not use it.
+    `audio_map` is in no table, but in the published weights. `sync`, which drawing does not use, maps speech into the
+    space of the lip-reading expert (hp.sync_dim, if it is another size), see `compare`.
     """
 
     def __init__(self, hp, speech=SPEECH, encoder=ENCODER, decoder=DECODER, to_rgb=TO_RGB):
@@ -160,7 +165,11 @@ class TalkLip(Generator):
             speech = narrow(speech, hp.width)
             self.speech, self.speech_size = LocalSpeech(speech), speech[-1].out
         self.audio_map = nn.Linear(self.speech_size, narrow(decoder, hp.width)[0].out)
-        self.sync = nn.Linear(self.speech_size, self.speech_size)
+        self.sync = nn.Linear(self.speech_size, hp.sync_dim or self.speech_size)
+
+    def compare(self, speech):
+        """speech: (..., D), rows of `listen`. Returns them in the expert's space, where they meet its features."""
+        return self.sync(F.normalize(speech, dim=-1))
 
 
 class Discriminator(nn.Module):

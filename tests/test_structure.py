@@ -14,17 +14,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # A file imports only from levels above its own. "package.*" is every module of it that is not named elsewhere.
 LEVELS = (
-    "hparams",
-    "expert_hparams models.layers search ranks",
+    "hparams ranks",
+    "expert_hparams models.layers search",
     "audio frame faces losses models.*",
     "published models mouth",
     "published_experts video blend checkpoint",
     "data",
     "source text",
-    "fairseq objectives published_settings utterances",
+    "fairseq objectives published_settings utterances lessons",
     "reading",
-    "person painter run units evaluation evaluation.visual",
-    "expert_run",
+    "person painter lip_expert progress units evaluation evaluation.visual",
+    "run",
+    "expert_run diary",
     "preprocess train inference train_expert evaluation.*",
 )
 RANK = {name: rank for rank, names in enumerate(LEVELS) for name in names.split()}

@@ -10,9 +10,11 @@ import torch
 
 import checkpoint
 import train
-from data import Clips, collate
+from data import Clips
 from hparams import HParams, preset
+from lessons import collate
 from losses import adversarial_loss, mouth_loss, pixel_loss
+from run import open_log
 from train import Run, learning_rate, loss_weights, set_stage, stage_plan, train_step
 
 torch.set_num_threads(1)
@@ -47,7 +49,7 @@ def flat(state, prefix=""):
 
 def batch_of(data_root, hp, draws=(0, 1)):
     clips = Clips(data_root, "train", hp)
-    return collate([clips[draw] for draw in draws])
+    return collate([clips[draw] for draw in draws], hp.window)
 
 
 # Schedules
@@ -55,8 +57,11 @@ def batch_of(data_root, hp, draws=(0, 1)):
 
 def test_losses_join_at_their_step():
     hp = HParams(l1_weight=0.5, mouth_weight=2.0, lips_weight=0.3, adv_weight=0.1, adv_from=10)
-    assert loss_weights(hp, 9) == {"l1": 0.5, "mouth": 2.0, "lips": 0.3, "adv": 0.0}
-    assert loss_weights(hp, 10) == {"l1": 0.5, "mouth": 2.0, "lips": 0.3, "adv": 0.1}
+    hp = replace(hp, lip_weight=0.2, contrastive_weight=0.4, lip_from=11)
+    off = {"adv": 0.0, "lip": 0.0, "contrastive": 0.0}
+    assert loss_weights(hp, 9) == {"l1": 0.5, "mouth": 2.0, "lips": 0.3} | off
+    assert loss_weights(hp, 10) == {"l1": 0.5, "mouth": 2.0, "lips": 0.3} | off | {"adv": 0.1}
+    assert loss_weights(hp, 11) == loss_weights(hp, 10) | {"lip": 0.2, "contrastive": 0.4}
 
 
 def test_the_step_size_rises_stays_and_falls():
@@ -94,7 +99,9 @@ def test_the_plan_says_when_what_begins():
     assert stage_plan(preset("talklip_g")) == [
         "from step 0: generator under l1 + adv, discriminator, adversarial loss x 0.07",
         "from step 36000: audio encoder trains (top 3 blocks)",
+        "from step 60000: lip-reading loss x 1e-05 (sum over tokens)",
     ]
+    assert stage_plan(preset("talklip_g_c"))[-1].endswith("(sum over tokens), contrastive loss x 0.001")
     assert stage_plan(HP) == [
         "from step 0: generator under l1 + mouth + lips",
         "from step 1: discriminator, adversarial loss x 0.07",
@@ -108,7 +115,7 @@ def test_what_is_frozen_does_not_move(data_root):
     before = {name: value.clone() for name, value in run.nets["generator"].state_dict().items()}
     for step, moves in ((0, set()), (1, {"speech.blocks.1"})):
         set_stage(run.nets["generator"], run.hp, step)
-        train_step(run.nets, run.optims, batch_of(data_root, HP), loss_weights(run.hp, 9), run.hp)
+        train_step(run.nets, run.optims, [batch_of(data_root, HP)], loss_weights(run.hp, 9), run.hp)
         after = run.nets["generator"].state_dict()
         moved = {".".join(n.split(".")[:3]) for n in before if "speech" in n and not torch.equal(before[n], after[n])}
         assert moved == moves
@@ -129,7 +136,7 @@ def test_each_network_gets_the_gradient_of_its_own_losses_and_no_other(data_root
     set_stage(run.nets["generator"], hp, 9)
     for _ in range(2):  # the second step would show what the first one left behind
         torch.manual_seed(4)
-        losses = train_step(run.nets, optims, batch, weights, hp)
+        losses = train_step(run.nets, optims, [batch], weights, hp)
     found = {name: gradients(net) for name, net in run.nets.items()}
     for net in run.nets.values():
         net.zero_grad(set_to_none=True)
@@ -157,7 +164,8 @@ def test_each_network_gets_the_gradient_of_its_own_losses_and_no_other(data_root
 def test_a_weight_of_0_costs_nothing_and_leaves_the_discriminator_alone(data_root):
     run, batch = Run(HP, CPU), batch_of(data_root, HP)
     before = flat(run.nets["discriminator"].state_dict())
-    losses = train_step(run.nets, run.optims, batch, {"l1": 1.0, "mouth": 0.0, "lips": 0.0, "adv": 0.0}, HP)
+    only = dict.fromkeys(loss_weights(HP, 0), 0.0) | {"l1": 1.0}
+    losses = train_step(run.nets, run.optims, [batch], only, HP)
     assert losses.keys() == {"l1", "grad_norm", "total"}
     assert flat(run.nets["discriminator"].state_dict()) == before
     assert all(weight.grad is None for weight in run.nets["lips"].parameters())
@@ -169,7 +177,7 @@ def test_one_window_is_learnt_by_heart_in_40_steps(data_root):
     for step in range(40):
         torch.manual_seed(step)
         set_stage(run.nets["generator"], hp, step)
-        losses = train_step(run.nets, run.optims, batch, loss_weights(hp, step), hp)
+        losses = train_step(run.nets, run.optims, [batch], loss_weights(hp, step), hp)
         first = first or losses
     for name in ("l1", "mouth", "lips"):
         assert losses[name] < 0.4 * first[name], name
@@ -293,7 +301,7 @@ def test_faults_of_the_user_are_one_line(data_root, tmp_path, capsys):
 def test_a_resumed_run_drops_what_was_logged_beyond_its_checkpoint(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
-    with train.open_log(path, 2) as log:
+    with open_log(path, 2) as log:
         log.write('{"step": 3}\n')
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
 
