@@ -6,7 +6,7 @@ from torch.utils.checkpoint import checkpoint
 
 import ranks
 from hparams import InputError
-from losses import contrastive_loss, counter_examples, published_contrastive_loss, reading_loss
+from losses import contrastive_loss, counter_examples, exact, published_contrastive_loss, reading_loss
 from models.avhubert import STEM_FRAMES
 from mouth import splice
 from text import PAD
@@ -44,7 +44,8 @@ class LipExpert:
         drawn = torch.zeros(real.shape[:2], device=real.device)
         drawn.view(-1)[at.flatten()] = 1
         near = F.max_pool1d(drawn[:, None], STEM_FRAMES, 1, STEM_FRAMES // 2)[:, 0] > 0
-        return self.net.normalised(roi, batch["unseen"]), near
+        video = self.net.normalised(roi, batch["unseen"])
+        return video.to(self.net.encoder.fusion.weight.dtype), near
 
     def look(self, fake, batch):
         """The features of every frame of clips with drawn faces in them: (B, L, D), see `show`.
@@ -83,7 +84,7 @@ class LipExpert:
         clip, frames = batch["clip"][:, None].expand_as(batch["frames"]), batch["frames"]
         seen = memory[clip, frames].flatten(0, 1)
         clip = clip + ranks.rank()[0] * len(memory)  # a clip of its own in each process
-        rows = (heard.flatten(0, 1).float(), seen.float(), clip.flatten(), frames.flatten())
+        rows = (exact(heard).flatten(0, 1), exact(seen), clip.flatten(), frames.flatten())
         heard, seen, clip, frames = map(ranks.gathered, rows)
         if published:
             others = ranks.from_first(counter_examples(len(heard)).to(heard.device))

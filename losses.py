@@ -8,6 +8,11 @@ APART = 3  # frames
 MOST_OTHERS = 100
 
 
+def exact(x):
+    """`x` in 32 bits at least, as logarithms and sums of many want it."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def pixel_loss(fake, real):
     """Mean absolute error of all pixels (TalkLip's reconstruction loss).
 

@@ -133,9 +133,9 @@ def greyed(pictures):
 
 def places(matrices, px=ROI_PX):
     """Where the pixels of a ROI lie in the picture as [0, 1] x [0, 1]: (..., 2, 3) -> (..., px, px, 2), x before y."""
-    at = (torch.arange(px, device=matrices.device) + 0.5) / px
+    at = (torch.arange(px, device=matrices.device, dtype=matrices.dtype) + 0.5) / px
     y, x = torch.meshgrid(at, at, indexing="ij")
-    points = torch.stack([x, y, torch.ones_like(x)]).flatten(1).to(matrices.dtype)  # (3, px * px)
+    points = torch.stack([x, y, torch.ones_like(x)]).flatten(1)  # (3, px * px)
     return (matrices @ points).unflatten(-1, (px, px)).movedim(-3, -1)
 
 

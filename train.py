@@ -20,7 +20,7 @@ from diary import Diary
 from hparams import HParams, InputError, add_flags, exit_code, override
 from lessons import Lessons, collate
 from lip_expert import LipExpert
-from losses import adversarial_loss, lips_loss, mouth_loss, pixel_loss
+from losses import adversarial_loss, exact, lips_loss, mouth_loss, pixel_loss
 from models import device_of
 from models.talklip import pick
 from reading import load_reader
@@ -99,10 +99,10 @@ def generator_losses(nets, batch, weights, hp, expert=None):
         "l1": (lambda: pixel_loss(fake, real), faces),
         "mouth": (lambda: mouth_loss(fake, real, batch["mouth"]), batch["mouth"].sum()),
         "lips": (
-            lambda: lips_loss(nets["lips"](speech).float(), batch["lips"], batch["padding"]),
+            lambda: lips_loss(exact(nets["lips"](speech)), batch["lips"], batch["padding"]),
             (~batch["padding"]).sum(),
         ),
-        "adv": (lambda: adversarial_loss(nets["discriminator"](fake).float(), True, hp.faithful), faces),
+        "adv": (lambda: adversarial_loss(exact(nets["discriminator"](fake)), True, hp.faithful), faces),
         "lip": (
             lambda: expert.reading_loss(memory, batch, hp.lip_sum),
             None if hp.lip_sum else (batch["tokens"] != PAD).sum(),
@@ -133,7 +133,7 @@ def add_gradients(nets, batch, weights, hp, expert, share):
         weight = ranks.weight(batch["index"].numel())
         with torch.autocast(real.device.type, torch.bfloat16, enabled=hp.amp):
             for name, faces in (("d_real", real), ("d_fake", fake.detach())):
-                verdict = discriminator(faces).float()
+                verdict = exact(discriminator(faces))
                 losses[name] = weight * adversarial_loss(verdict, faces is real, hp.faithful)
         (share * (losses["d_real"] + losses["d_fake"])).backward()
     return {name: loss.detach() for name, loss in losses.items()}
