@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models import larger
 from models.avhubert import AVHubert
 from models.layers import ConvLeaky, ConvNorm, Row, UpNorm, build, in_format_of, narrow, skip_channels
 
@@ -64,6 +65,13 @@ DISCRIMINATOR = (  # table 4 (its caption says audio encoder); in: (3, 48, 96), 
 )
 # fmt: on
 
+FACES = {  # size of a face in px: tables of encoder, decoder and colours
+    96: (ENCODER, DECODER, TO_RGB),
+    128: (larger.ENCODER_128, larger.DECODER_128, larger.TO_RGB_128),
+    256: (larger.ENCODER_256, larger.DECODER_256, larger.TO_RGB_256),
+}
+JUDGES = {96: DISCRIMINATOR, 128: larger.DISCRIMINATOR_128, 256: larger.DISCRIMINATOR_256}
+
 
 class LocalSpeech(nn.Module):
     """Hears 0.2 s of sound at a time: the local audio encoder (table 1).
@@ -95,14 +103,15 @@ class Generator(nn.Module):
 
     A subclass adds `speech`, which hears, the `speech_size` of its embedding, and `audio_map`, which turns that into
     the decoder's input.
+    tables: of encoder, decoder and colours, by default those in `FACES` for the size of the face.
     `model.to(memory_format=torch.channels_last)` makes it run in that format; faces are converted inside.
     Differs: the text says that the decoder's input is the joined audio and video embedding. It is the audio alone;
     the video embedding joins after the first row like any other skip.
     """
 
-    def __init__(self, hp, encoder=ENCODER, decoder=DECODER, to_rgb=TO_RGB):
+    def __init__(self, hp, tables=None):
         super().__init__()
-        encoder, decoder, to_rgb = (narrow(table, hp.width) for table in (encoder, decoder, to_rgb))
+        encoder, decoder, to_rgb = (narrow(table, hp.width) for table in tables or FACES[hp.face_size])
         skips = skip_channels(encoder, hp.face_size)[::-1]
         self.encoder = build(encoder, cin=6)
         self.decoder = build(decoder, cin=decoder[0].out, skips=skips)
@@ -156,15 +165,15 @@ class TalkLip(Generator):
     space of the lip-reading expert (hp.sync_dim, if it is another size), see `compare`.
     """
 
-    def __init__(self, hp, speech=SPEECH, encoder=ENCODER, decoder=DECODER, to_rgb=TO_RGB):
-        super().__init__(hp, encoder, decoder, to_rgb)
+    def __init__(self, hp, speech=SPEECH, tables=None):
+        super().__init__(hp, tables)
         if hp.speech == "global":
             sizes = (hp.audio_layers, hp.audio_dim, hp.audio_ffn, hp.audio_heads, hp.audio_dropout, hp.audio_layerdrop)
             self.speech, self.speech_size = AVHubert(*sizes), hp.audio_dim
         else:
             speech = narrow(speech, hp.width)
             self.speech, self.speech_size = LocalSpeech(speech), speech[-1].out
-        self.audio_map = nn.Linear(self.speech_size, narrow(decoder, hp.width)[0].out)
+        self.audio_map = nn.Linear(self.speech_size, self.decoder[0][0].conv.in_channels)
         self.sync = nn.Linear(self.speech_size, hp.sync_dim or self.speech_size)
 
     def compare(self, speech):
@@ -178,9 +187,9 @@ class Discriminator(nn.Module):
     Differs: returns logits, where the published one ends in a sigmoid; the losses put it back.
     """
 
-    def __init__(self, hp, table=DISCRIMINATOR):
+    def __init__(self, hp, table=None):
         super().__init__()
-        self.blocks = build(narrow(table, hp.width), cin=3)
+        self.blocks = build(narrow(table or JUDGES[hp.face_size], hp.width), cin=3)
 
     def forward(self, faces):
         """faces: (B, T, 3, H, W) in [0, 1], RGB; only the lower half is looked at. Returns logits (B*T, 1)."""

@@ -13,7 +13,18 @@ from models import build_generator
 from models.avhubert import AVHubert, ClusterHead, shuffle_spans, spans
 from models.layers import narrow
 from models.reader import WordClassifier
-from models.talklip import DECODER, DISCRIMINATOR, ENCODER, SPEECH, TO_RGB, Discriminator, LocalSpeech, TalkLip
+from models.talklip import (
+    DECODER,
+    DISCRIMINATOR,
+    ENCODER,
+    FACES,
+    JUDGES,
+    SPEECH,
+    TO_RGB,
+    Discriminator,
+    LocalSpeech,
+    TalkLip,
+)
 from models.wav2lip import Wav2Lip
 
 torch.set_num_threads(1)
@@ -36,13 +47,13 @@ def sizes_in(table):
     return [(row.out, *(row.size if isinstance(row.size, tuple) else (row.size, row.size))) for row in table]
 
 
-@pytest.mark.parametrize(
-    "name, table", [("encoder", ENCODER), ("decoder", DECODER), ("to_rgb", TO_RGB)], ids="encoder decoder rgb".split()
-)
-def test_every_row_of_the_generator_has_the_size_its_table_says(name, table):
-    net = TalkLip(LOCAL)
-    inputs = faces(0, 1)[None], torch.zeros(1, 1, 1, 80, 16), torch.zeros(1, 1, dtype=torch.long)
-    assert sizes_of(getattr(net, name), net, *inputs) == sizes_in(narrow(table, WIDTH))
+@pytest.mark.parametrize("px", FACES)
+@pytest.mark.parametrize("part, name", enumerate("encoder decoder to_rgb".split()))
+def test_every_row_of_the_generator_has_the_size_its_table_says(part, name, px):
+    net = TalkLip(replace(LOCAL, face_size=px))
+    inputs = torch.zeros(1, 1, 6, px, px), torch.zeros(1, 1, 1, 80, 16), torch.zeros(1, 1, dtype=torch.long)
+    assert sizes_of(getattr(net, name), net, *inputs) == sizes_in(narrow(FACES[px][part], WIDTH))
+    assert FACES[96] == (ENCODER, DECODER, TO_RGB)
 
 
 def test_every_row_of_the_local_audio_encoder_has_the_size_its_table_says():
@@ -50,9 +61,10 @@ def test_every_row_of_the_local_audio_encoder_has_the_size_its_table_says():
     assert sizes_of(net.blocks, net, torch.zeros(1, 1, 1, 80, 16)) == sizes_in(narrow(SPEECH, WIDTH))
 
 
-def test_every_row_of_the_discriminator_has_the_size_its_table_says():
-    net = Discriminator(LOCAL)
-    assert sizes_of(net.blocks, net, torch.zeros(1, 1, 3, 96, 96)) == sizes_in(narrow(DISCRIMINATOR, WIDTH))
+@pytest.mark.parametrize("px, table", JUDGES.items())
+def test_every_row_of_the_discriminator_has_the_size_its_table_says(px, table):
+    net = Discriminator(replace(LOCAL, face_size=px))
+    assert sizes_of(net.blocks, net, torch.zeros(1, 1, 3, px, px)) == sizes_in(narrow(table, WIDTH))
 
 
 def parameters(model):

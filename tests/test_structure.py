@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 LEVELS = (
     "hparams ranks",
     "expert_hparams models.layers search",
+    "models.larger",
     "audio frame faces losses models.*",
     "published models mouth",
     "published_experts video blend checkpoint",
