@@ -1,5 +1,6 @@
 """What a guided training step is given: drawn windows, and the whole clips around them as the lip expert sees them."""
 
+import cv2
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -8,6 +9,7 @@ import mouth
 from data import Clips
 from hparams import InputError
 from text import END, PAD
+from utterances import mouths
 
 
 class Lessons(Clips):
@@ -25,47 +27,27 @@ class Lessons(Clips):
 
         roi: (L, 1, 88, 88) grey in [0, 1], the mouth as filmed.  frames: (T,) the frames that are drawn.
         to_face: (T, 2, 3) from the ROI to the face that is to be drawn, [0, 1] x [0, 1].  tokens: (N,) with END.
+        Raises InputError for a clip that is too long, or has no text that the tokenizer knows, or no such ROI.
         """
         if len(clip) > self.longest:
-            raise self.fault(draw, f"{len(clip)} frames, the lip expert takes {self.longest}: cut it")
+            raise InputError(f"{clip.path}: {len(clip)} frames, the lip expert takes {self.longest}: cut it")
         try:
-            windows = mouth.aligned(clip.meshes, clip.boxes) if self.roi == "aligned" else self.middle(clip)
             tokens = self.tokenizer.encode(clip.text, strict=not self.hp.faithful)
         except InputError as error:
-            raise self.fault(draw, error) from error
-        # its own numbers, so that a draw is the same with and without the expert
-        rng = np.random.default_rng((self.hp.seed, 4, draw)) if self.hp.augment else None
-        to_box = mouth.inner(windows, rng)
+            raise InputError(f"{clip.path}: {error}") from error
+        filmed, whole = mouths(clip, self.roi), np.tile(np.eye(2, 3), (len(clip), 1, 1))
+        windows = clip.windows if self.roi == "aligned" else mouth.lrs2(clip.boxes, clip.size)
+        # Numbers of its own: a draw is the same with and without the expert. Twice the same, for the same part is read.
+        chances = [np.random.default_rng((self.hp.seed, 4, draw)) if self.hp.augment else None for _ in range(2)]
+        inner, to_box = mouth.inner(whole, chances[0]), mouth.inner(windows, chances[1])
+        filmed = torch.from_numpy(relit(filmed, clip, frames, look))[:, None] / 255
         told = {
-            "roi": self.filmed(clip, to_box, look),
+            "roi": mouth.cut(filmed, torch.from_numpy(inner)),
             "frames": torch.from_numpy(frames),
             "to_face": torch.from_numpy(self.to_drawn(to_box[frames], look)),
             "tokens": torch.tensor(tokens),
         }
         return super().build(clip, frames, identity, look, draw) | told
-
-    def fault(self, draw, what):
-        """The InputError of a draw's clip."""
-        place = self._which(draw, np.random.default_rng((self.hp.seed, 1, draw)))
-        return InputError(f"{self.paths[place]}: {what}")
-
-    @property
-    def margin(self):
-        """How much of the face's surroundings a stored crop shows on each side, in sizes of the face box."""
-        return (self.about["crop_px"] / self.about["face_px"] - 1) / 2
-
-    def middle(self, clip):
-        """Where TalkLip's experts look, see `mouth.lrs2`."""
-        return mouth.lrs2(clip.boxes, clip.size, self.margin)
-
-    def filmed(self, clip, to_box, look):
-        """The ROI of every frame, in the light of `look`; its geometry is left to `to_drawn`, which undoes it."""
-        if look.paints:
-            seen = np.stack([look.paint(clip.picture(i)) for i in range(len(clip))])
-            pictures = torch.from_numpy(seen).movedim(-1, 1) / 255
-        else:
-            pictures = torch.from_numpy(clip.greys())[:, None] / 255
-        return mouth.cut(pictures, torch.from_numpy(to_box), self.margin)
 
     def to_drawn(self, to_box, look):
         """Matrices (T, 2, 3) from the ROI to the face box, made to end in the face as `look` has turned it."""
@@ -79,6 +61,22 @@ class Lessons(Clips):
         matrices = linear @ to_box
         matrices[..., 2] += shift
         return matrices.astype(np.float32)
+
+
+def relit(windows, clip, frames, look):
+    """Mouth windows, (L, H, W) uint8 grey, in the light of `look`: so that they go with what is drawn in that light.
+
+    The light is found on the crops of a few of the drawn `frames`, as a curve of grey levels; sharpness stays.
+    """
+    if not look.paints:
+        return windows
+    crops = [clip.picture(i) for i in frames[:: max(len(frames) // 3, 1)]]
+    before, after = (
+        np.concatenate([cv2.cvtColor(np.ascontiguousarray(crop), cv2.COLOR_RGB2GRAY).ravel()[::5] for crop in each])
+        for each in (crops, [look.paint(crop) for crop in crops])
+    )
+    curve = np.polyval(np.polyfit(before / 255.0, after, 2), np.arange(256) / 255.0)
+    return cv2.LUT(windows.reshape(-1, 1), curve.clip(0, 255).round().astype(np.uint8)).reshape(windows.shape)
 
 
 def collate(samples, window):
