@@ -101,6 +101,9 @@ class HParams(Knobs):
     audio_from: int = knob(36_000, "first step that trains the audio encoder (stage 1); before it, it is frozen")
     audio_train_layers: int = knob(3, "how many of its top blocks train; 0: all of the encoder")
     lip_from: int = knob(60_000, "first step of the lip-reading and contrastive losses (stage 2)")
+    lip_batch_size: int = knob(0, "clips in a step from there on; 0: batch_size")
+    lip_window: int = knob(0, "frames of a window from there on; 0: window")
+    freeze_norms: int = knob(0, "step from which batch norms keep the statistics they have; 0: never")
     patience: int = knob(0, "validations without a better one after which a stage ends; published: 5. 0: by step")
     accumulate: int = knob(1, "batches whose gradients make one step", least=1)
     recompute: bool = knob(False, "compute the expert's activations twice: less memory, more time")
@@ -134,6 +137,13 @@ class HParams(Knobs):
     def guided(self):
         """Whether a lip-reading expert guides the training, from `lip_from` on."""
         return bool(self.lip_weight or self.contrastive_weight)
+
+    def paced(self, step):
+        """These knobs as `step` samples: from `lip_from` on with that stage's batches."""
+        if step < self.lip_from:
+            return self
+        clips, frames = self.lip_batch_size or self.batch_size, self.lip_window or self.window
+        return replace(self, batch_size=clips, window=frames)
 
 
 _COMPACT = {
@@ -182,9 +192,12 @@ _SIZED = {  # what the published size has of its own: L1 takes what the others l
 _COMPACT_ROW = {  # the same batches, steps and weights for all six rows
     **_SHORT,
     "l1_weight": 1.0,
-    "batch_size": 2,
-    "window": 16,  # two words or so: of 5 frames in 75 the expert would hardly take note
+    "batch_size": 16,
+    "window": 2,
     "windows": 1,
+    "lip_batch_size": 2,  # whole clips are dear, and of 5 drawn frames in 75 the expert would hardly take note:
+    "lip_window": 16,  # two words or so, from two clips, whose own statistics are no good for batch norms
+    "freeze_norms": 2000,
     "lip_weight": 0.003,  # of the mean; published, 1e-5 of a sum over 8 clips is about 0.002 of the mean
     "lip_sum": False,
     "max_steps": 4000,

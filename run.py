@@ -53,11 +53,6 @@ class Run:
         return self.progress.knobs(self.hp)
 
     @property
-    def guided(self):
-        """Whether the next step's faces are shown to the lip expert."""
-        return self.hp.guided and self.step >= self.now.lip_from
-
-    @property
     def shown(self):
         """The generator that is validated and exported: the averaged one where there is one."""
         return self.mean or self.nets["generator"]

@@ -25,64 +25,10 @@ from models import device_of
 from models.talklip import pick
 from reading import load_reader
 from run import Run
+from schedule import learning_rate, loss_weights, set_stage, stage_plan
 from text import PAD
 
 EXPERT = Path(__file__).parent / "weights" / "expert_compact.safetensors"
-
-
-def loss_weights(hp, step):
-    """The weight of each loss at `step`; one that is 0 is not computed."""
-    guided = step >= hp.lip_from
-    return {
-        "l1": hp.l1_weight,
-        "mouth": hp.mouth_weight,
-        "lips": hp.lips_weight,
-        "adv": hp.adv_weight if step >= hp.adv_from else 0.0,
-        "lip": hp.lip_weight if guided else 0.0,
-        "contrastive": hp.contrastive_weight if guided else 0.0,
-    }
-
-
-def learning_rate(hp, step):
-    """Adam's step size at `step`: a linear rise, flat, then half a cosine down to 0."""
-    rise = min(1.0, (step + 1) / max(hp.warmup, 1))
-    start = hp.decay_from * hp.max_steps
-    share = min(max((step - start) / max(hp.max_steps - start, 1), 0.0), 1.0)
-    return hp.lr * rise * (1 + math.cos(math.pi * share)) / 2
-
-
-def set_stage(generator, hp, step):
-    """Freezes what `step` does not train (stage 0: the audio encoder), in weights, dropout and layer drop.
-
-    Differs: the published code leaves a frozen audio encoder in train mode, with its dropout on: `faithful`.
-    """
-    generator.train()
-    if hp.speech == "local":
-        return
-    encoder, hears = generator.speech, step >= hp.audio_from
-    encoder.requires_grad_(hears and not hp.audio_train_layers)
-    encoder.train(hears or hp.faithful)
-    for block in list(encoder.blocks)[-hp.audio_train_layers :] if hears else ():
-        block.requires_grad_(True)
-
-
-def stage_plan(hp):
-    """The schedule in words, one line per stage, as it is printed at the start of a run."""
-    starts = {0: ["generator under " + " + ".join(n for n, w in loss_weights(hp, 0).items() if w)]}
-    if hp.adv_weight:
-        starts.setdefault(hp.adv_from, []).append(f"discriminator, adversarial loss x {hp.adv_weight}")
-    if hp.speech == "global":
-        what = f"top {hp.audio_train_layers} blocks" if hp.audio_train_layers else "all"
-        starts.setdefault(hp.audio_from, []).append(f"audio encoder trains ({what})")
-    if hp.guided:
-        how = f"lip-reading loss x {hp.lip_weight:g} ({'sum' if hp.lip_sum else 'mean'} over tokens)"
-        how += f", contrastive loss x {hp.contrastive_weight:g}" if hp.contrastive_weight else ""
-        starts.setdefault(hp.lip_from, []).append(how)
-    lines = [
-        f"from step {start}: {', '.join(parts)}" for start, parts in sorted(starts.items()) if start < hp.max_steps
-    ]
-    waits = f"a stage ends after more than {hp.patience} validations without a better L1"
-    return [*lines, waits] if hp.patience else lines
 
 
 def generator_losses(nets, batch, weights, hp, expert=None):
@@ -182,28 +128,28 @@ def learn(run, batches):
     return losses
 
 
-def stretch(run, clips, lessons, workers, stop):
-    """The batches of the steps until the expert joins, or, where it has, until `stop`: a list of `accumulate` each."""
-    hp, (rank, world) = run.now, ranks.rank()
-    chosen, end = (lessons, stop) if run.guided else (clips, min(stop, hp.lip_from) if hp.guided else stop)
-    share = range(hp.batch_size)
+def stretch(run, clips, later, workers, stop):
+    """The batches of the steps until the next stage's take their place, or until `stop`: lists of `accumulate` each."""
+    hp, (rank, world) = run.now.paced(run.step), ranks.rank()
+    chosen, end = (later, stop) if later and run.step >= hp.lip_from else (clips, min(stop, hp.lip_from))
+    end = end if later else stop
     batches = range(run.step * hp.accumulate, end * hp.accumulate)
-    draws = [(batch * world + rank) * hp.batch_size + i for batch in batches for i in share]
+    draws = [(batch * world + rank) * hp.batch_size + i for batch in batches for i in range(hp.batch_size)]
 
     def together(samples):
         return collate(samples, hp.window)
 
-    pin = run.device.type == "cuda"
-    loader = DataLoader(chosen, hp.batch_size, sampler=draws, num_workers=workers, collate_fn=together, pin_memory=pin)
+    how = {"num_workers": workers, "pin_memory": run.device.type == "cuda"}
+    loader = DataLoader(chosen, hp.batch_size, sampler=draws, collate_fn=together, **how)
     return zip(*[iter(loader)] * hp.accumulate, strict=True)
 
 
-def train(run, clips, valid, folder, workers, stop=None, lessons=None):
-    """Runs from `run.step` to `max_steps` (or `stop`); `lessons` take the place of `clips` once the expert joins."""
+def train(run, clips, valid, folder, workers, stop=None, later=None):
+    """Runs from `run.step` to `max_steps` (or `stop`); from `lip_from` on `later`, if any, stands in for `clips`."""
     stop = min(stop or run.hp.max_steps, run.hp.max_steps)
     with Diary(run, valid, folder, stop) as diary:
         while run.step < stop and not run.progress.over:
-            for batches in stretch(run, clips, lessons, workers, stop):
+            for batches in stretch(run, clips, later, workers, stop):
                 diary.waited(sum(batch["index"].numel() for batch in batches))
                 if diary.note(learn(run, batches)):  # a stage has begun, or the run has gone back
                     break
@@ -255,10 +201,12 @@ def work(args):
     run, folder = start(args)
     hp, expert = run.hp, run.expert
     clips, valid = (Clips(args.data_root, split, hp) for split in ("train", "val"))
-    lessons = None
+    last_stage = hp.paced(hp.lip_from)
     if expert:
-        lessons = Lessons(args.data_root, "train", hp, expert.tokenizer, expert.hp.roi, expert.hp.longest)
-    train(run, clips, valid, folder, args.workers, args.stop, lessons)
+        later = Lessons(args.data_root, "train", last_stage, expert.tokenizer, expert.hp.roi, expert.hp.longest)
+    else:
+        later = Clips(args.data_root, "train", last_stage)
+    train(run, clips, valid, folder, args.workers, args.stop, later)
     if args.export and not ranks.rank()[0]:
         checkpoint.export(args.export, run.shown, hp, step=run.step)
     ranks.leave()

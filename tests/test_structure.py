@@ -23,7 +23,7 @@ LEVELS = (
     "data",
     "source text corpus footage",
     "fairseq objectives published_settings utterances readers report",
-    "reading lessons",
+    "reading lessons schedule",
     "person painter lip_expert progress units evaluation evaluation.visual",
     "run",
     "expert_run diary",

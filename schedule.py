@@ -1,0 +1,69 @@
+"""When what trains: the weights of the losses, the step size and the stages of a generator's run, by step."""
+
+import math
+
+from models.layers import Norm
+
+
+def loss_weights(hp, step):
+    """The weight of each loss at `step`; one that is 0 is not computed."""
+    guided = step >= hp.lip_from
+    return {
+        "l1": hp.l1_weight,
+        "mouth": hp.mouth_weight,
+        "lips": hp.lips_weight,
+        "adv": hp.adv_weight if step >= hp.adv_from else 0.0,
+        "lip": hp.lip_weight if guided else 0.0,
+        "contrastive": hp.contrastive_weight if guided else 0.0,
+    }
+
+
+def learning_rate(hp, step):
+    """Adam's step size at `step`: a linear rise, flat, then half a cosine down to 0."""
+    rise = min(1.0, (step + 1) / max(hp.warmup, 1))
+    start = hp.decay_from * hp.max_steps
+    share = min(max((step - start) / max(hp.max_steps - start, 1), 0.0), 1.0)
+    return hp.lr * rise * (1 + math.cos(math.pi * share)) / 2
+
+
+def set_stage(generator, hp, step):
+    """Freezes what `step` does not train (stage 0: the audio encoder), in weights, dropout and layer drop.
+
+    Differs: the published code leaves a frozen audio encoder in train mode, with its dropout on: `faithful`.
+    """
+    generator.train()
+    if hp.freeze_norms and step >= hp.freeze_norms:
+        for module in generator.modules():
+            if isinstance(module, Norm):
+                module.eval()
+    if hp.speech == "local":
+        return
+    encoder, hears = generator.speech, step >= hp.audio_from
+    encoder.requires_grad_(hears and not hp.audio_train_layers)
+    encoder.train(hears or hp.faithful)
+    for block in list(encoder.blocks)[-hp.audio_train_layers :] if hears else ():
+        block.requires_grad_(True)
+
+
+def stage_plan(hp):
+    """The schedule in words, one line per stage, as it is printed at the start of a run."""
+    starts = {0: ["generator under " + " + ".join(n for n, w in loss_weights(hp, 0).items() if w)]}
+    if hp.adv_weight:
+        starts.setdefault(hp.adv_from, []).append(f"discriminator, adversarial loss x {hp.adv_weight}")
+    if hp.speech == "global":
+        what = f"top {hp.audio_train_layers} blocks" if hp.audio_train_layers else "all"
+        starts.setdefault(hp.audio_from, []).append(f"audio encoder trains ({what})")
+    if hp.guided:
+        how = f"lip-reading loss x {hp.lip_weight:g} ({'sum' if hp.lip_sum else 'mean'} over tokens)"
+        how += f", contrastive loss x {hp.contrastive_weight:g}" if hp.contrastive_weight else ""
+        starts.setdefault(hp.lip_from, []).append(how)
+    lines = [
+        f"from step {start}: {', '.join(parts)}" for start, parts in sorted(starts.items()) if start < hp.max_steps
+    ]
+    if hp.freeze_norms:
+        starts.setdefault(hp.freeze_norms, []).append("batch norms keep their statistics")
+    lines = [
+        f"from step {start}: {', '.join(parts)}" for start, parts in sorted(starts.items()) if start < hp.max_steps
+    ]
+    waits = f"a stage ends after more than {hp.patience} validations without a better L1"
+    return [*lines, waits] if hp.patience else lines
