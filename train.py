@@ -40,26 +40,21 @@ def generator_losses(nets, batch, weights, hp, expert=None):
     speech = generator.listen(batch["audio"], batch["padding"])  # (B, L, D)
     heard = pick(speech[batch["clip"]], batch["index"])  # (W, T, D)
     fake, real = generator.draw(batch["face"], heard), batch["target"]  # (W, T, 3, H, W)
-    memory = expert.look(fake, batch) if weights["lip"] or weights["contrastive"] else None  # (B, L, D)
-    terms = {  # name: (the loss, what it is a mean over; None for a sum)
-        "l1": (lambda: pixel_loss(fake, real), faces),
-        "mouth": (lambda: mouth_loss(fake, real, batch["mouth"]), batch["mouth"].sum()),
-        "lips": (
-            lambda: lips_loss(exact(nets["lips"](speech)), batch["lips"], batch["padding"]),
-            (~batch["padding"]).sum(),
+    guided = weights["lip"] or weights["contrastive"]
+    memory = expert.look(fake, batch) if guided else None  # (B, L, D)
+    weigh, published = ranks.weight, hp.faithful
+    heard_rows, tokens = ~batch["padding"], batch.get("tokens")
+    terms = {
+        "l1": lambda: weigh(faces) * pixel_loss(fake, real),
+        "mouth": lambda: weigh(batch["mouth"].sum()) * mouth_loss(fake, real, batch["mouth"]),
+        "lips": lambda: weigh(heard_rows.sum()) * lips_loss(exact(nets["lips"](speech)), batch["lips"], ~heard_rows),
+        "adv": lambda: weigh(faces) * adversarial_loss(exact(nets["discriminator"](fake)), True, published),
+        "lip": lambda: (
+            weigh(None if hp.lip_sum else (tokens != PAD).sum()) * expert.reading_loss(memory, batch, hp.lip_sum)
         ),
-        "adv": (lambda: adversarial_loss(exact(nets["discriminator"](fake)), True, hp.faithful), faces),
-        "lip": (
-            lambda: expert.reading_loss(memory, batch, hp.lip_sum),
-            None if hp.lip_sum else (batch["tokens"] != PAD).sum(),
-        ),
-        "contrastive": (
-            lambda: expert.contrastive_loss(generator.compare(heard), memory, batch, hp.faithful),
-            None,
-        ),
+        "contrastive": lambda: weigh() * expert.contrastive_loss(generator.compare(heard), memory, batch, published),
     }
-    chosen = {name: terms[name] for name, weight in weights.items() if weight > 0}
-    return fake, {name: loss() * ranks.weight(count) for name, (loss, count) in chosen.items()}
+    return fake, {name: terms[name]() for name, weight in weights.items() if weight > 0}
 
 
 def add_gradients(nets, batch, weights, hp, expert, share):

@@ -1,0 +1,248 @@
+"""A run goes through all its stages under an expert, resumes as the same run in each, and goes back when it must."""
+
+import json
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from experts import EXPERT, GUIDED, expert, reader, write_expert
+
+import checkpoint
+import train
+from data import Clips
+from hparams import PRESETS, HParams, InputError, preset
+from lessons import Lessons
+from run import Run
+from schedule import set_stage, stage_plan
+
+torch.set_num_threads(1)
+CPU = torch.device("cpu")
+CLOCK = {"faces_a_second", "waiting"}
+
+
+def flat(state, prefix=""):
+    """Every tensor, number and word in nested dicts and lists, by its path; tensors as bytes."""
+    if isinstance(state, (dict, list)):
+        pairs = state.items() if isinstance(state, dict) else enumerate(state)
+        return {k: v for name, each in pairs for k, v in flat(each, f"{prefix}/{name}").items()}
+    return {prefix: state.numpy().tobytes() if isinstance(state, torch.Tensor) else state}
+
+
+def go(root, folder, stop, hp=GUIDED, path=None):
+    """A run of `stop` steps, or one that goes on from the checkpoint at `path`."""
+    folder.mkdir(exist_ok=True)
+    run = Run(hp, CPU, expert(root))
+    if path:
+        run.resume(path, checkpoint.load(path))
+    clips, valid = (Clips(root, split, hp) for split in ("train", "val"))
+    late = hp.paced(hp.lip_from)
+    later = Lessons(root, "train", late, run.expert.tokenizer, "aligned", 100)
+    train.train(run, clips, valid, folder, workers=0, stop=stop, later=later)
+    return run
+
+
+def metrics(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in CLOCK} for line in lines]
+
+
+PLATEAU = replace(GUIDED, patience=1, valid_every=1, max_steps=9, lr=0.0)  # nothing moves: no validation is better
+
+
+@pytest.mark.parametrize(
+    "hp, stops",
+    [
+        (replace(GUIDED, lip_batch_size=1, lip_window=4, freeze_norms=5), (1, 3, 4, 6)),
+        (PLATEAU, (2, 4, 6)),
+    ],
+    ids=["by step", "by plateau"],
+)
+def test_a_run_stopped_in_any_stage_and_resumed_is_the_same_run(spoken_root, tmp_path, hp, stops):
+    hp = replace(hp, audio_dropout=0.2, audio_layerdrop=0.3, augment=0.6)
+    whole = go(spoken_root, tmp_path / "whole", hp.max_steps, hp)
+    wanted = flat(checkpoint.load(tmp_path / "whole" / "last.pt"))
+    lines = metrics(tmp_path / "whole")
+    assert whole.now.lip_from < hp.max_steps
+    for stop in stops:
+        folder = tmp_path / f"stopped at {stop}"
+        go(spoken_root, folder, stop, hp)
+        go(spoken_root, folder, hp.max_steps, hp, folder / "last.pt")
+        found = flat(checkpoint.load(folder / "last.pt"))
+        assert found.keys() == wanted.keys()
+        assert [name for name in wanted if found[name] != wanted[name]] == []
+        assert metrics(folder) == lines
+
+
+def test_each_loss_joins_with_its_stage(spoken_root, tmp_path):
+    run = go(spoken_root, tmp_path, GUIDED.max_steps)
+    steps = [line for line in metrics(tmp_path) if "valid" not in line]
+    assert [line["step"] for line in steps] == list(range(1, 9))
+    for name, first in (("l1", 0), ("adv", 1), ("lip", 4), ("contrastive", 4)):
+        assert ["contrastive" in line if name == "contrastive" else name in line for line in steps] == [
+            step >= first for step in range(8)
+        ]
+    assert checkpoint.load(tmp_path / "last.pt")["expert"] == "made up"
+    assert checkpoint.load_generator(tmp_path / "last.pt")[0].sync.out_features == 32
+    assert run.expert.net.training is False
+
+
+def test_plateaus_begin_the_stages_and_say_so(spoken_root, tmp_path, capsys):
+    run = go(spoken_root, tmp_path, PLATEAU.max_steps, PLATEAU)
+    # the first validation is the best; two more are no better, the same again in each stage
+    assert run.progress.starts == {"audio_from": 3, "lip_from": 6}
+    said = capsys.readouterr().err
+    assert "step 3: a plateau, the stage of audio begins" in said and "the stage of lip begins" in said
+    steps = [line for line in metrics(tmp_path) if "valid" not in line]
+    assert ["lip" in line for line in steps] == [False] * 6 + [True] * 3
+    assert any("more than 1 validations" in line for line in stage_plan(run.now))
+
+
+def test_the_last_stage_has_batches_of_its_own_and_frozen_norms(spoken_root, tmp_path, monkeypatch):
+    hp, seen = replace(GUIDED, lip_batch_size=1, lip_window=5, freeze_norms=4), []
+    step = train.train_step
+
+    def spied(nets, optims, batches, *rest):
+        moved = nets["generator"].encoder[0][0].norm.running_mean.clone()
+        losses = step(nets, optims, batches, *rest)
+        moved = not torch.equal(moved, nets["generator"].encoder[0][0].norm.running_mean)
+        seen.append((*batches[0]["face"].shape[:2], len(batches[0]["audio"]), moved))
+        return losses
+
+    monkeypatch.setattr(train, "train_step", spied)
+    go(spoken_root, tmp_path, 6, hp)
+    assert [each[1:] for each in seen] == [(3, 2, True)] * 4 + [(5, 1, False)] * 2
+
+
+def test_a_run_that_diverges_goes_back_with_half_the_step_size(spoken_root, tmp_path, monkeypatch, capsys):
+    hp, broken = replace(GUIDED, save_every=2, rollbacks=2), {"at": 5, "left": 2}
+    pixel_loss = train.pixel_loss
+
+    def that_breaks(fake, real):
+        broken["at"] -= 1
+        if broken["at"] < 0 and broken["left"]:
+            broken["left"] -= 1
+            return pixel_loss(fake, real) * math.nan
+        return pixel_loss(fake, real)
+
+    monkeypatch.setattr(train, "pixel_loss", that_breaks)
+    run = go(spoken_root, tmp_path, 8, hp)
+    said = capsys.readouterr().err
+    assert "step 6: l1 is not finite. Back to step 4, the step size times 0.5" in said
+    assert "step 5: l1 is not finite. Back to step 4, the step size times 0.25" in said
+    assert run.step == 8 and run.progress.brake == 0.25 and run.progress.rollbacks == 2
+    assert run.optims["generator"].param_groups[0]["lr"] == 0.25 * hp.lr
+    assert [line["step"] for line in metrics(tmp_path) if "valid" not in line] == list(range(1, 9))
+    state = checkpoint.load(tmp_path / "last.pt")
+    assert all(value.isfinite().all() for value in state["generator"].values())
+    broken.update(at=0, left=9)
+    with pytest.raises(InputError, match="step 1: l1 is not finite.*Lower --lr"):
+        go(spoken_root, tmp_path / "again", 8, hp)
+
+
+def test_gathered_gradients_are_those_of_one_batch(spoken_root):
+    hp = replace(GUIDED, lip_from=0, audio_from=0, audio_train_layers=0, audio_dropout=0.0, audio_layerdrop=0.0)
+    lessons = Lessons(spoken_root, "train", hp, reader(spoken_root).tokenizer, "aligned", 100)
+    batch, found = train.collate([lessons[0], lessons[1]], hp.window), []
+    for batches in ([batch], [batch, batch]):  # the same batch twice, for batch norms see each alone
+        run = Run(hp, CPU, expert(spoken_root))
+        set_stage(run.nets["generator"], hp, 0)
+        optims = {n: torch.optim.SGD(o.param_groups[0]["params"], lr=0.0) for n, o in run.optims.items()}
+        losses = train.train_step(run.nets, optims, batches, train.loss_weights(hp, 9), hp, run.expert)
+        found.append((losses, {n: w.grad for net in run.nets.values() for n, w in net.named_parameters()}))
+    for name, loss in found[0][0].items():
+        torch.testing.assert_close(loss, found[1][0][name], rtol=1e-4, atol=1e-6)
+    for name, gradient in found[0][1].items():
+        torch.testing.assert_close(gradient, found[1][1][name], rtol=1e-3, atol=1e-6)
+
+
+# The command
+
+
+FLAGS = [f"--{name}={value}" for name, value in asdict(GUIDED).items() if value != getattr(HParams(), name)]
+FLAGS = [flag.split("=")[0].replace("--", "--no-") if flag.endswith("=False") else flag for flag in FLAGS]
+
+
+def command(root, runs, *more):
+    argv = ["--data_root", root, "--name", "tiny", "--runs", runs, "--workers=0", "--device=cpu", *more]
+    return train.main([str(word) for word in argv])
+
+
+def test_the_command_trains_under_an_expert_and_begins_with_its_encoder(spoken_root, tmp_path, capsys):
+    path = write_expert(tmp_path / "expert.pt", spoken_root)
+    assert command(spoken_root, tmp_path, *FLAGS, "--stop=1", "--expert", path) == 0
+    printed = capsys.readouterr().err
+    assert "from step 4: lip-reading loss x 0.1 (mean over tokens), contrastive loss x 0.05" in printed
+    generator, _, _ = checkpoint.load_generator(tmp_path / "tiny" / "last.pt")
+    ours, theirs = generator.speech.state_dict(), reader(spoken_root).net.encoder.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items()), "frozen until step 2"
+    assert command(spoken_root, tmp_path, "--expert", path) == 0
+    assert checkpoint.load(tmp_path / "tiny" / "last.pt")["step"] == 8
+    other = write_expert(tmp_path / "other.pt", spoken_root)
+    state = checkpoint.load(other)
+    state["reader"]["decoder.norm.bias"] += 1
+    checkpoint.save(other, **{name: value for name, value in state.items() if name != "format"})
+    assert command(spoken_root, tmp_path, "--expert", other) == 1
+    assert "its --expert was another file" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--audio_dim=64"], "features of 32: say --sync_dim 32"),
+        (["--audio_ffn=128"], "of another size, and the audio encoder is to begin as its encoder"),
+        (["--expert=nowhere.pt"], "no checkpoint at nowhere.pt"),
+        (["--roi=lrs2", "--lip_from=0"], "360x288 px.*--roi aligned"),
+    ],
+)
+def test_faults_of_the_user_are_one_line(spoken_root, tmp_path, capsys, flags, words):
+    path = write_expert(tmp_path / "expert.pt", spoken_root)
+    assert command(spoken_root, tmp_path, *FLAGS, "--expert", path, *flags) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert pytest.importorskip("re").search(words, last), last
+
+
+def test_a_run_that_never_reaches_its_expert_needs_none(spoken_root, tmp_path):
+    assert command(spoken_root, tmp_path, *FLAGS, "--max_steps=4", "--audio_from=0", "--audio_train_layers=0") == 0
+
+
+# The rows of the table
+
+
+def test_the_six_rows_differ_in_what_the_paper_says_and_in_nothing_else():
+    names = ["talklip_l", "talklip_l_c", "talklip_g", "talklip_g_c", "base_wo_lip", "base_wo_lip_gan"]
+    for head, free in (("", {"l1_weight", "sync_dim", "audio_from", "audio_train_layers"}), ("compact_", set())):
+        rows = {name: preset(head + name) for name in names}
+        told = {
+            name: (hp.speech, hp.lip_weight > 0, hp.contrastive_weight > 0, hp.adv_weight > 0)
+            for name, hp in rows.items()
+        }
+        assert told == {
+            "talklip_l": ("local", True, False, True),
+            "talklip_l_c": ("local", True, True, True),
+            "talklip_g": ("global", True, False, True),
+            "talklip_g_c": ("global", True, True, True),
+            "base_wo_lip": ("local", False, False, True),
+            "base_wo_lip_gan": ("local", False, False, False),
+        }
+        differ = free | {"speech", "lip_weight", "contrastive_weight", "adv_weight"}
+        kept = [{k: v for k, v in asdict(hp).items() if k not in differ} for hp in rows.values()]
+        assert all(each == kept[0] for each in kept)
+    full = preset("talklip_g_c")
+    assert (full.lip_weight, full.adv_weight, full.contrastive_weight) == (1e-5, 0.07, 1e-3) and full.lip_sum
+    for name in names:
+        hp = preset(name)
+        assert hp.l1_weight + hp.adv_weight + hp.lip_weight == pytest.approx(1)
+    assert len(PRESETS) == 15
+
+
+def test_the_compact_experts_encoder_fits_the_compact_generators():
+    weights = Path(__file__).parents[1] / "weights" / "expert_compact.safetensors"
+    found = train.load_reader(weights)
+    for name in ("compact_talklip_g", "compact_talklip_g_c"):
+        hp = preset(name)
+        run = Run(replace(hp, width=1 / 16), CPU)
+        run.transfer(weights, found)
+        assert torch.equal(run.mean.speech.fusion.weight, found.net.encoder.fusion.weight)
+    assert EXPERT.dim == 32
