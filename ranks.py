@@ -52,7 +52,11 @@ class Total(torch.autograd.Function):
 
 
 class Gathered(torch.autograd.Function):
-    """The rows of all processes behind each other; the gradient comes back for a process's own rows."""
+    """The rows of all processes behind each other. A process's own rows get the gradient that every process has.
+
+    That is the gradient of a loss of all rows, which is the same in every process: each gives that of its own rows,
+    times the number of processes, because the mean over processes is taken of it.
+    """
 
     @staticmethod
     def forward(ctx, x):
@@ -71,7 +75,7 @@ class Gathered(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         """gradient: of all rows, by this process's loss."""
-        return gradient[ctx.first : ctx.first + ctx.count]
+        return dist.get_world_size() * gradient[ctx.first : ctx.first + ctx.count]
 
 
 def total(x):
@@ -80,7 +84,7 @@ def total(x):
 
 
 def gathered(x):
-    """The rows (N, ...) of all processes; gradients flow to a process's own."""
+    """The rows (N, ...) of all processes, for a loss that every process takes of all of them, see `Gathered`."""
     return Gathered.apply(x) if dist.is_initialized() else x
 
 

@@ -52,7 +52,7 @@ def generator_losses(nets, batch, weights, hp, expert=None):
         "lip": lambda: (
             weigh(None if hp.lip_sum else (tokens != PAD).sum()) * expert.reading_loss(memory, batch, hp.lip_sum)
         ),
-        "contrastive": lambda: weigh() * expert.contrastive_loss(generator.compare(heard), memory, batch, published),
+        "contrastive": lambda: expert.contrastive_loss(generator.compare(heard), memory, batch, published),
     }
     return fake, {name: terms[name]() for name, weight in weights.items() if weight > 0}
 
