@@ -4,7 +4,11 @@ FACE ?= examples/portrait.png
 AUDIO ?= examples/speech.wav
 OUT ?= results/demo.mp4
 
-.PHONY: setup demo test lint
+DATA_ROOT ?= data/grid
+CORPUS ?=
+JOBS ?= 1
+
+.PHONY: setup demo test lint ablation
 
 # The stamp makes the second run quick: pip is asked again only when a requirements file changes.
 setup: .venv/ready
@@ -26,3 +30,7 @@ test: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The six rows of TalkLip's table in compact size, and, with CORPUS, the table that compares them. See ablation.py --help.
+ablation: setup
+	$(BIN)/python ablation.py --data_root $(DATA_ROOT) --jobs $(JOBS) $(if $(CORPUS),--corpus $(CORPUS)) $(FLAGS)

@@ -18,8 +18,9 @@ from mouth import cut, greyed, places
 from published import convert_discriminator, convert_talklip
 from published_experts import convert_expert
 from reading import Reader
+from schedule import loss_weights, set_stage
 from text import PAD
-from train import loss_weights, set_stage, train_step
+from update import train_step
 
 torch.set_num_threads(1)
 needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason=f"no reference fixtures at {REFERENCE}")

@@ -13,8 +13,9 @@ from lip_expert import LipExpert, shrunk
 from losses import contrastive_loss, counter_examples, published_contrastive_loss
 from models import build_generator
 from models.talklip import Discriminator, pick
+from schedule import loss_weights
 from text import PAD
-from train import add_gradients, loss_weights
+from update import add_gradients
 
 torch.set_num_threads(1)
 

@@ -23,11 +23,11 @@ LEVELS = (
     "data",
     "source text corpus footage",
     "fairseq objectives published_settings utterances readers report",
-    "reading lessons schedule",
+    "reading lessons schedule update",
     "person painter lip_expert progress units evaluation evaluation.visual",
     "run",
     "expert_run diary",
-    "preprocess train inference train_expert evaluation.*",
+    "preprocess train inference train_expert ablation evaluation.*",
 )
 RANK = {name: rank for rank, names in enumerate(LEVELS) for name in names.split()}
 SCRIPTS = len(LEVELS) - 1

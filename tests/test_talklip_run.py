@@ -11,11 +11,12 @@ from experts import EXPERT, GUIDED, expert, reader, write_expert
 
 import checkpoint
 import train
+import update
 from data import Clips
 from hparams import PRESETS, HParams, InputError, preset
 from lessons import Lessons
 from run import Run
-from schedule import set_stage, stage_plan
+from schedule import loss_weights, set_stage, stage_plan
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
@@ -81,7 +82,7 @@ def test_each_loss_joins_with_its_stage(spoken_root, tmp_path):
     assert [line["step"] for line in steps] == list(range(1, 9))
     for name, first in (("l1", 0), ("adv", 1), ("lip", 4), ("contrastive", 4)):
         assert ["contrastive" in line if name == "contrastive" else name in line for line in steps] == [
-            step >= first for step in range(8)
+            number >= first for number in range(8)
         ]
     assert checkpoint.load(tmp_path / "last.pt")["expert"] == "made up"
     assert checkpoint.load_generator(tmp_path / "last.pt")[0].sync.out_features == 32
@@ -101,11 +102,11 @@ def test_plateaus_begin_the_stages_and_say_so(spoken_root, tmp_path, capsys):
 
 def test_the_last_stage_has_batches_of_its_own_and_frozen_norms(spoken_root, tmp_path, monkeypatch):
     hp, seen = replace(GUIDED, lip_batch_size=1, lip_window=5, freeze_norms=4), []
-    step = train.train_step
+    train_step = train.train_step
 
     def spied(nets, optims, batches, *rest):
         moved = nets["generator"].encoder[0][0].norm.running_mean.clone()
-        losses = step(nets, optims, batches, *rest)
+        losses = train_step(nets, optims, batches, *rest)
         moved = not torch.equal(moved, nets["generator"].encoder[0][0].norm.running_mean)
         seen.append((*batches[0]["face"].shape[:2], len(batches[0]["audio"]), moved))
         return losses
@@ -117,7 +118,7 @@ def test_the_last_stage_has_batches_of_its_own_and_frozen_norms(spoken_root, tmp
 
 def test_a_run_that_diverges_goes_back_with_half_the_step_size(spoken_root, tmp_path, monkeypatch, capsys):
     hp, broken = replace(GUIDED, save_every=2, rollbacks=2), {"at": 5, "left": 2}
-    pixel_loss = train.pixel_loss
+    pixel_loss = update.pixel_loss
 
     def that_breaks(fake, real):
         broken["at"] -= 1
@@ -126,7 +127,7 @@ def test_a_run_that_diverges_goes_back_with_half_the_step_size(spoken_root, tmp_
             return pixel_loss(fake, real) * math.nan
         return pixel_loss(fake, real)
 
-    monkeypatch.setattr(train, "pixel_loss", that_breaks)
+    monkeypatch.setattr(update, "pixel_loss", that_breaks)
     run = go(spoken_root, tmp_path, 8, hp)
     said = capsys.readouterr().err
     assert "step 6: l1 is not finite. Back to step 4, the step size times 0.5" in said
@@ -149,7 +150,7 @@ def test_gathered_gradients_are_those_of_one_batch(spoken_root):
         run = Run(hp, CPU, expert(spoken_root))
         set_stage(run.nets["generator"], hp, 0)
         optims = {n: torch.optim.SGD(o.param_groups[0]["params"], lr=0.0) for n, o in run.optims.items()}
-        losses = train.train_step(run.nets, optims, batches, train.loss_weights(hp, 9), hp, run.expert)
+        losses = train.train_step(run.nets, optims, batches, loss_weights(hp, 9), hp, run.expert)
         found.append((losses, {n: w.grad for net in run.nets.values() for n, w in net.named_parameters()}))
     for name, loss in found[0][0].items():
         torch.testing.assert_close(loss, found[1][0][name], rtol=1e-4, atol=1e-6)

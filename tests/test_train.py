@@ -10,6 +10,7 @@ import torch
 
 import checkpoint
 import train
+import update
 from data import Clips
 from hparams import HParams, preset
 from lessons import collate
@@ -252,7 +253,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_itself(data_root, tmp
         broken["from"] -= 1
         return mouth_loss(fake, real, mask) * (1.0 if broken["from"] >= 0 else math.inf)
 
-    monkeypatch.setattr(train, "mouth_loss", mouth_loss_that_breaks)
+    monkeypatch.setattr(update, "mouth_loss", mouth_loss_that_breaks)
     argv = ["--data_root", str(data_root), "--name", "x", "--runs", str(tmp_path), "--workers=0", "--device=cpu"]
     often = [f"--log_every={log_every}", "--save_every=1", "--valid_every=100"]
     assert train.main([*argv, *FLAGS, *often]) == 1

@@ -1,0 +1,135 @@
+"""How long one training step takes, with the lip expert on, beside the same mathematics run plainly, in turns.
+
+python -m evaluation.train_speed                                  2 clips of 75 frames, 55 drawn, on the processor
+python -m evaluation.train_speed --device cuda --clips 8          what fits and how fast it is on a GPU
+"""
+
+import argparse
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from expert_hparams import ExpertHParams
+from hparams import HParams, InputError, exit_code, preset
+from lip_expert import LipExpert
+from models import build_reader, device_of
+from models.talklip import TalkLip
+from reading import Reader
+from run import Run
+from schedule import loss_weights, set_stage
+from update import train_step
+
+FRAMES, WINDOW, TOKENS, WORDS = 75, 5, 1000, 20  # of a clip; of a window; of the vocabulary; of a sentence
+
+
+class PlainExpert(LipExpert):
+    """The expert as the published code applies it: every frame through its video front end, with gradients."""
+
+    def look(self, fake, batch):
+        """As `LipExpert.look`."""
+        video, _ = self.show(fake, batch)
+        return self.net.encoder(video=video, padding=batch["unseen"])
+
+
+def made_up(clips, faces, hp):
+    """A batch of clips with so many faces to be drawn in windows of five; its content does not matter."""
+    torch.manual_seed(0)
+    windows, px = faces // WINDOW, hp.face_size
+    clip = torch.arange(windows) % clips
+    starts = torch.arange(windows) // clips * (WINDOW + 1)
+    frames = starts[:, None] + torch.arange(WINDOW)  # (W, T)
+    to_face = torch.tensor([[0.6, 0.0, 0.2], [0.0, 0.6, 0.4]]).expand(windows, WINDOW, 2, 3)
+    tokens = torch.randint(4, TOKENS, (clips, WORDS))
+    return {
+        "face": torch.rand(windows, WINDOW, 6, px, px),
+        "target": torch.rand(windows, WINDOW, 3, px, px),
+        "mouth": torch.ones(windows, WINDOW, 1, px, px),
+        "index": frames,
+        "frames": frames,
+        "clip": clip,
+        "to_face": to_face,
+        "audio": torch.randn(clips, FRAMES, 104),
+        "lips": torch.zeros(clips, FRAMES, 80),
+        "padding": torch.zeros(clips, FRAMES, dtype=torch.bool),
+        "unseen": torch.zeros(clips, FRAMES, dtype=torch.bool),
+        "roi": torch.rand(clips, FRAMES, 1, 88, 88),
+        "tokens": tokens,
+        "previous": tokens.roll(1, 1),
+    }
+
+
+def stepper(hp, reading, device, plain):
+    """A function that takes one training step on a batch: `plain`, or as train.py takes it."""
+    torch.manual_seed(0)
+    reader = Reader(build_reader(reading, TOKENS), reading, tokenizer=(), about={"sha256": ""})
+    expert = (PlainExpert if plain else LipExpert)(reader, device, faithful=hp.faithful)
+    hp = replace(hp, amp=not plain)
+    run = Run(hp, torch.device(device), expert)
+    if plain:
+        for net in (*run.nets.values(), expert.net):
+            net.to(memory_format=torch.contiguous_format)
+    assert isinstance(run.nets["generator"], TalkLip)
+
+    def work(batch):
+        set_stage(run.nets["generator"], hp, hp.max_steps)
+        return train_step(run.nets, run.optims, [batch], loss_weights(hp, hp.max_steps), hp, expert)
+
+    return work
+
+
+def seconds(work, batch, steps):
+    """The mean time of a step, once it is warm."""
+    cuda = batch["face"].is_cuda
+    work(batch)
+    if cuda:
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(steps):
+        losses = work(batch)
+    losses["total"].item()  # waits for a GPU
+    return (time.perf_counter() - start) / steps
+
+
+def measure(args):
+    """Times both in turns and prints a table."""
+    for flag in ("clips", "rounds", "steps"):
+        if getattr(args, flag) < 1:
+            raise InputError(f"--{flag} {getattr(args, flag)} must be at least 1")
+    device = device_of(args.device)
+    hp = replace(preset(args.preset), lip_from=0, audio_from=0)
+    reading = preset("compact" if args.preset.startswith("compact") else "base", ExpertHParams)
+    faces = args.faces or 55 * args.clips // 2 // WINDOW * WINDOW
+    batch = {name: part.to(device) for name, part in made_up(args.clips, faces, hp).items()}
+    slow, quick = (stepper(hp, reading, device, plain) for plain in (True, False))
+    pairs = [(seconds(slow, batch, args.steps), seconds(quick, batch, args.steps)) for _ in range(args.rounds)]
+    a, b = np.median(pairs, axis=0)
+    ratio = np.median([x / y for x, y in pairs])
+    print(
+        f"| {args.preset}, {args.clips} clips of {FRAMES} frames, {faces} drawn, {device} | s a step | faces a second |"
+    )
+    print("|---|---|---|")
+    print(f"| float32, expert on every frame | {a:.2f} | {faces / a:.1f} |")
+    print(f"| as train.py runs it | {b:.2f} | {faces / b:.1f} |\n\n{ratio:.2f} times as fast")
+    if device.startswith("cuda"):
+        print(f"peak memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB, both together")
+
+
+def main(argv=None):
+    """Parses the flags and prints what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    rows = [name for name, row in HParams.presets.items() if row.get("lip_weight", 1) and "wav2lip" not in name]
+    parser.add_argument("--preset", choices=rows, default="talklip_g_c", help="(default: %(default)s)")
+    parser.add_argument("--clips", default=2, type=int, help="in a step (default: %(default)s)")
+    parser.add_argument("--faces", type=int, help="drawn in a step (default: 55 for two clips)")
+    parser.add_argument("--steps", default=1, type=int, help="timed in a round (default: %(default)s)")
+    parser.add_argument("--rounds", default=3, type=int, help="the median of this many (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: %(default)s)")
+    args = parser.parse_args(argv)
+    return exit_code(parser.prog, lambda: measure(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

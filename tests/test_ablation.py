@@ -1,0 +1,72 @@
+"""The six rows are trained for equal steps, what they share once, and each is as if it had been trained alone."""
+
+import torch
+from experts import NARROW, write_expert
+
+import ablation
+import checkpoint
+import train
+from ablation import ROWS, trunks
+
+torch.set_num_threads(1)
+SHORT = {"max_steps": 4, "lip_from": 2, "adv_from": 1, "freeze_norms": 2, "batch_size": 2, "lip_window": 4}
+SHORT |= NARROW | {"warmup": 1, "valid_every": 2, "valid_clips": 1, "log_every": 1}
+
+
+def flags(**knobs):
+    return [f"--{name}={value}" for name, value in (SHORT | knobs).items()] + ["--no-amp"]
+
+
+def flat(state, prefix=""):
+    """Every tensor and number in nested dicts and lists, by its path; tensors as bytes."""
+    if isinstance(state, (dict, list)):
+        pairs = state.items() if isinstance(state, dict) else enumerate(state)
+        return {k: v for name, each in pairs for k, v in flat(each, f"{prefix}/{name}").items()}
+    return {prefix: state.numpy().tobytes() if isinstance(state, torch.Tensor) else state}
+
+
+def test_rows_that_differ_in_the_expert_alone_share_their_first_steps():
+    assert trunks(ROWS, {}) == {
+        "base_wo_lip_gan": "base_wo_lip_gan",
+        "base_wo_lip": "base_wo_lip",
+        "talklip_l": "base_wo_lip",
+        "talklip_l_c": "base_wo_lip",
+        "talklip_g": "talklip_g",
+        "talklip_g_c": "talklip_g",
+    }
+    assert trunks(("talklip_l_c", "base_wo_lip"), {})["base_wo_lip"] == "talklip_l_c"
+
+
+def test_a_row_that_goes_on_from_a_trunk_is_the_row_trained_alone(spoken_root, tmp_path, monkeypatch):
+    path, called = write_expert(tmp_path / "expert.pt", spoken_root), []
+
+    def in_this_process(command):
+        called.append(command)
+        assert command[0] == "train.py"
+        assert train.main([*command[1:], "--workers=0", f"--expert={path}"]) == 0
+
+    monkeypatch.setattr(ablation, "call", in_this_process)
+    rows = ["base_wo_lip", "talklip_l", "talklip_g", "talklip_g_c"]
+    argv = ["--data_root", str(spoken_root), "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    argv += ["--device=cpu", *flags()]
+    assert ablation.main([*argv, "--rows", *rows]) == 0
+    assert len(called) == 2 + 4
+    for row in ("talklip_l", "talklip_g_c"):
+        shared = checkpoint.load(tmp_path / "runs" / row / "last.pt")
+        alone = ["--data_root", str(spoken_root), "--runs", str(tmp_path), "--name", row, "--device=cpu", "--workers=0"]
+        assert train.main([*alone, "--preset", f"compact_{row}", f"--expert={path}", "--seed=0", *flags()]) == 0
+        wanted, found = flat(checkpoint.load(tmp_path / row / "last.pt")), flat(shared)
+        assert found.keys() == wanted.keys()
+        assert [name for name in wanted if found[name] != wanted[name]] == []
+    for row in rows:
+        assert checkpoint.load_generator(tmp_path / "out" / f"{row}.safetensors")[2]["step"] == 4
+    before = (tmp_path / "runs" / "talklip_l" / "last.pt").stat().st_mtime_ns
+    assert ablation.main([*argv, "--rows", "talklip_l", "base_wo_lip"]) == 0, "again: nothing is left to do"
+    assert (tmp_path / "runs" / "talklip_l" / "last.pt").stat().st_mtime_ns == before
+
+
+def test_a_row_that_fails_stops_the_command_in_one_line(spoken_root, tmp_path, capfd):
+    argv = ["--data_root", str(spoken_root), "--runs", str(tmp_path / "r"), "--out", str(tmp_path / "o")]
+    assert ablation.main([*argv, "--device=cpu", "--rows", "talklip_g", *flags(window=90)]) == 1
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[-1].endswith("train.py ended with 1, see above; the same command goes on from there")
