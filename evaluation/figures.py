@@ -1,0 +1,179 @@
+"""The figures of TalkLip's supplement: embeddings of words that are confused, strips of frames; and curves of training.
+
+python -m evaluation.figures embeddings --data_root data/grid --words B P --rows l=ablation/talklip_l.safetensors
+python -m evaluation.figures strips --data_root data/grid --rows g+c=ablation/talklip_g_c.safetensors
+python -m evaluation.figures curves --rows l=runs/ablation/talklip_l g+c=runs/ablation/talklip_g_c
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from clip import FPS, Clip
+from data import Clips, Look, sample, to_tensor, write_picture
+from hparams import HParams, InputError, exit_code
+from painter import load
+
+# matplotlib and scikit-learn are imported where they are used: both are slow.
+
+
+def named(rows):
+    """["l=path", ...] as {"l": Path}; raises InputError for one without a name, or that is not there."""
+    found = {}
+    for row in rows:
+        name, equals, path = row.rpartition("=")
+        if not equals or not Path(path).exists():
+            raise InputError(f"--rows {row}: say NAME=PATH of what is there, such as l=runs/ablation/talklip_l")
+        found[name] = Path(path)
+    return found
+
+
+def clips_of(root, splits):
+    """Every clip of some splits."""
+    return [Clip(path) for split in splits for path in Clips(root, split, HParams()).paths]
+
+
+def plot(out, panels, width=4.0, height=3.6):
+    """Axes for so many panels side by side, and a function that writes them to `out`, a .png or .svg file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * panels, height), layout="constrained")
+    FigureCanvasAgg(figure)
+
+    def write():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(out, dpi=150)
+        print(out)
+
+    return figure.subplots(1, panels, squeeze=False)[0], write
+
+
+@torch.inference_mode()
+def embedded(generator, hp, clips, words):
+    """What the audio encoder makes of words: (frames, D), and the number of the word in each of them, (frames,)."""
+    rows, labels = [], []
+    for clip in clips:
+        for said, (start_s, end_s) in zip(clip.words, clip.times, strict=False):
+            if said.upper() in words:
+                frames = np.arange(round(start_s * FPS), max(round(end_s * FPS), round(start_s * FPS) + 1))
+                heard, index = clip.hear(frames.clip(0, len(clip) - 1), hp.speech)
+                speech = generator.listen(torch.from_numpy(heard)[None].to(next(generator.parameters()).dtype))[0]
+                rows.append(speech[torch.from_numpy(index)].float())
+                labels += [words.index(said.upper())] * len(frames)
+    if len(set(labels)) < len(words):
+        raise InputError(f"--words {' '.join(words)}: not all of them are said, with times, in these splits")
+    return torch.cat(rows).numpy(), np.array(labels)
+
+
+def embeddings(args):
+    """Figures 1 and 3: t-SNE of audio embeddings of confusable words, and how often a frame's neighbours agree."""
+    from sklearn.manifold import TSNE
+    from sklearn.model_selection import cross_val_score
+    from sklearn.neighbors import KNeighborsClassifier
+
+    rows, words, clips = named(args.rows), [word.upper() for word in args.words], clips_of(args.data_root, args.splits)
+    axes, write = plot(args.out, len(rows))
+    print("| row | frames | told apart by 5 neighbours |\n|---|---|---|")
+    for axis, (name, path) in zip(axes, rows.items(), strict=True):
+        generator, hp, _ = load(path, "cpu", "float32")
+        vectors, labels = embedded(generator, hp, clips, words)
+        least = int(np.bincount(labels).min())
+        if least < 5:
+            raise InputError(f"--words {' '.join(words)}: one has {least} frames in these splits, 5 is the least")
+        places = TSNE(perplexity=min(30, (len(labels) - 1) / 3), random_state=0, init="pca").fit_transform(vectors)
+        score = cross_val_score(KNeighborsClassifier(5), vectors, labels, cv=5, scoring="balanced_accuracy").mean()
+        for number, (word, colour) in enumerate(zip(words, ("tab:red", "tab:blue", "tab:green"), strict=False)):
+            axis.scatter(*places[labels == number].T, s=9, color=colour, label=word)
+        axis.set(title=f"TalkLip ({name})", xticks=[], yticks=[])
+        axis.legend()
+        print(f"| {name} | {len(labels)} | {score:.1%} |")
+    write()
+
+
+@torch.inference_mode()
+def drawn(path, clip, frames, about):
+    """The faces that a generator draws for frames of a clip, identity its first frame: (T, 3, H, W) in [0, 1]."""
+    generator, hp, _ = load(path, "cpu", "float32")
+    batch = sample(clip, frames, np.zeros(len(frames), int), hp, about, Look(0.0, None))
+    made = generator(batch["face"][None], batch["audio"][None], batch["index"][None])[0].float()
+    return torch.nn.functional.interpolate(made, size=(about["face_px"],) * 2, mode="bilinear", antialias=True)
+
+
+def strips(args):
+    """Figures 2 and 4: the same frames by each row, then as filmed, below each other; the mouth half of the face."""
+    rows, clips = named(args.rows), Clips(args.data_root, args.splits[0], HParams())
+    name = args.clip or clips.names[0]
+    if name not in clips.names:
+        raise InputError(f"--clip {name}: not in {args.splits[0]}.txt")
+    clip, about = Clip(clips.paths[clips.names.index(name)]), clips.about
+    frames = args.first + args.every * np.arange(args.frames)
+    if not 0 <= frames[0] <= frames[-1] < len(clip):
+        raise InputError(f"--first {args.first}: {name} has {len(clip)} frames, not {frames[-1] + 1}")
+    edge = (about["crop_px"] - about["face_px"]) // 2
+    filmed = np.stack([clip.picture(i)[edge : -edge or None, edge : -edge or None] for i in frames])
+    pictures = [drawn(path, clip, frames, about) for path in rows.values()] + [to_tensor(filmed)]
+    half = about["face_px"] // 2
+    lines = [torch.cat(list(each[:, :, half:]), dim=2) for each in pictures]
+    write_picture(args.out, torch.cat(lines, dim=1))
+    print(f"{args.out}: {', '.join([*rows, 'as filmed'])}, from top to bottom; {name}, frames {frames.tolist()}")
+
+
+def smooth(values, share=0.05):
+    """The running mean of values over a share of them."""
+    size = max(1, round(share * len(values)))
+    return np.convolve(np.pad(values, (size // 2, size - 1 - size // 2), mode="edge"), np.ones(size) / size, "valid")
+
+
+def curves(args):
+    """The losses of runs, step by step, and the mouth's L1 on validation clips."""
+    rows, kinds = named(args.rows), args.losses
+    axes, write = plot(args.out, len(kinds) + 1)
+    for name, folder in rows.items():
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for axis, kind in zip(axes, kinds, strict=False):
+            if told := [(line["step"], line[kind]) for line in lines if kind in line]:
+                steps, values = np.array(told).T
+                axis.plot(steps, smooth(values), label=name)
+        if told := [(line["step"], line["valid"]["mouth"]) for line in lines if "valid" in line]:
+            axes[-1].plot(*np.array(told).T, label=name)
+    for axis, kind in zip(axes, [*kinds, "mouth, validation"], strict=True):
+        axis.set(title=kind, xlabel="step")
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend()
+    write()
+
+
+def main(argv=None):
+    """Parses the flags and makes a figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    tasks = parser.add_subparsers(dest="task", required=True, metavar="task")
+    for task, work in (("embeddings", embeddings), ("strips", strips), ("curves", curves)):
+        sub = tasks.add_parser(task, help=work.__doc__.rstrip("."), description=work.__doc__)
+        sub.set_defaults(work=work)
+        sub.add_argument("--rows", required=True, nargs="+", help="NAME=PATH: weights, or for curves folders of runs")
+        sub.add_argument("--out", default=Path(f"results/{task}.png"), type=Path, help="(default: %(default)s)")
+        if task == "curves":
+            sub.add_argument("--losses", nargs="+", default=["l1", "lip"], help="(default: l1 lip)")
+            continue
+        sub.add_argument("--data_root", required=True, type=Path, help="made by preprocess.py")
+        sub.add_argument("--splits", nargs="+", default=["test"], help="(default: test)")
+        if task == "embeddings":
+            sub.add_argument("--words", nargs="+", default=["B", "P"], help="two or three (default: B P)")
+        else:
+            sub.add_argument("--clip", help="(default: the first of the split)")
+            sub.add_argument("--first", default=20, type=int, help="first frame (default: %(default)s)")
+            sub.add_argument("--every", default=1, type=int, help="frames between two (default: %(default)s)")
+            sub.add_argument("--frames", default=8, type=int, help="pictures in a row (default: %(default)s)")
+    args = parser.parse_args(argv)
+    cv2.setNumThreads(0)
+    return exit_code(parser.prog, lambda: args.work(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
