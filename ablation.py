@@ -87,7 +87,7 @@ def draw(args, weights):
             if not drawn.is_file():
                 drawn.parent.mkdir(parents=True, exist_ok=True)
                 of = ["--face", video.resolve(), "--audio", video.resolve(), "--outfile", drawn.resolve()]
-                call(["inference.py", *map(str, of), "--checkpoint", str(path)])
+                call(["inference.py", *map(str, of), "--checkpoint_path", str(path), "--quiet"])
     return [args.out / "videos" / row for row in weights]
 
 

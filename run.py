@@ -105,6 +105,15 @@ class Run:
         self.progress = progress
         return f"{found}. Back to step {self.step}, the step size times {progress.brake:g}"
 
+    def judge_with(self, path):
+        """Takes the discriminator's weights from any file that holds one of the same size."""
+        found = checkpoint.load_discriminator(path)[0].state_dict()
+        try:
+            self.nets["discriminator"].load_state_dict(found)
+        except RuntimeError as error:
+            wanted = "--init_discriminator"
+            raise InputError(f"{wanted} {path} is one of another size: give the --preset that fits") from error
+
     def transfer(self, path, reader):
         """Begins the global audio encoder as the expert's own encoder, as published. reader: that of `path`."""
         found = {k: v for k, v in reader.net.encoder.state_dict().items() if not k.startswith("video.")}

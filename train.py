@@ -112,6 +112,8 @@ def start(args):
             "these knobs train only the top of the audio encoder, and late: give --init a generator whose encoder is "
             "trained, such as TalkLip's own, or train all of it: --audio_from 0 --audio_train_layers 0"
         )
+    if args.init_discriminator and not state:
+        run.judge_with(args.init_discriminator)
     folder.mkdir(parents=True, exist_ok=True)
     for line in [f"{folder}: step {run.step} of {hp.max_steps}", *stage_plan(run.now)] if not ranks.rank()[0] else ():
         print(line, file=sys.stderr)
@@ -146,6 +148,7 @@ def main(argv=None):
     parser.add_argument("--stop", type=int, help="stop after this step, without changing the schedule")
     parser.add_argument("--export", type=Path, help="write the generator here at the end, as safetensors")
     parser.add_argument("--init", type=Path, help="begin with this generator's weights: ours or a published one")
+    parser.add_argument("--init_discriminator", type=Path, help="and with this discriminator's")
     parser.add_argument(
         "--expert", default=EXPERT, type=Path, help="lip-reading expert: ours, or AV-HuBERT's fine-tuned"
     )
