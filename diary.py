@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 import ranks
 from data import collate, write_picture
+from lessons import Lessons
 from losses import mouth_loss, pixel_loss
 from run import as_numbers, not_finite, open_log
 
@@ -38,10 +39,29 @@ def validate(generator, clips, hp, device, strip=None):
     return sums
 
 
+@torch.no_grad()
+def read_back(generator, expert, lessons, hp, device, most=10):
+    """How well the expert reads validation clips of which every frame is drawn: {"lip", "misread"}, means over clips.
+
+    lip: its loss, in nats per token.  misread: the share of tokens that it gets wrong, told those before.
+    """
+    generator.eval()
+    chosen = np.linspace(0, len(lessons) - 1, min(len(lessons), hp.valid_clips, most)).astype(int)
+    sums = {"lip": 0.0, "misread": 0.0}
+    for i in chosen:
+        batch = {name: part.to(device) for name, part in lessons.whole(i).items()}
+        with torch.autocast(device.type, torch.bfloat16, enabled=hp.amp):
+            memory = expert.look(generator(batch["face"], batch["audio"], batch["index"], batch["padding"]), batch)
+            sums["lip"] += expert.reading_loss(memory, batch, False).item() / len(chosen)
+            sums["misread"] += expert.misread(memory, batch).item() / len(chosen)
+    return sums
+
+
 class Diary:
     """Takes down a run's steps; of many processes the first alone writes, and all of them learn what follows from it.
 
-    valid: the `Clips` of the validation split.  folder: where the run is kept.  stop: the step at which it ends.
+    valid: the `Clips` of the validation split, `Lessons` where there is an expert.  folder: where the run is kept.
+    stop: the step at which it ends.
     """
 
     def __init__(self, run, valid, folder, stop):
@@ -101,6 +121,8 @@ class Diary:
         score = torch.zeros((), device=run.device)
         if self.first:
             scores = validate(run.shown, self.valid, hp, run.device, self.folder / "samples" / f"{run.step:07d}.png")
+            if run.expert and isinstance(self.valid, Lessons):
+                scores |= read_back(run.shown, run.expert, self.valid, hp, run.device)
             self.write({"step": run.step, "valid": scores})
             if scores["mouth"] < run.best:
                 run.best = scores["mouth"]

@@ -6,7 +6,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 import mouth
-from data import Clips
+from clip import Clip
+from data import Clips, Look
 from hparams import InputError
 from text import END, PAD
 from utterances import mouths
@@ -38,7 +39,8 @@ class Lessons(Clips):
         filmed, whole = mouths(clip, self.roi), np.tile(np.eye(2, 3), (len(clip), 1, 1))
         windows = clip.windows if self.roi == "aligned" else mouth.lrs2(clip.boxes, clip.size)
         # Numbers of its own: a draw is the same with and without the expert. Twice the same, for the same part is read.
-        chances = [np.random.default_rng((self.hp.seed, 4, draw)) if self.hp.augment else None for _ in range(2)]
+        alter = draw is not None and self.hp.augment
+        chances = [np.random.default_rng((self.hp.seed, 4, draw)) if alter else None for _ in range(2)]
         inner, to_box = mouth.inner(whole, chances[0]), mouth.inner(windows, chances[1])
         filmed = torch.from_numpy(relit(filmed, clip, frames, look))[:, None] / 255
         told = {
@@ -48,6 +50,12 @@ class Lessons(Clips):
             "tokens": torch.tensor(tokens),
         }
         return super().build(clip, frames, identity, look, draw) | told
+
+    def whole(self, i):
+        """A fixed batch of clip `i`, for validation: all its frames are drawn, the identity is its first."""
+        clip = Clip(self.paths[i])
+        frames = np.arange(len(clip))
+        return collate([self.build(clip, frames, np.zeros_like(frames), Look(0.0, None), None)], len(clip))
 
     def to_drawn(self, to_box, look):
         """Matrices (T, 2, 3) from the ROI to the face box, made to end in the face as `look` has turned it."""

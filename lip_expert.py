@@ -68,6 +68,12 @@ class LipExpert:
         """`part(x)`, whose activations are computed again for the gradient where that is asked for."""
         return checkpoint(part, x, use_reentrant=False) if self.recompute and x.requires_grad else part(x)
 
+    def misread(self, memory, batch):
+        """The share of tokens that it reads wrong off `memory` when it is told all tokens before them."""
+        text = batch["tokens"] != PAD
+        read = self.net.decoder(batch["previous"], memory, batch["unseen"]).argmax(-1)
+        return (read != batch["tokens"])[text].float().mean()
+
     def reading_loss(self, memory, batch, summed):
         """How badly the true words are read off `memory`, the features of `look`, under teacher forcing.
 

@@ -126,12 +126,12 @@ def work(args):
         args.export.parent.mkdir(parents=True, exist_ok=True)
     run, folder = start(args)
     hp, expert = run.hp, run.expert
-    clips, valid = (Clips(args.data_root, split, hp) for split in ("train", "val"))
-    last_stage = hp.paced(hp.lip_from)
+    clips, late = Clips(args.data_root, "train", hp), hp.paced(hp.lip_from)
     if expert:
-        later = Lessons(args.data_root, "train", last_stage, expert.tokenizer, expert.hp.roi, expert.hp.longest)
+        shown = expert.tokenizer, expert.hp.roi, expert.hp.longest
+        later, valid = (Lessons(args.data_root, split, late, *shown) for split in ("train", "val"))
     else:
-        later = Clips(args.data_root, "train", last_stage)
+        later, valid = (Clips(args.data_root, split, late) for split in ("train", "val"))
     train(run, clips, valid, folder, args.workers, args.stop, later)
     if args.export and not ranks.rank()[0]:
         checkpoint.export(args.export, run.shown, hp, step=run.step)

@@ -37,9 +37,8 @@ def go(root, folder, stop, hp=GUIDED, path=None):
     run = Run(hp, CPU, expert(root))
     if path:
         run.resume(path, checkpoint.load(path))
-    clips, valid = (Clips(root, split, hp) for split in ("train", "val"))
-    late = hp.paced(hp.lip_from)
-    later = Lessons(root, "train", late, run.expert.tokenizer, "aligned", 100)
+    clips, late = Clips(root, "train", hp), hp.paced(hp.lip_from)
+    later, valid = (Lessons(root, split, late, run.expert.tokenizer, "aligned", 100) for split in ("train", "val"))
     train.train(run, clips, valid, folder, workers=0, stop=stop, later=later)
     return run
 
@@ -85,6 +84,9 @@ def test_each_loss_joins_with_its_stage(spoken_root, tmp_path):
             number >= first for number in range(8)
         ]
     assert checkpoint.load(tmp_path / "last.pt")["expert"] == "made up"
+    (first, last) = [line["valid"] for line in metrics(tmp_path) if "valid" in line]
+    assert first.keys() == last.keys() == {"l1", "mouth", "lip", "misread"}
+    assert 0 <= last["misread"] <= 1 and last["lip"] > 0.5
     assert checkpoint.load_generator(tmp_path / "last.pt")[0].sync.out_features == 32
     assert run.expert.net.training is False
 
