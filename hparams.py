@@ -189,8 +189,9 @@ _SIZED = {  # what the published size has of its own: L1 takes what the others l
     "base_wo_lip": {"l1_weight": 0.93},
     "base_wo_lip_gan": {"l1_weight": 1.0},
 }
-_COMPACT_ROW = {  # the same batches, steps and weights for all six rows
+_COMPACT_ROW = {  # batches, steps and weights of all six rows; the losses are the paper's, and L1 at the mouth
     **_SHORT,
+    "lips_weight": 0.0,  # the paper has no such help: with it the rows without an expert could be read as well
     "l1_weight": 1.0,
     "batch_size": 16,
     "window": 2,
@@ -201,7 +202,9 @@ _COMPACT_ROW = {  # the same batches, steps and weights for all six rows
     "lip_weight": 0.003,  # of the mean; published, 1e-5 of a sum over 8 clips is about 0.002 of the mean
     "lip_sum": False,
     "max_steps": 4000,
-    "adv_from": 1500,
+    "adv_from": 1000,
+    "audio_from": 1500,
+    "audio_train_layers": 1,  # of 4 blocks, as the published 3 of 12: it begins as the expert's own
     "lip_from": 2000,
 }
 

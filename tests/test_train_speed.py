@@ -1,0 +1,31 @@
+"""What is timed as plain and as fast is the same step."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from experts import EXPERT, GUIDED
+
+from evaluation.train_speed import made_up, main, stepper
+
+torch.set_num_threads(1)
+HP = replace(GUIDED, lip_from=0, audio_from=0, audio_dropout=0.0, audio_layerdrop=0.0, windows=0)
+
+
+def test_both_ways_take_the_same_step():
+    batch, found = made_up(2, 25, HP), []
+    assert batch["face"].shape == (5, 5, 6, 96, 96) and batch["roi"].shape == (2, 75, 1, 88, 88)
+    for clip in range(2):
+        frames = batch["frames"][batch["clip"] == clip].flatten().tolist()
+        assert len(frames) == len(set(frames)) and max(frames) < 75
+    for plain in (True, False):
+        losses = stepper(HP, EXPERT, "cpu", plain)(batch)
+        found.append({name: loss.item() for name, loss in losses.items()})
+    assert found[0].keys() == found[1].keys() >= {"l1", "adv", "lip", "contrastive", "d_fake"}
+    for name in found[0].keys() - {"grad_norm"}:
+        assert found[1][name] == pytest.approx(found[0][name], rel=0.05), name
+
+
+def test_odd_flags_are_told_in_one_line(capsys):
+    assert main(["--clips", "0"]) == 1
+    assert "--clips 0 must be at least 1" in capsys.readouterr().err
