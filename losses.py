@@ -42,7 +42,8 @@ def adversarial_loss(logits, real, published=False):
     """
     wished = torch.full_like(logits, float(real))
     if published:
-        return F.binary_cross_entropy(logits.sigmoid(), wished)
+        with torch.autocast(logits.device.type, enabled=False):  # in 16 bits it would be refused
+            return F.binary_cross_entropy(logits.sigmoid(), wished)
     return F.binary_cross_entropy_with_logits(logits, wished)
 
 
@@ -55,7 +56,8 @@ def contrastive_loss(heard, seen, clips, frames):
     Returns a scalar in nats.
     Differs: the published one is `published_contrastive_loss`, whose counter-examples are other sounds.
     """
-    scores = F.normalize(heard, dim=-1) @ F.normalize(seen, dim=-1).T / TEMPERATURE  # (N, N)
+    with torch.autocast(heard.device.type, enabled=False):  # 16 bits are too few for a cosine by 0.07
+        scores = F.normalize(heard, dim=-1) @ F.normalize(seen, dim=-1).T / TEMPERATURE  # (N, N)
     near = (clips[:, None] == clips) & ((frames[:, None] - frames).abs() < APART)
     scores = scores.masked_fill(near & ~torch.eye(len(scores), dtype=torch.bool, device=scores.device), -torch.inf)
     own = torch.arange(len(scores), device=scores.device)

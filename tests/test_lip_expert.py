@@ -10,7 +10,7 @@ from experts import EXPERT, GUIDED, expert, reader
 from hparams import InputError
 from lessons import Lessons, collate
 from lip_expert import LipExpert, shrunk
-from losses import contrastive_loss, counter_examples, published_contrastive_loss
+from losses import adversarial_loss, contrastive_loss, counter_examples, published_contrastive_loss
 from models import build_generator
 from models.talklip import Discriminator, pick
 from schedule import loss_weights
@@ -186,6 +186,15 @@ def test_contrastive_loss_is_low_where_sound_and_lips_agree():
     both = torch.eye(2)
     lone = contrastive_loss(both, both, torch.tensor([0, 1]), torch.tensor([0, 0]))
     assert lone.item() == pytest.approx(torch.tensor(1 + 1 / torch.e ** (1 / 0.07)).log().item(), abs=1e-6)
+
+
+def test_the_losses_are_taken_in_32_bits_under_autocast():
+    heard, seen = torch.randn(40, 64), torch.randn(40, 64)
+    rows = torch.arange(40), torch.zeros(40)
+    wanted = contrastive_loss(heard, seen, *rows), adversarial_loss(heard[:, :1], True, published=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = contrastive_loss(heard, seen, *rows), adversarial_loss(heard[:, :1], True, published=True)
+    assert torch.equal(torch.stack(found), torch.stack(wanted))
 
 
 def test_neighbours_are_no_counter_examples():

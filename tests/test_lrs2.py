@@ -51,7 +51,7 @@ def test_frames_of_lrs2_keep_their_middle(root):
     assert Clip(clips.paths[0]).middles().shape[1:] == (96, 96)
 
 
-@pytest.mark.parametrize("more", [[], ["--faithful", "--patience=0"]], ids=["sound", "faithful"])
+@pytest.mark.parametrize("more", [[], ["--faithful", "--amp"]], ids=["sound", "faithful"])
 def test_talklip_is_trained_from_published_files(root, published, tmp_path, capsys, more):
     argv = ["--data_root", root, "--name", "lrs2", "--runs", tmp_path, "--workers=0", "--device=cpu"]
     argv += ["--method", "talklip", "--preset", "talklip_g_c", *NARROW, *SHORT.split(), *more]
