@@ -95,19 +95,6 @@ def from_first(x):
     return x
 
 
-def weight(count=None):
-    """What a process's loss is multiplied by, so that the mean over processes is the loss of all batches together.
-
-    count: what the loss is a mean over (a number, or a tensor of one); None where it is a sum, not a mean.
-    """
-    if not dist.is_initialized():
-        return 1.0
-    if count is None:
-        return float(dist.get_world_size())
-    count = torch.as_tensor(count).float()
-    return dist.get_world_size() * count / total(count).clamp(min=1e-9)
-
-
 @torch.no_grad()
 def share_gradients(weights):
     """Gives every process the mean of all gradients; a weight that no process has a gradient of keeps none."""

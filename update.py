@@ -1,4 +1,4 @@
-"""One update of a generator: all its losses, the discriminator, the expert; on one process or many."""
+"""One update of a generator: all its losses, the discriminator, the expert; of one batch or many, on many processes."""
 
 import math
 
@@ -10,52 +10,77 @@ from models.talklip import pick
 from text import PAD
 
 
-def generator_losses(nets, batch, weights, hp, expert=None):
-    """Draws a batch's faces, and what is wrong with them: (fake (W, T, 3, H, W), {name: scalar} of what has a weight).
+def shares(batches, hp):
+    """What each batch's losses are multiplied by, to make up the losses of all batches of all processes joined.
 
-    Each loss is such that its mean over all processes is that of their batches joined.
+    The sum over batches, and the mean over processes, of what is multiplied is then the joined loss: for a mean over
+    faces, pixels, rows or tokens in the measure of how many of them a batch has. Contrastive losses compare the faces
+    of one batch, of all processes: theirs is the mean of those of the batches.
+    Returns {name: scalar} for each batch.
     """
-    generator, faces = nets["generator"], batch["index"].numel()
+
+    def counts(batch):
+        faces, mouth, rows = torch.ones_like(batch["index"]), batch["mouth"], ~batch["padding"]
+        tokens = batch["tokens"] != PAD if "tokens" in batch else rows[:0]
+        return torch.stack([each.sum().float() for each in (faces, mouth, rows, tokens)])
+
+    world = ranks.rank()[1]
+    counted = torch.stack([counts(batch) for batch in batches])  # (N, 4)
+    parts = world * counted / ranks.total(counted.sum(0)).clamp(min=1e-9)
+    found = []
+    for faces, mouth, rows, tokens in parts:
+        found.append({"l1": faces, "adv": faces, "d_real": faces, "d_fake": faces, "mouth": mouth, "lips": rows})
+        found[-1] |= {"lip": world if hp.lip_sum else tokens, "contrastive": 1 / len(batches)}
+    return found
+
+
+def generator_losses(nets, batch, weights, hp, expert=None):
+    """Draws a batch's faces, and finds what is wrong with them.
+
+    Returns fake, (W, T, 3, H, W) in [0, 1], and {name: scalar} of the losses that have a weight.
+    """
+    generator = nets["generator"]
     speech = generator.listen(batch["audio"], batch["padding"])  # (B, L, D)
     heard = pick(speech[batch["clip"]], batch["index"])  # (W, T, D)
     fake, real = generator.draw(batch["face"], heard), batch["target"]  # (W, T, 3, H, W)
     guided = weights["lip"] or weights["contrastive"]
     memory = expert.look(fake, batch) if guided else None  # (B, L, D)
-    weigh, published = ranks.weight, hp.faithful
-    heard_rows, tokens = ~batch["padding"], batch.get("tokens")
     terms = {
-        "l1": lambda: weigh(faces) * pixel_loss(fake, real),
-        "mouth": lambda: weigh(batch["mouth"].sum()) * mouth_loss(fake, real, batch["mouth"]),
-        "lips": lambda: weigh(heard_rows.sum()) * lips_loss(exact(nets["lips"](speech)), batch["lips"], ~heard_rows),
-        "adv": lambda: weigh(faces) * adversarial_loss(exact(nets["discriminator"](fake)), True, published),
-        "lip": lambda: (
-            weigh(None if hp.lip_sum else (tokens != PAD).sum()) * expert.reading_loss(memory, batch, hp.lip_sum)
-        ),
-        "contrastive": lambda: expert.contrastive_loss(generator.compare(heard), memory, batch, published),
+        "l1": lambda: pixel_loss(fake, real),
+        "mouth": lambda: mouth_loss(fake, real, batch["mouth"]),
+        "lips": lambda: lips_loss(exact(nets["lips"](speech)), batch["lips"], batch["padding"]),
+        "adv": lambda: adversarial_loss(exact(nets["discriminator"](fake)), True, hp.faithful),
+        "lip": lambda: expert.reading_loss(memory, batch, hp.lip_sum),
+        "contrastive": lambda: expert.contrastive_loss(generator.compare(heard), memory, batch, hp.faithful),
     }
     return fake, {name: terms[name]() for name, weight in weights.items() if weight > 0}
 
 
+def discriminator_losses(discriminator, fake, real, hp):
+    """How badly real faces are taken for drawn ones, and drawn for real: {name: scalar}."""
+    pairs = ("d_real", real, True), ("d_fake", fake.detach(), False)
+    return {name: adversarial_loss(exact(discriminator(faces)), wished, hp.faithful) for name, faces, wished in pairs}
+
+
 def add_gradients(nets, batch, weights, hp, expert, share):
-    """Adds `share` of a batch's gradients to both networks. Returns every loss, detached.
+    """Adds a batch's gradients to both networks. Returns every loss times its `share`, detached.
 
     Differs: the published code lets the generator's adversarial gradient leak into the discriminator's update:
     `faithful`.
     """
-    real, discriminator = batch["target"], nets["discriminator"]
+    discriminator, autocast = nets["discriminator"], {"dtype": torch.bfloat16, "enabled": hp.amp}
     discriminator.requires_grad_(hp.faithful)
-    with torch.autocast(real.device.type, torch.bfloat16, enabled=hp.amp):
+    with torch.autocast(batch["face"].device.type, **autocast):
         fake, losses = generator_losses(nets, batch, weights, hp, expert)
+    losses = {name: share[name] * loss for name, loss in losses.items()}
     losses["total"] = sum(weights[name] * loss for name, loss in losses.items())
-    (share * losses["total"]).backward()
+    losses["total"].backward()
     discriminator.requires_grad_(True)
     if weights["adv"] > 0:
-        weight = ranks.weight(batch["index"].numel())
-        with torch.autocast(real.device.type, torch.bfloat16, enabled=hp.amp):
-            for name, faces in (("d_real", real), ("d_fake", fake.detach())):
-                verdict = exact(discriminator(faces))
-                losses[name] = weight * adversarial_loss(verdict, faces is real, hp.faithful)
-        (share * (losses["d_real"] + losses["d_fake"])).backward()
+        with torch.autocast(batch["face"].device.type, **autocast):
+            judged = discriminator_losses(discriminator, fake, batch["target"], hp)
+        losses |= {name: share[name] * loss for name, loss in judged.items()}
+        (losses["d_real"] + losses["d_fake"]).backward()
     return {name: loss.detach() for name, loss in losses.items()}
 
 
@@ -63,12 +88,13 @@ def train_step(nets, optims, batches, weights, hp, expert=None):
     """Updates the generator, and the discriminator where the adversarial loss is on, once.
 
     batches: one, or more whose gradients are gathered; each has batch norms of its own.
-    Returns every loss, the mean over batches and processes, and the generator's gradient norm, detached, for the log.
+    Returns every loss, of all batches and processes joined, and the generator's gradient norm, detached, for the log.
     """
     for optim in optims.values():
         optim.zero_grad(set_to_none=True)
-    found = [add_gradients(nets, batch, weights, hp, expert, 1 / len(batches)) for batch in batches]
-    losses = ranks.means({name: sum(each[name] for each in found) / len(found) for name in found[0]})
+    parts = zip(batches, shares(batches, hp), strict=True)
+    found = [add_gradients(nets, batch, weights, hp, expert, share) for batch, share in parts]
+    losses = ranks.means({name: sum(each[name] for each in found) for name in found[0]})
     for optim in optims.values():
         ranks.share_gradients(weight for group in optim.param_groups for weight in group["params"])
     losses["grad_norm"] = torch.nn.utils.clip_grad_norm_(nets["generator"].parameters(), hp.clip_norm or math.inf)

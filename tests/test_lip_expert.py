@@ -15,7 +15,7 @@ from models import build_generator
 from models.talklip import Discriminator, pick
 from schedule import loss_weights
 from text import PAD
-from update import add_gradients
+from update import add_gradients, shares
 
 torch.set_num_threads(1)
 
@@ -142,7 +142,7 @@ def test_the_step_gives_the_generator_the_gradient_of_the_sum_of_its_losses(spok
     torch.manual_seed(0)
     nets = {"generator": build_generator(hp), "discriminator": Discriminator(hp)}
     generator = nets["generator"]
-    losses = add_gradients(nets, batch, loss_weights(hp, 0), hp, teacher, 1.0)
+    losses = add_gradients(nets, batch, loss_weights(hp, 0), hp, teacher, *shares([batch], hp))
     found = {name: weight.grad.clone() for name, weight in generator.named_parameters() if weight.grad is not None}
     generator.zero_grad()
     speech = generator.listen(batch["audio"], batch["padding"])

@@ -144,20 +144,29 @@ def test_a_run_that_diverges_goes_back_with_half_the_step_size(spoken_root, tmp_
         go(spoken_root, tmp_path / "again", 8, hp)
 
 
-def test_gathered_gradients_are_those_of_one_batch(spoken_root):
-    hp = replace(GUIDED, lip_from=0, audio_from=0, audio_train_layers=0, audio_dropout=0.0, audio_layerdrop=0.0)
-    lessons = Lessons(spoken_root, "train", hp, reader(spoken_root).tokenizer, "aligned", 100)
-    batch, found = train.collate([lessons[0], lessons[1]], hp.window), []
-    for batches in ([batch], [batch, batch]):  # the same batch twice, for batch norms see each alone
+@pytest.mark.parametrize("lip_sum", [False, True])
+def test_gathered_gradients_are_those_of_the_joined_batch(spoken_root, lip_sum):
+    """Of unlike batches, one clip with one window and one with two; batch norms keep their statistics."""
+    still = {"audio_from": 0, "audio_train_layers": 0, "audio_dropout": 0.0, "audio_layerdrop": 0.0, "freeze_norms": 1}
+    hp = replace(GUIDED, **still, lip_from=0, lip_sum=lip_sum, contrastive_weight=0.0)
+    tokenizer, found = reader(spoken_root).tokenizer, []
+    clips = [Lessons(spoken_root, "train", replace(hp, windows=n), tokenizer, "aligned", 100)[n] for n in (1, 2)]
+    for batches in ([clips], [clips[:1], clips[1:]]):
+        batches = [train.collate(samples, hp.window) for samples in batches]
         run = Run(hp, CPU, expert(spoken_root))
-        set_stage(run.nets["generator"], hp, 0)
+        for net in (*run.nets.values(), run.expert.net):
+            net.double()
+        set_stage(run.nets["generator"], hp, 9)
         optims = {n: torch.optim.SGD(o.param_groups[0]["params"], lr=0.0) for n, o in run.optims.items()}
+        batches = [{n: p.double() if p.is_floating_point() else p for n, p in batch.items()} for batch in batches]
         losses = train.train_step(run.nets, optims, batches, loss_weights(hp, 9), hp, run.expert)
-        found.append((losses, {n: w.grad for net in run.nets.values() for n, w in net.named_parameters()}))
-    for name, loss in found[0][0].items():
-        torch.testing.assert_close(loss, found[1][0][name], rtol=1e-4, atol=1e-6)
-    for name, gradient in found[0][1].items():
-        torch.testing.assert_close(gradient, found[1][1][name], rtol=1e-3, atol=1e-6)
+        gradients = {n: w.grad for net in run.nets.values() for n, w in net.named_parameters() if w.grad is not None}
+        found.append((losses, gradients))
+    close = {"rtol": 1e-5, "atol": 1e-9, "check_dtype": False}
+    for ours, joined in zip(*found[::-1], strict=True):
+        assert ours.keys() == joined.keys()
+        for name, wanted in joined.items():
+            torch.testing.assert_close(ours[name], wanted, msg=name, **close)
 
 
 # The command
