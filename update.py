@@ -1,6 +1,7 @@
 """One update of a generator: all its losses, the discriminator, the expert; of one batch or many, on many processes."""
 
 import math
+from collections import defaultdict
 
 import torch
 
@@ -16,7 +17,7 @@ def shares(batches, hp):
     The sum over batches, and the mean over processes, of what is multiplied is then the joined loss: for a mean over
     faces, pixels, rows or tokens in the measure of how many of them a batch has. Contrastive losses compare the faces
     of one batch, of all processes: theirs is the mean of those of the batches.
-    Returns {name: scalar} for each batch.
+    Returns {name: scalar} for each batch; any other loss is taken for a mean over faces.
     """
 
     def counts(batch):
@@ -29,8 +30,8 @@ def shares(batches, hp):
     parts = world * counted / ranks.total(counted.sum(0)).clamp(min=1e-9)
     found = []
     for faces, mouth, rows, tokens in parts:
-        found.append({"l1": faces, "adv": faces, "d_real": faces, "d_fake": faces, "mouth": mouth, "lips": rows})
-        found[-1] |= {"lip": world if hp.lip_sum else tokens, "contrastive": 1 / len(batches)}
+        own = {"mouth": mouth, "lips": rows, "lip": world if hp.lip_sum else tokens, "contrastive": 1 / len(batches)}
+        found.append(defaultdict(lambda faces=faces: faces, own))
     return found
 
 

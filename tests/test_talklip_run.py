@@ -118,6 +118,16 @@ def test_the_last_stage_has_batches_of_its_own_and_frozen_norms(spoken_root, tmp
     assert [each[1:] for each in seen] == [(3, 2, True)] * 4 + [(5, 1, False)] * 2
 
 
+@pytest.mark.parametrize("px", [128, 256])
+def test_larger_faces_are_trained_under_the_same_expert(spoken_root, tmp_path, px):
+    hp = replace(GUIDED, face_size=px, lip_from=0, adv_from=0, max_steps=1)
+    before = Run(hp, CPU).nets["generator"].to_rgb[1][0].weight.clone()
+    run = go(spoken_root, tmp_path, 1, hp)
+    (line, valid) = metrics(tmp_path)
+    assert {"lip", "contrastive", "adv"} <= line.keys() and math.isfinite(line["total"]) and "misread" in valid["valid"]
+    assert not torch.equal(run.nets["generator"].to_rgb[1][0].weight, before)
+
+
 def test_a_run_that_diverges_goes_back_with_half_the_step_size(spoken_root, tmp_path, monkeypatch, capsys):
     hp, broken = replace(GUIDED, save_every=2, rollbacks=2), {"at": 5, "left": 2}
     pixel_loss = update.pixel_loss
