@@ -103,7 +103,7 @@ class HParams(Knobs):
     lip_from: int = knob(60_000, "first step of the lip-reading and contrastive losses (stage 2)")
     lip_batch_size: int = knob(0, "clips in a step from there on; 0: batch_size")
     lip_window: int = knob(0, "frames of a window from there on; 0: window")
-    freeze_norms: int = knob(0, "step from which batch norms keep the statistics they have; 0: never")
+    freeze_norms: bool = knob(False, "batch norms keep the statistics they have from there on")
     patience: int = knob(0, "validations without a better one after which a stage ends; published: 5. 0: by step")
     accumulate: int = knob(1, "batches whose gradients make one step", least=1)
     recompute: bool = knob(False, "compute the expert's activations twice: less memory, more time")
@@ -198,7 +198,7 @@ _COMPACT_ROW = {  # batches, steps and weights of all six rows; the losses are t
     "windows": 1,
     "lip_batch_size": 2,  # whole clips are dear, and of 5 drawn frames in 75 the expert would hardly take note:
     "lip_window": 16,  # two words or so, from two clips, whose own statistics are no good for batch norms
-    "freeze_norms": 2000,
+    "freeze_norms": True,
     "lip_weight": 0.003,  # of the mean; published, 1e-5 of a sum over 8 clips is about 0.002 of the mean
     "lip_sum": False,
     "max_steps": 4000,

@@ -39,6 +39,9 @@ class Run:
         self.hp, self.device, self.step, self.best = hp, device, 0, math.inf
         self.expert, self.progress = expert, Progress.of(hp)
         generator = build_generator(hp).to(**layout)
+        if expert and hp.contrastive_weight and (size := generator.sync.out_features) != expert.hp.dim:
+            found = f"the --expert has features of {expert.hp.dim}, sound is compared in {size}"
+            raise InputError(f"{found}: say --sync_dim {expert.hp.dim}")
         lips = torch.nn.Linear(generator.speech_size, LIP_NUMBERS).to(device)
         self.nets = {"generator": generator, "discriminator": Discriminator(hp).to(**layout), "lips": lips}
         self.mean = copy.deepcopy(self.nets["generator"]).requires_grad_(False) if hp.ema else None

@@ -32,7 +32,7 @@ def set_stage(generator, hp, step):
     Differs: the published code leaves a frozen audio encoder in train mode, with its dropout on: `faithful`.
     """
     generator.train()
-    if hp.freeze_norms and step >= hp.freeze_norms:
+    if hp.freeze_norms and step >= hp.lip_from:
         for module in generator.modules():
             if isinstance(module, Norm):
                 module.eval()
@@ -61,7 +61,7 @@ def stage_plan(hp):
         f"from step {start}: {', '.join(parts)}" for start, parts in sorted(starts.items()) if start < hp.max_steps
     ]
     if hp.freeze_norms:
-        starts.setdefault(hp.freeze_norms, []).append("batch norms keep their statistics")
+        starts.setdefault(hp.lip_from, []).append("batch norms keep their statistics")
     lines = [
         f"from step {start}: {', '.join(parts)}" for start, parts in sorted(starts.items()) if start < hp.max_steps
     ]

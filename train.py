@@ -84,9 +84,6 @@ def teacher(args, hp, device):
     if not hp.guided or (hp.lip_from >= hp.max_steps and not hp.patience):
         return None, None
     reader = load_reader(args.expert, roi=None if hp.roi == "own" else hp.roi)
-    size = hp.sync_dim or (hp.audio_dim if hp.speech == "global" else 0)
-    if hp.contrastive_weight and size and size != reader.hp.dim:
-        raise InputError(f"--expert {args.expert} has features of {reader.hp.dim}: say --sync_dim {reader.hp.dim}")
     return LipExpert(reader, device, hp.faithful, hp.recompute), reader
 
 

@@ -9,7 +9,7 @@ import train
 from ablation import ROWS, trunks
 
 torch.set_num_threads(1)
-SHORT = {"max_steps": 4, "lip_from": 2, "adv_from": 1, "freeze_norms": 2, "batch_size": 2, "lip_window": 4}
+SHORT = {"max_steps": 4, "lip_from": 2, "adv_from": 1, "batch_size": 2, "lip_window": 4}
 SHORT |= NARROW | {"warmup": 1, "valid_every": 2, "valid_clips": 1, "log_every": 1}
 
 

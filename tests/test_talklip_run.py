@@ -54,7 +54,7 @@ PLATEAU = replace(GUIDED, patience=1, valid_every=1, max_steps=9, lr=0.0)  # not
 @pytest.mark.parametrize(
     "hp, stops",
     [
-        (replace(GUIDED, lip_batch_size=1, lip_window=4, freeze_norms=5), (1, 3, 4, 6)),
+        (replace(GUIDED, lip_batch_size=1, lip_window=4, freeze_norms=True), (1, 3, 4, 6)),
         (PLATEAU, (2, 4, 6)),
     ],
     ids=["by step", "by plateau"],
@@ -103,7 +103,7 @@ def test_plateaus_begin_the_stages_and_say_so(spoken_root, tmp_path, capsys):
 
 
 def test_the_last_stage_has_batches_of_its_own_and_frozen_norms(spoken_root, tmp_path, monkeypatch):
-    hp, seen = replace(GUIDED, lip_batch_size=1, lip_window=5, freeze_norms=4), []
+    hp, seen = replace(GUIDED, lip_batch_size=1, lip_window=5, freeze_norms=True), []
     train_step = train.train_step
 
     def spied(nets, optims, batches, *rest):
@@ -157,7 +157,13 @@ def test_a_run_that_diverges_goes_back_with_half_the_step_size(spoken_root, tmp_
 @pytest.mark.parametrize("lip_sum", [False, True])
 def test_gathered_gradients_are_those_of_the_joined_batch(spoken_root, lip_sum):
     """Of unlike batches, one clip with one window and one with two; batch norms keep their statistics."""
-    still = {"audio_from": 0, "audio_train_layers": 0, "audio_dropout": 0.0, "audio_layerdrop": 0.0, "freeze_norms": 1}
+    still = {
+        "audio_from": 0,
+        "audio_train_layers": 0,
+        "audio_dropout": 0.0,
+        "audio_layerdrop": 0.0,
+        "freeze_norms": True,
+    }
     hp = replace(GUIDED, **still, lip_from=0, lip_sum=lip_sum, contrastive_weight=0.0)
     tokenizer, found = reader(spoken_root).tokenizer, []
     clips = [Lessons(spoken_root, "train", replace(hp, windows=n), tokenizer, "aligned", 100)[n] for n in (1, 2)]
@@ -212,7 +218,8 @@ def test_the_command_trains_under_an_expert_and_begins_with_its_encoder(spoken_r
 @pytest.mark.parametrize(
     "flags, words",
     [
-        (["--audio_dim=64"], "features of 32: say --sync_dim 32"),
+        (["--audio_dim=64"], "features of 32, sound is compared in 64: say --sync_dim 32"),
+        (["--speech=local", "--width=0.125"], "features of 32, sound is compared in 64: say --sync_dim 32"),
         (["--audio_ffn=128"], "of another size, and the audio encoder is to begin as its encoder"),
         (["--expert=nowhere.pt"], "no checkpoint at nowhere.pt"),
         (["--roi=lrs2", "--lip_from=0"], "360x288 px.*--roi aligned"),
