@@ -150,6 +150,12 @@ def cepstra_of(wav):
     return mfcc(wav, audio.RATE)
 
 
+def inner(windows):
+    """The mouth ROI in mouth windows of 96x96 px: (L, 96, 96) uint8, grey -> (L, 1, 88, 88) float32 in [0, 1]."""
+    edge = (mouth.WINDOW_PX - mouth.ROI_PX) // 2
+    return torch.from_numpy(np.asarray(windows)[:, None, edge:-edge, edge:-edge]) / 255
+
+
 def mouths(frames, boxes, meshes):
     """The mouth ROI of a clip as the compact model sees it, in any drawing of the same head.
 

@@ -24,7 +24,7 @@ LEVELS = (
     "fairseq objectives published_settings utterances",
     "reading pairs",
     "sync",
-    "person painter run units evaluation evaluation.visual",
+    "person painter run units evaluation evaluation.visual evaluation.sync",
     "expert_run",
     "preprocess train inference train_expert evaluation.*",
 )
