@@ -188,7 +188,8 @@ def load_sync(path=None, device="cpu"):
         kind, weights, about = Published, convert_syncnet(published), about | {"kind": "SyncNet v2"}
     with torch.device("meta"):  # without weights: those of the file take their place
         net = SyncNet() if kind is Published else build_reader(hp, None)
-    return kind(checkpoint.fill(path, net, weights).to(device), about | {"sha256": checkpoint.sha256(path)})
+    net = checkpoint.fill(path, net, weights).to(device, memory_format=torch.channels_last)
+    return kind(net, about | {"sha256": checkpoint.sha256(path)})
 
 
 def export(path, run):
