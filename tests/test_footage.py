@@ -134,12 +134,47 @@ def test_sound_may_lie_in_a_file_of_its_own(detector, tmp_path):
 
 def test_sound_that_is_late_is_moved_and_its_words_with_it(source, detector):
     asked = []
-    arrays, facts = record(source, detector, sync=lambda mouths, wav: asked.append((mouths, wav)) or (3, {"sync": 1.5}))
-    mouths, wav = asked[0]
-    assert len(mouths) == FRAMES and mouths[0].shape == (96, 96)
-    assert facts["offset"] == 3 and facts["sync"] == 1.5
+
+    def late(pictures, wav, boxes, meshes):
+        asked.append((len(list(pictures)), wav, boxes.shape, meshes.shape))
+        return 3, {"sync": {"c": 1.5}}
+
+    arrays, facts = record(source, detector, sync=late)
+    frames, wav, *shapes = asked[0]
+    assert frames == FRAMES and shapes == [(FRAMES, 4), (FRAMES, 468, 2)]
+    assert facts["offset"] == 3 and facts["sync"] == {"c": 1.5}
     np.testing.assert_array_equal(arrays["wav"][:-1920], wav[1920:])
     np.testing.assert_allclose(arrays["word_times"], [[0, 0.13], [0.13, 0.28]], atol=1e-6)
+
+
+class Told:
+    """Stands for a sync model with its protocol: says how late the picture is, and keeps what it saw."""
+
+    about = {"sha256": "abc"}
+
+    def __init__(self, offset):
+        self.offset, self.saw = offset, None
+
+    def __call__(self, frames, wav, face):
+        self.saw = frames, face
+        return {"c": 2.0, "d": 0.5, "offset": self.offset}
+
+
+def test_a_sync_model_tells_how_late_the_sound_is(recorded, source, monkeypatch):
+    boxes, meshes = recorded[0]["boxes"], recorded[0]["mesh"].astype(np.float32)
+    pictures = list(footage.Pictures(source))
+    for offset, most in ((-4, 5), (2, 2)):
+        told = Told(offset)
+        monkeypatch.setattr("evaluation.sync.scorer", lambda path, protocol, told=told: told)
+        late, facts = footage.Lateness("x", most)(pictures, recorded[0]["wav"], boxes, meshes)
+        assert late == -offset and facts == {"sync": {"model": "abc", "c": 2.0, "d": 0.5}}
+        frames, face = told.saw
+        x1, y1, x2, y2 = face.boxes[0].round().astype(int)
+        x, y = boxes[0, :2].round().astype(int)
+        np.testing.assert_array_equal(frames[0][y1:y2, x1:x2], pictures[0][y : y + y2 - y1, x : x + x2 - x1])
+    monkeypatch.setattr("evaluation.sync.scorer", lambda path, protocol: Told(-6))
+    with pytest.raises(InputError, match="its sound is 6 frames late, more than --max_offset 5"):
+        footage.Lateness("x", 5)(pictures, recorded[0]["wav"], boxes, meshes)
 
 
 def test_moving_sound_keeps_its_length():

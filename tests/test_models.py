@@ -48,7 +48,7 @@ def sizes_in(table):
 
 
 @pytest.mark.parametrize("px", FACES)
-@pytest.mark.parametrize("part, name", enumerate("encoder decoder to_rgb".split()))
+@pytest.mark.parametrize("part, name", list(enumerate("encoder decoder to_rgb".split())))
 def test_every_row_of_the_generator_has_the_size_its_table_says(part, name, px):
     net = TalkLip(replace(LOCAL, face_size=px))
     inputs = torch.zeros(1, 1, 6, px, px), torch.zeros(1, 1, 1, 80, 16), torch.zeros(1, 1, dtype=torch.long)

@@ -20,6 +20,7 @@ from data import Clips
 from hparams import HParams
 
 ROOT = Path(__file__).parents[1]
+WEIGHTS = ROOT / "weights" / "words_compact.safetensors"
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def files(out):
 
 def test_what_is_made_can_be_trained_on(made):
     out, _ = made
-    about = {"format": 2, "fps": 25, "face_px": 96, "crop_px": 128, "corpus": "lrs2"}
+    about = {"format": 2, "fps": 25, "face_px": 96, "crop_px": 128, "corpus": "lrs2", "sync": None}
     assert json.loads((out / "dataset.json").read_text()) == about
     clips = Clips(out, "train", HParams(window=3, windows=2))
     drawn = clips[0]
@@ -190,6 +191,8 @@ def test_wrong_flags_are_told_in_one_line(corpus, tmp_path, capsys):
     assert (corpus / "train.txt").read_text().startswith("ann/one\n")
     for part in ("0/2", "3/2", "x", "1/0", "1"):
         assert "from 1/N to N/N" in refused(capsys, corpus, tmp_path, "--shard", part)
+    assert "0 to 15 frames" in refused(capsys, corpus, tmp_path, "--max_offset=16")
+    assert "holds no sync model" in refused(capsys, corpus, tmp_path, "--sync_model", str(WEIGHTS))
     assert "a share" in refused(capsys, corpus, tmp_path, "--max_skipped=2")
     assert preprocess.main(["--data_root", str(corpus)]) == 1
     assert "or --check, a data root" in capsys.readouterr().err
