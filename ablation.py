@@ -19,7 +19,7 @@ from hparams import HParams, InputError, add_flags, exit_code, preset
 
 ROOT = Path(__file__).resolve().parent
 ROWS = ("base_wo_lip_gan", "base_wo_lip", "talklip_l", "talklip_l_c", "talklip_g", "talklip_g_c")
-OF_THE_EXPERT = ("lip_weight", "contrastive_weight")  # nothing before `lip_from` depends on these
+OF_THE_EXPERT = {"lip_weight", "contrastive_weight"}  # nothing before `lip_from` depends on these
 KEPT = ("last.pt", "best.pt", "metrics.jsonl")  # of a trunk, by a row that goes on from it
 
 
@@ -32,8 +32,9 @@ def trunks(rows, knobs):
     """{row: the first row that has the same steps before the expert joins}, for compact rows with other `knobs`."""
 
     def shared(row):
-        hp = asdict(replace(preset(f"compact_{row}"), **knobs))
-        return {name: value for name, value in hp.items() if name not in OF_THE_EXPERT}
+        hp = replace(preset(f"compact_{row}"), **knobs)
+        later = OF_THE_EXPERT | ({"adv_weight"} if hp.adv_from >= hp.lip_from else set())
+        return {name: value for name, value in asdict(hp).items() if name not in later}
 
     return {row: next(other for other in rows if shared(other) == shared(row)) for row in rows}
 

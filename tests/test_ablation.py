@@ -34,6 +34,8 @@ def test_rows_that_differ_in_the_expert_alone_share_their_first_steps():
         "talklip_g": "talklip_g",
         "talklip_g_c": "talklip_g",
     }
+    late = trunks(ROWS, {"adv_from": 2000})
+    assert set(late.values()) == {"base_wo_lip_gan", "talklip_g"}, "the discriminator has not joined either"
     assert trunks(("talklip_l_c", "base_wo_lip"), {})["base_wo_lip"] == "talklip_l_c"
 
 
