@@ -27,7 +27,7 @@ GRID = Path(__file__).parents[1].parent / "shared" / "data" / "grid"
 
 
 class Place:
-    """Stands for a `data.Clip`: where the face is."""
+    """Stands for a `clip.Clip`: where the face is."""
 
     def __init__(self, boxes, meshes=None, size=None):
         self.boxes, self.meshes, self.size = boxes, meshes, size
