@@ -22,7 +22,7 @@ from published_experts import convert_syncnet
 
 WEIGHTS = Path(__file__).parent / "weights" / "sync_compact.safetensors"
 VSHIFT = 15  # frames that are tried to each side
-SURE = 0.3  # confidence of the compact model: see weights/README.md
+SURE = 0.15  # confidence of the compact model below which half of wrong sounds lie: see weights/README.md
 LEVEL, MOST_GAIN = 19_000, 100  # of int16: what 1 % of GRID's samples are above; silence stays silence
 FEW = 0.5  # an offset at which fewer of the windows have a sound is not judged
 BATCH, LONGEST = 20, 500  # windows that are embedded at once: as published, and of the compact model

@@ -144,7 +144,7 @@ def test_preprocessing_is_told_how_late_the_sound_is(late):
 def test_a_sound_that_fits_nowhere_is_refused():
     windows = np.round(255 * flicker(75, seed=1)[0]).astype(np.uint8)[:, None, None].repeat(96, 1).repeat(96, 2)
     with pytest.raises(InputError, match=r"fit at no offset of up to 15 frames: sync C \(compact\) 0.2\d, 0.3 is"):
-        Corrector(MIRRORS["compact"])(windows, flicker(75, seed=2)[1])
+        Corrector(MIRRORS["compact"], least=0.3)(windows, flicker(75, seed=2)[1])
 
 
 # Files
