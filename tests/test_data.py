@@ -219,7 +219,7 @@ def test_a_folder_that_is_no_data_root_is_told_in_one_line(small_root):
 
 def test_a_data_root_of_another_format_is_told_in_one_line(small_root):
     (small_root / "dataset.json").write_text(json.dumps({"format": 99}))
-    refused("format 99, this code reads 1", small_root)
+    refused("format 99, this code reads 2", small_root)
     for broken in ("{", "[]", ""):
         (small_root / "dataset.json").write_text(broken)
         refused("preprocess", small_root)
