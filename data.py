@@ -42,7 +42,7 @@ class Clip:
         with stored(path) as arrays:
             self.jpegs, self.ends = arrays["faces"], arrays["ends"]
             self.meshes = arrays["mesh"].astype(np.float32)
-            self.logfbank, self.mel = arrays["logfbank"], arrays["mel"]
+            self.logfbank, self.mel, self.wav = arrays["logfbank"], arrays["mel"], arrays["wav"]
             self.boxes, self.times = arrays["boxes"].astype(np.float32), arrays["word_times"]
             self.size = arrays["size"].tolist() if "size" in arrays else None  # older data roots lack it
             self.text, self.words = str(arrays["text"]), [str(word) for word in arrays["words"]]

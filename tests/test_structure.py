@@ -23,8 +23,11 @@ LEVELS = (
     "source text",
     "fairseq objectives published_settings utterances",
     "reading",
-    "person painter run units evaluation evaluation.visual",
-    "expert_run",
+    "person painter run units evaluation evaluation.visual evaluation.landmarks evaluation.intervals",
+    "expert_run evaluation.lips evaluation.videos evaluation.page",
+    "evaluation.rows",
+    "evaluation.scores evaluation.report",
+    "evaluation.table",
     "preprocess train inference train_expert evaluation.*",
 )
 RANK = {name: rank for rank, names in enumerate(LEVELS) for name in names.split()}

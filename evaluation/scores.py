@@ -1,0 +1,212 @@
+"""Every measure of every row of a clip, and of all clips of a split, on several processes."""
+
+import hashlib
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+import checkpoint
+from data import mouth_mask
+from evaluation import landmarks, page, visual
+from evaluation.lips import Observers
+from evaluation.rows import TRUTH, Corpus, Drawer, honest_rows
+from evaluation.sync import PROTOCOLS, scorer
+from evaluation.videos import crops_of, framed, frames_of, unlike
+from hparams import InputError
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a split is judged with; plain values, so that processes can be told it.
+
+    fakes: {row: {clip id: path of its video}}.  observers: see `lips.Observers`.  sync: (file or None, protocol).
+    other: how many places down the list the clip is whose sound and lips are taken.  slack: see `videos.frames_of`.
+    page: whether pictures for the page are kept.
+    """
+
+    root: Path
+    split: str
+    videos: Path | None
+    fakes: dict
+    generator: Path | None
+    measures: tuple
+    observers: dict
+    sync: tuple
+    other: int | None = None
+    slack: int = 1
+    talklip_psnr: bool = False
+    device: str = "cpu"
+    page: bool = False
+
+
+@dataclass
+class Scored:
+    """What was found in one clip.
+
+    rows: {row: {measure: (sum, weight)}}.  read: {row: {observer: sentence}}.  sha256: of each row's video or drawn
+    pictures.  notes: lines about it.  media: {row: (JPEG strip, MP4)} for the page.
+    """
+
+    rows: dict
+    read: dict = field(default_factory=dict)
+    sha256: dict = field(default_factory=dict)
+    notes: list = field(default_factory=list)
+    media: dict = field(default_factory=dict)
+
+
+class Judge:
+    """Scores the clips of a split. Raises InputError for files that do not hold what they should."""
+
+    def __init__(self, setup):
+        self.setup, self.corpus = setup, Corpus(setup.root, setup.split, setup.videos)
+        wants = set(setup.measures)
+        self.drawer = Drawer(setup.generator, setup.device) if setup.generator else None
+        self.mesher = landmarks.Mesher() if "landmarks" in wants else None
+        self.observers = Observers(setup.observers, setup.device) if "reading" in wants else None
+        self.sync = sync_scorer(setup) if "sync" in wants else None
+
+    def fault(self, name):
+        """Why a clip cannot be compared, as far as headers and transcripts tell, or None."""
+        clip, setup = self.corpus.clip(name), self.setup
+        if name in self.corpus.faults:
+            return self.corpus.faults[name]
+        for paths in setup.fakes.values():
+            if name in paths and (why := unlike(paths[name], clip, setup.slack)) is not None:
+                return why
+        return self.observers.fault(clip) if self.observers else None
+
+    def other(self, name):
+        """The id of the clip that lends its lips and sound."""
+        names = self.corpus.names
+        shift = len(names) // 2 if self.setup.other is None else self.setup.other
+        return names[(names.index(name) + shift) % len(names)]
+
+    def shown(self, name):
+        """A `Real`, the crops of all rows, cut to the shortest, the whole frames of videos, and their hashes."""
+        setup, real, other = self.setup, self.corpus.real(name), self.corpus.real(self.other(name))
+        rows, frames, sha256 = honest_rows(real, other), {TRUTH: real.frames}, {}
+        for row, paths in setup.fakes.items():
+            frames[row] = frames_of(paths[name], real.clip, setup.slack)
+            boxes = real.clip.boxes[: len(frames[row])]
+            rows[row] = crops_of(frames[row], boxes, real.crops.shape[1], real.margin)
+            sha256[row] = checkpoint.sha256(paths[name])
+        drawn = self.drawer.rows(real, other) if self.drawer else {}
+        sha256 |= {row: hashlib.sha256(crops.tobytes()).hexdigest() for row, crops in drawn.items()}
+        count = min(map(len, (rows | drawn).values()))
+        return real, {row: crops[:count] for row, crops in (rows | drawn).items()}, frames, sha256
+
+    def score(self, name):
+        """All that is measured on a clip, as a `Scored`. Raises InputError for a clip that cannot be compared."""
+        real, rows, frames, sha256 = self.shown(name)
+        scored = Scored({row: {} for row in rows}, sha256=sha256)
+        if "visual" in self.setup.measures:
+            self.look(scored, real, rows)
+        if self.mesher:
+            self.find(scored, real, rows)
+        if self.sync:
+            self.hear(scored, real, rows, frames)
+        if self.observers:
+            scores, scored.read = self.observers(rows, real.clip, real.margin)
+            for row, found in scores.items():
+                scored.rows[row] |= found
+        if self.setup.page:
+            scored.media = {row: page.encoded(real.faces(crops), real.clip.wav) for row, crops in rows.items()}
+        return scored
+
+    def look(self, scored, real, rows):
+        """Adds the visual measures, means over the frames."""
+        truth = real.faces(rows[TRUTH])
+        px = truth.shape[1]
+        mouth = mouth_mask(real.clip.meshes[: len(truth)] * px - 0.5, px)
+        for row, crops in rows.items():
+            found = visual.compare(real.faces(crops), truth, mouth, self.setup.talklip_psnr)
+            scored.rows[row] |= {measure: (each.mean().item(), 1) for measure, each in found.items()}
+
+    def find(self, scored, real, rows):
+        """Adds the measures of landmarks; a row without any face is a fault, one without some a note."""
+        count = len(rows[TRUTH])
+        meshes, boxes = real.clip.meshes[:count], real.clip.boxes[:count]
+        found = {row: self.mesher(crops, meshes, boxes, real.margin) for row, crops in rows.items()}
+        for row, (mesh, seen) in found.items():
+            if not seen.any():
+                raise InputError(f"{row}: no face in any of {count} frames")
+            if not seen.all():
+                first = int(np.flatnonzero(~seen)[0])
+                scored.notes.append(f"{row}: no face in {(~seen).sum()} of {count} frames, the first is {first}")
+            scored.rows[row] |= landmarks.compare((mesh, seen), found[TRUTH])
+
+    def hear(self, scored, real, rows, frames):
+        """Adds the sync measures, against the clip's own sound in every row."""
+        clip, count = real.clip, len(rows[TRUTH])
+        for row, crops in rows.items():
+            whole = frames.get(row) if real.frames is not None else None
+            if whole is None:
+                whole = framed(crops, clip.boxes[:count], real.margin, real.frames, clip.size)
+            found = self.sync(whole[:count], clip.wav, clip)
+            scored.rows[row] |= {f"sync_{name}": (float(value), 1) for name, value in found.items()}
+
+
+def sync_scorer(setup):
+    """The sync model of a setup. Raises InputError if it must see whole frames and there are none."""
+    found = scorer(*setup.sync, setup.device)
+    if found.protocol in PROTOCOLS and not setup.videos:
+        raise InputError(f"SyncNet ({found.protocol}) sees more than the stored crops: give the corpus, --videos DIR")
+    return found
+
+
+_judge = None
+
+
+def _start(setup):
+    global _judge
+    one_thread()
+    _judge = Judge(setup)
+
+
+def _score(name):
+    try:
+        return _judge.score(name)
+    except InputError as error:
+        return str(error)
+
+
+def one_thread():
+    """Lets this process compute on one thread, so that numbers do not depend on how many processes share the work."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
+def score_clips(judge, names, workers, leave_out, progress):
+    """Scores clips on `workers` processes: ({name: Scored}, {name: why it was left out}).
+
+    leave_out: whether a clip that cannot be compared is left out; otherwise it raises InputError.
+    progress: called with 1 for each clip that is done.
+    """
+    if workers <= 1:
+        global _judge
+        _judge = judge
+        return collected(names, ((name, _score(name)) for name in names), leave_out, progress)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(names)), context, _start, (judge.setup,)) as pool:
+        jobs = {pool.submit(_score, name): name for name in names}
+        try:
+            return collected(names, ((jobs[job], job.result()) for job in as_completed(jobs)), leave_out, progress)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def collected(names, results, leave_out, progress):
+    """Sorts results, (name, Scored or reason), into the two dicts of `score_clips`, both in the order of `names`."""
+    found = {}
+    for name, result in results:
+        if isinstance(result, str) and not leave_out:
+            raise InputError(f"{name}: {result}. Mend it, or say --leave_out to judge the other clips")
+        found[name] = result
+        progress(1)
+    scored = {name: found[name] for name in names if isinstance(found[name], Scored)}
+    return scored, {name: found[name] for name in names if name not in scored}
