@@ -249,6 +249,8 @@ def describe(state):
     if is_ours(state) and "reader" in state:
         kinds = {"words": "a lip reader of single words", "tokenizer": "a lip reader"}
         return next((kind for fact, kind in kinds.items() if state.get(fact)), "a lip reader's pre-trained encoder")
+    if is_ours(state) and "sync" in state:
+        return "a sync model"
     if is_ours(state):
         return f"our checkpoint with {listing(state)}"
     if {"state", "param_groups"} <= state.keys() or ("optimizer" in state and not state.get("state_dict")):

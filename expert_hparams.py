@@ -14,7 +14,7 @@ class ExpertHParams(Knobs):
     """
 
     # model
-    model: str = knob("avhubert", "family of the lip reader", choices=("avhubert", "conformer", "words"))
+    model: str = knob("avhubert", "family", choices=("avhubert", "conformer", "words", "sync"))
     width: float = knob(1.0, "channels of the ResNet-18 that sees the mouth, times this", least=1 / 32, most=8)
     shrink: int = knob(
         1, "px of the mouth ROI that are averaged before the ResNet, in height and width", least=1, most=8
@@ -54,6 +54,8 @@ class ExpertHParams(Knobs):
     frames_weight: float = knob(0.0, "loss of naming the word said in each frame, where the transcript has times")
     freeze: int = knob(22_500, "steps at the start in which a pre-trained encoder is frozen")
     context: int = knob(3, "frames before and after a word that a word classifier sees")
+    # sync model
+    temperature: float = knob(0.07, "what likenesses of lips and sound are divided by", least=1e-3)
     # optimisation: a tri-stage schedule
     lr: float = knob(1e-3, "Adam's largest step size")
     beta2: float = knob(0.98, "Adam's second moment decay", most=MOST_DECAY)
@@ -76,7 +78,9 @@ class ExpertHParams(Knobs):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.dim % self.heads or self.dim % self.decoder_heads:
+        if self.model == "sync" and self.shrink != 2:
+            raise InputError(f"--shrink {self.shrink}: a sync model sees the mouth ROI at half its size, say 2")
+        if self.model != "sync" and (self.dim % self.heads or self.dim % self.decoder_heads):
             raise InputError(f"--dim {self.dim} must be a multiple of --heads and of --decoder_heads")
         if self.dim % 16 and self.model == "avhubert":
             raise InputError(f"--dim {self.dim} must be a multiple of 16, the groups of AV-HuBERT's convolution")
@@ -162,6 +166,23 @@ EXPERT_PRESETS = {
         "hold": 0.3,
         "max_steps": 560,
         "seed": 3,
+    },
+    "compact_sync": {
+        "model": "sync",
+        "shrink": 2,
+        "dim": 128,
+        "max_frames": 800,
+        "frames": 50,
+        "augment": True,
+        "lr": 1e-3,
+        "rise": 0.05,
+        "hold": 0.35,
+        "last_lr": 0.01,
+        "clip_norm": 1.0,
+        "max_steps": 900,
+        "valid_every": 100,
+        "amp": True,
+        "seed": 4,
     },
 }
 ExpertHParams.presets = EXPERT_PRESETS

@@ -1,4 +1,4 @@
-"""A lip reader's training run: its network, optimizer and progress, saved and resumed whole, and the loop."""
+"""An expert's training run: its network, optimizer and progress, saved and resumed whole, and the loop."""
 
 import json
 import math
@@ -14,24 +14,27 @@ import checkpoint
 import ranks
 from hparams import InputError
 from models import build_reader
-from objectives import MaskedUnits, Naming, Transcription, loss_weights
+from objectives import MaskedUnits, Matching, Naming, Transcription, loss_weights
+from pairs import Pairs
 from reading import Reader, error_rates, load_reader, packed, read
 from run import as_numbers, fitting, open_log
+from sync import mismatches
 from units import units_of
 from utterances import Batches, Utterances, Words, collate
 
-OBJECTIVES = {"pretrain": MaskedUnits, "finetune": Transcription, "words": Naming}
+OBJECTIVES = {"pretrain": MaskedUnits, "finetune": Transcription, "words": Naming, "sync": Matching}
+ALONE = {"words", "sync"}  # tasks with a model of their own, of the same name
 
 
 class ExpertRun:
     """Everything of a run in one place: data, network, optimizer, progress.
 
-    task: pretrain, finetune or words.  tokenizer: for finetune.  teacher: a `Reader` whose features are clustered to
-    units, for pretrain; None takes the sound's.
+    task: pretrain, finetune, words or sync.  tokenizer: for finetune.  teacher: a `Reader` whose features are
+    clustered to units, for pretrain; None takes the sound's.
     """
 
     def __init__(self, task, hp, device, data_root, folder, tokenizer=None, teacher=None):
-        if (task == "words") != (hp.model == "words"):
+        if task != hp.model and {task, hp.model} & ALONE:
             raise InputError(f"{task} cannot train --model {hp.model}: say another --model, or a --preset that has one")
         self.task, self.hp, self.device, self.tokenizer = task, hp, device, tokenizer
         self.step, self.best, self.words = 0, math.inf, None
@@ -39,6 +42,8 @@ class ExpertRun:
             self.clips = Words(data_root, "train", hp)
             self.words = self.clips.vocabulary
             self.valid = Words(data_root, "val", hp, self.words)
+        elif task == "sync":
+            self.clips, self.valid = (Pairs(data_root, split, hp) for split in ("train", "val"))
         else:
             splits = [Utterances(data_root, split, hp, tokenizer) for split in ("train", "val")]
             if task == "pretrain":
@@ -48,7 +53,7 @@ class ExpertRun:
                     split.units = units
             self.clips, self.valid = splits
         torch.manual_seed(hp.seed)
-        size = None if task == "pretrain" else len(self.words or tokenizer)
+        size = None if task in ("pretrain", "sync") else len(self.words or tokenizer)
         self.net = OBJECTIVES[task](build_reader(hp, size), hp).to(device, memory_format=torch.channels_last)
         self.shared = ranks.shared(self.net)
         betas = (0.9, hp.beta2)
@@ -128,6 +133,8 @@ def train_step(run, batch):
 def validate(run):
     """Scores of a run on fixed samples of its validation split, by name; the first is what is to be small."""
     run.net.eval()
+    if run.task == "sync":
+        return mismatches(run.net.sync, run.valid, run.hp.valid_clips, run.device)
     count = min(len(run.valid), run.hp.valid_clips)
     chosen = np.linspace(0, len(run.valid) - 1, count).astype(int)
     right, places, said, heard = 0, 0, [], []

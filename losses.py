@@ -84,3 +84,16 @@ def ctc_loss(logits, tokens, frames, lengths, blank=0):
     logs = logits.log_softmax(-1).transpose(0, 1)  # (T, B, V)
     loss = F.ctc_loss(logs, tokens, frames, lengths, blank=blank, reduction="none", zero_infinity=True)
     return (loss / lengths).mean()
+
+
+def matching_loss(seen, heard, temperature):
+    """How badly each window's own sound is told from all others, and each sound's own window (InfoNCE, both ways).
+
+    seen, heard: (N, D) of length 1: row i of both is of the same 0.2 s; all other rows are what it is told from.
+    Returns a scalar in nats; ln N is chance.
+    Differs: the papers' sync experts judge one pair at a time (cross-entropy, Wav2Lip sec. 3.1), which long stays at
+    chance; here each window has as many negatives as the batch has windows.
+    """
+    likeness = seen @ heard.T / temperature  # (N, N)
+    own = torch.arange(len(seen), device=seen.device)
+    return (F.cross_entropy(likeness, own) + F.cross_entropy(likeness.T, own)) / 2

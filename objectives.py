@@ -1,11 +1,12 @@
-"""What lip readers are trained for: masked units, transcription, naming words. Each turns a batch into losses."""
+"""What experts are trained for: masked units, transcription, naming words, sync. Each turns a batch into losses."""
 
 import torch
 from torch import nn
 
 from hparams import InputError
-from losses import ctc_loss, reading_loss, unit_loss
+from losses import ctc_loss, matching_loss, reading_loss, unit_loss
 from models.avhubert import ClusterHead, shuffle_spans, spans
+from models.syncnet import WINDOW
 from text import PAD
 
 
@@ -80,7 +81,28 @@ class Naming(nn.Module):
         return {"word": reading_loss(logits.float()[:, None], batch["word"][:, None], -1, self.hp.label_smoothing)}
 
 
+class Matching(nn.Module):
+    """The sync model's task: which sound belongs to which lips, among all windows of all clips of the batch."""
+
+    def __init__(self, sync, hp):
+        super().__init__()
+        self.hp, self.sync = hp, sync
+
+    def forward(self, batch):
+        """batch: see `utterances.collate`, with `mel` (B, T - 4, 1, 80, 16).
+
+        Returns {"sync": scalar, "chance": what it is for a model that knows nothing}, nats.
+        """
+        at = torch.arange(batch["mel"].shape[1], device=batch["mel"].device)
+        inside = at < batch["lengths"][:, None] - (WINDOW - 1)
+        seen, heard = self.sync.see(batch["roi"])[inside], self.sync.hear(batch["mel"])[inside]  # (N, D)
+        return {
+            "sync": matching_loss(seen, heard, self.hp.temperature),
+            "chance": torch.tensor(float(len(seen))).log(),
+        }
+
+
 def loss_weights(hp):
-    """The weight of each loss that the objectives give."""
-    reading = 1 - hp.ctc_weight
-    return {"units": 1.0, "word": 1.0, "reading": reading, "ctc": hp.ctc_weight, "frames": hp.frames_weight}
+    """The weight of each loss that the objectives give; `chance` is no loss but what one is held against."""
+    reading = {"reading": 1 - hp.ctc_weight, "ctc": hp.ctc_weight, "frames": hp.frames_weight}
+    return {"units": 1.0, "word": 1.0, "sync": 1.0, "chance": 0.0, **reading}

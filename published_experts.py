@@ -1,8 +1,10 @@
-"""Reads the published weights of lip readers, AV-HuBERT and the Conformer: the names of others become ours."""
+"""Reads the published weights of AV-HuBERT, the Conformer and SyncNet: the names of others become ours."""
 
 import re
 
-from published import convert_avhubert, join, rename, under
+from models.layers import ConvNorm
+from models.syncnet import LIPS, SOUND
+from published import BGR, convert_avhubert, join, rename, under
 
 # (what the published name holds, what ours holds), applied in this order.
 DECODER = (
@@ -109,4 +111,24 @@ def convert_conformer(published):
             weights[name] = value.squeeze(-1)
     join(weights, [f".src_attn.linear_{part}." for part in "kv"], ".keys_values.")  # its query stays by itself
     join(weights, [f".linear_{part}." for part in "qkv"], ".qkv.")
+    return weights
+
+
+def convert_syncnet(published):
+    """The published SyncNet v2 as our `SyncNet`: from BGR to RGB, the first convolution's five frames its channels."""
+    rules = []
+    for theirs, ours, table in (("lip", "lips", LIPS), ("aud", "sound", SOUND)):
+        place = 0  # in the published stack: convolution, norm and ReLU count, and so does a maximum
+        for i, row in enumerate(table):
+            if row.layer is ConvNorm:
+                rules.append((rf"^netcnn{theirs}\.{place}\.", f"{ours}.blocks.{i}.0.conv."))
+                rules.append((rf"^netcnn{theirs}\.{place + 1}\.", f"{ours}.blocks.{i}.0.norm."))
+            place += 3 if row.layer is ConvNorm else 1
+        parts = {0: "inner", 1: "norm", 3: "outer"}
+        rules += [(rf"^netfc{theirs}\.{at}\.", f"{ours}.{part}.") for at, part in parts.items()]
+    weights = rename(published, rules)
+    for name, value in weights.items():
+        if value.ndim == 5:  # (out, in, frames, H, W)
+            value = value[:, BGR] if value.shape[1] == len(BGR) else value
+            weights[name] = value.transpose(1, 2).flatten(1, 2)
     return weights

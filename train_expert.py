@@ -1,9 +1,10 @@
-"""Trains lip readers: the expert that teaches the generator, and the observers that judge it.
+"""Trains experts: the lip reader that teaches the generator, the observers that judge it, the sync model.
 
 python train_expert.py tokenizer --data_root data/grid --out data/grid/tokenizer.model --size 64
 python train_expert.py pretrain --data_root data/grid --preset compact --name units
 python train_expert.py finetune --data_root data/grid --preset compact --name expert --init runs/units/best.pt
 python train_expert.py words --data_root data/grid --preset compact_words --name words
+python train_expert.py sync --data_root data/grid --preset compact_sync --name sync
 """
 
 import argparse
@@ -100,8 +101,9 @@ def work(args):
     import cv2
 
     import ranks
+    import reading
+    import sync
     from expert_run import train
-    from reading import export
 
     cv2.setNumThreads(0)
     folder = args.runs / args.name
@@ -110,6 +112,7 @@ def work(args):
     train(run, folder, args.workers, args.stop)
     if args.export and ranks.rank()[0] == 0:
         validated = math.isfinite(run.best) and (folder / "best.pt").is_file()
+        export = (sync if args.task == "sync" else reading).export
         export(args.export, folder / ("best.pt" if validated else "last.pt"))
     ranks.leave()
 
@@ -122,14 +125,15 @@ def main(argv=None):
         "pretrain": "an encoder, by masked prediction of units",
         "finetune": "a lip reader, on transcripts",
         "words": "a classifier of single words",
+        "sync": "a sync model, by telling each window's sound from all others",
     }
     own = {  # flags that not every task has; elsewhere they are None
         "init": (("pretrain", "finetune", "words"), "begin with the encoder of this run or lip reader"),
         "teacher": (("pretrain",), "cluster the features of this run, not the sound"),
         "tokenizer": (("finetune",), "(default: tokenizer.model in the data root)"),
         "export": (
-            ("finetune", "words"),
-            "write the lip reader here at the end, as safetensors: the best one, or the last if none was validated",
+            ("finetune", "words", "sync"),
+            "write the model here at the end, as safetensors: the best one, or the last if none was validated",
         ),
     }
     for task, note in notes.items():

@@ -23,10 +23,8 @@ def parse(argv):
     add = parser.add_argument
     add("--real", required=True, type=Path, metavar="DATA_ROOT", help="the real clips, made by preprocess.py")
     add("--fake", type=Path, metavar="DIR", help="a method's videos, <speaker>/<clip>.mp4 or <clip>.mp4")
-    add(
-        "--fake_other", type=Path, metavar="DIR", help="the same method's videos for another clip's sound, for its leak"
-    )
-    add("--fake_silence", type=Path, metavar="DIR", help="the same method's videos for silence, for its leak")
+    add("--fake_other", type=Path, metavar="DIR", help="its videos for another clip's sound, for the leak")
+    add("--fake_silence", type=Path, metavar="DIR", help="its videos for silence, for the leak")
     add("--compare", nargs="+", default=[], type=Path, metavar="DIR", help="methods side by side; also makes page.html")
     add("--generator", nargs="?", const=WEIGHTS / "talklip_compact.safetensors", type=Path, metavar="FILE")
     add("--videos", type=Path, metavar="DIR", help="the corpus; without it the real crops are the data root's JPEGs")
@@ -40,7 +38,7 @@ def parse(argv):
     add(
         "--talklip_psnr",
         action="store_true",
-        help="also the PSNR that TalkLip's script prints: it wraps around in uint8",
+        help="also PSNR as TalkLip's script prints it, wrapped in uint8",
     )
     add("--other", type=int, help="clips down the list to the other sound and lips (default: half the list)")
     add("--slack", default=1, type=int, help="frames by which a video's length may differ (default: %(default)s)")

@@ -8,6 +8,7 @@ from models.avhubert import AVHubert
 from models.conformer import EPS, Conformer
 from models.decoder import Decoder, interleaved
 from models.reader import LipReader, WordClassifier
+from models.syncnet import CompactSync
 from models.talklip import TalkLip
 from models.wav2lip import Wav2Lip
 
@@ -20,10 +21,12 @@ def build_generator(hp):
 
 
 def build_reader(hp, tokens):
-    """An untrained lip reader of the family and size that `hp`, an `ExpertHParams`, says.
+    """An untrained lip reader, or sync model, of the family and size that `hp`, an `ExpertHParams`, says.
 
     tokens: the size of its vocabulary; for the word classifier its number of words; None builds the encoder alone.
     """
+    if hp.model == "sync":
+        return CompactSync(hp.dim, hp.width, hp.shrink)
     if hp.model == "words":
         return WordClassifier(tokens, hp.layers, hp.dim, hp.dropout, hp.width, hp.shrink)
     sizes = hp.layers, hp.dim, hp.ffn, hp.heads

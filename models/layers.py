@@ -51,12 +51,12 @@ class ConvLeaky(nn.Module):
 class Row(NamedTuple):
     """One line of a layer table: a layer, then `res` residual 3x3 convolutions at the same size.
 
-    Where height and width differ, `stride` and `size` are (height, width).
+    Where height and width differ, `kernel`, `stride` and `size` are (height, width).
     """
 
     layer: type  # ConvNorm, UpNorm, ConvLeaky; a bare nn.Conv2d is an output: colours or a score
     out: int  # channels
-    kernel: int
+    kernel: int | tuple[int, int]
     stride: int | tuple[int, int]
     pad: int
     res: int
