@@ -69,15 +69,19 @@ def openings(meshes):
 
 
 def movement(openings):
-    """How much a mouth moves: the standard deviation of how far it is open. openings: (T,). Returns a float."""
-    return float(np.std(openings)) if len(openings) else 0.0
+    """How much a mouth moves: the mean change of how far it is open from frame to frame. openings: (T,). A float."""
+    return float(np.abs(np.diff(openings)).mean()) if len(openings) > 1 else 0.0
 
 
 def follows(openings, real):
-    """How closely a mouth opens with the real one: their correlation, 0 where one of them stands still. (T,), (T,)."""
-    if min(movement(openings), movement(real)) < LEAST_MOVE:
+    """How closely a mouth opens and closes with the real one: the correlation of their changes from frame to frame.
+
+    openings, real: (T,). Returns 0 where one of them stands still.
+    """
+    changes = np.diff(openings), np.diff(real)
+    if len(openings) < 3 or min(map(np.std, changes)) < LEAST_MOVE:
         return 0.0
-    return float(np.corrcoef(openings, real)[0, 1])
+    return float(np.corrcoef(*changes)[0, 1])
 
 
 def compare(fake, real):

