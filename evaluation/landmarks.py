@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 
 import faces
+import mouth
 
 LIPS = faces.OUTER_LIPS + faces.INNER_LIPS
 LEAST_MOVE = 1e-6  # eye distances: a mouth that moves less stands still
@@ -27,7 +28,7 @@ class Mesher:
         Returns (T, 468, 2) float32 and (T,) bool.
         """
         px = pictures.shape[1]
-        inside = (meshes + margin) / (1 + 2 * margin) * px - 0.5  # px of the crop
+        inside = (mouth.smoothed(meshes) + margin) / (1 + 2 * margin) * px - 0.5  # px of the crop; a steady place
         found = [self.network.mesh(rgb, around(mesh)) for rgb, mesh in zip(pictures, inside, strict=True)]
         points, belief = np.stack([mesh for mesh, _ in found]), np.array([score for _, score in found])
         sizes = boxes[:, None, 2:] - boxes[:, None, :2]

@@ -12,7 +12,6 @@ import pytest
 from conftest import make_video, numbered, retell
 from drawn_faces import write_data_root
 from judged import blurred, film, still
-from portraits import WEIGHTS, export_narrow
 
 from evaluation import scores
 from evaluation.evaluate import main
@@ -21,6 +20,7 @@ from evaluation.rows import HONEST, Corpus
 ROOT = Path(__file__).parents[1]
 SPLIT = {"test": {"ann/one": 14, "ann/two": 14, "bob/three": 16}}
 PICTURES = ["--measures", "visual", "landmarks"]
+READ = [*PICTURES, "reading"]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def told(capsys, root, out, *words):
 
 
 def test_a_method_stands_beside_the_honest_rows_in_table_and_files(root, soft, tmp_path, capsys):
-    assert evaluate(root, tmp_path, "--fake", soft) == 0
+    assert evaluate(root, tmp_path, "--fake", soft, *READ) == 0
     printed = capsys.readouterr().out
     rows = [line.split("|")[1].strip() for line in printed.splitlines()[2:6]]
     assert rows == [*HONEST, "soft"]
@@ -82,12 +82,12 @@ def test_two_runs_write_the_same_bytes_also_on_two_processes(root, soft, tmp_pat
 
 
 def test_a_generator_is_judged_without_videos_and_its_leak_is_told(root, tmp_path, capsys):
-    weights = export_narrow(tmp_path / "narrow.safetensors", **WEIGHTS["talklip_g"])
-    assert evaluate(root, tmp_path, "--generator", weights, *PICTURES) == 0
+    assert evaluate(root, tmp_path, "--generator", *PICTURES) == 0
     found = report(tmp_path)["splits"]["test"]
-    assert list(found["rows"]) == [*HONEST, "narrow", "narrow, other clip's sound", "narrow, silence"]
-    assert set(found["leak"]["narrow"]) == {"other clip's sound", "silence"}
-    assert found["other"]["ann/one"] != "ann/one" and found["sha256"]["ann/one"]["narrow"]
+    name = "talklip_compact"  # what weights/ holds
+    assert list(found["rows"]) == [*HONEST, name, f"{name}, other clip's sound", f"{name}, silence"]
+    assert set(found["leak"][name]) == {"other clip's sound", "silence"}
+    assert found["other"]["ann/one"] != "ann/one" and found["sha256"]["ann/one"][name]
     assert "leak, test" in capsys.readouterr().out
 
 
@@ -183,14 +183,15 @@ def test_frames_without_a_face_are_noted_and_a_clip_without_any_fails(root, tmp_
 
 
 def test_an_empty_transcript_and_text_of_another_training_are_told(tmp_path, capsys):
+    (tmp_path / "root").mkdir()
     root = write_data_root(tmp_path / "root", SPLIT)
     fakes = film(root, "test", tmp_path / "fakes")
     place = Corpus(root, "test").place["ann/two"]
     retell(place, text=np.array(""))
-    line = told(capsys, root, tmp_path, "--fake", fakes)
+    line = told(capsys, root, tmp_path, "--fake", fakes, *READ)
     assert "ann/two: its transcript is empty" in line
     retell(place, text=np.array("LIPS WITHOUT GRID'S WORDS"))
-    assert "ann/two: --observer1 was trained on other text" in told(capsys, root, tmp_path, "--fake", fakes)
+    assert "ann/two: --observer1 was trained on other text" in told(capsys, root, tmp_path, "--fake", fakes, *READ)
     assert evaluate(root, tmp_path, "--fake", fakes, *PICTURES) == 0  # nobody reads
 
 
