@@ -45,6 +45,7 @@ def parse(argv):
     add("--leave_out", action="store_true", help="leave out clips that cannot be compared, in all rows, and list them")
     add("--page", action="store_true", help="make page.html: every clip's pictures and videos side by side")
     add("--workers", default=os.cpu_count(), type=int, help="processes (default: one a core)")
+    add("--ray", metavar="ADDRESS", help="score the clips on this Ray cluster instead")
     add("--device", help="cpu, cuda, ... for the generator and the readers (default: cuda where there is one)")
     args = parser.parse_args(argv)
     if not (args.fake or args.compare or args.generator):

@@ -15,6 +15,7 @@ from utterances import collate, word_frames
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 OBSERVERS = {name: WEIGHTS / f"{name}_compact.safetensors" for name in ("observer1", "observer2", "words")}
+BEYOND = 0.03  # of the face box: how far a mouth ROI may reach out of the crop, in the mean over its ends
 NUMBERS = {"observer1": 1, "observer2": 3}  # of the WER that each gives when it runs free
 
 
@@ -35,13 +36,16 @@ def mouths(crops, clip, margin, roi):
     """The mouth ROI of crops, where the real clip's mouth is: (T, 1, 88, 88) grey in [0, 1].
 
     crops: (T, P, P, 3) uint8, RGB, with `margin` box sizes around the face box.  roi: "aligned" or "lrs2".
-    Raises InputError where "lrs2" does not fit the clip.
+    Raises InputError where "lrs2" does not fit the clip, or looks beyond its crops.
     """
     count = len(crops)
+    windows = clip.windows[:count] if roi == "aligned" else mouth.lrs2(clip.boxes[:count], clip.size)
+    windows = mouth.inner(windows)
+    ends = np.stack([windows[..., 2], windows.sum(-1)])  # two opposite corners of the ROI, in the face box
+    if roi == "lrs2" and np.maximum(-margin - ends, ends - 1 - margin).mean((1, 2)).max() > BEYOND:
+        raise InputError(f"{clip.path}: LRS2's middle {mouth.ROI_PX} px reach beyond the crop around the face")
     greys = torch.from_numpy(np.stack([cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY) for crop in crops]))[:, None] / 255
-    boxes = clip.boxes[:count]
-    windows = mouth.aligned(clip.meshes[:count], boxes) if roi == "aligned" else mouth.lrs2(boxes, clip.size)
-    return mouth.cut(greys, torch.from_numpy(mouth.inner(windows)), margin)
+    return mouth.cut(greys, torch.from_numpy(windows), margin)
 
 
 def errors(said, read):

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from audio import RATE
-from data import FPS
+from clip import FPS
 
 STRIP_FRAMES, QUALITY, CRF = 9, 90, "20"
 

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 from dataclasses import dataclass
 
 from evaluation.intervals import difference, estimate
@@ -178,13 +177,6 @@ def as_csv(splits, columns):
             cells = [found.get(measure, {}).get(end) for measure in columns for end in ("value", "low", "high")]
             writer.writerow([split, row, len(result["clips"]), *cells])
     return out.getvalue()
-
-
-def write(path, content):
-    """Writes a text whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(content, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def as_json(report):

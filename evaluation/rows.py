@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import torch
 
-import mouth
-from data import FPS, Clip, Clips, to_tensor
+from clip import FPS, Clip
+from data import Clips, to_tensor
 from evaluation.videos import crops_of, frames_of, matched
 from hparams import HParams, InputError
 from painter import Sound
@@ -61,8 +61,7 @@ class Corpus:
         """A `Real` by its name. Raises InputError if its video is not that of the stored clip."""
         clip = self.clip(name)
         if self.videos is None:
-            crops = np.stack([clip.picture(i) for i in range(len(clip))])
-            return Real(name, clip, crops, None, self.margin)
+            return Real(name, clip, np.ascontiguousarray(clip.pictures()), None, self.margin)
         frames = frames_of(self.videos[name], clip, slack=0)
         return Real(name, clip, crops_of(frames, clip.boxes, self.about["crop_px"], self.margin), frames, self.margin)
 
@@ -99,7 +98,7 @@ def with_lips_of(real, other):
 
 def in_crop(real, px):
     """From a clip's mouth windows, [0, 1] x [0, 1], to px of its crops, pixel centres whole numbers: (L, 2, 3)."""
-    windows = mouth.aligned(real.clip.meshes, real.clip.boxes).astype(np.float64)
+    windows = real.clip.windows.astype(np.float64)
     windows[..., 2] += real.margin
     scaled = windows * px / (1 + 2 * real.margin)
     scaled[..., 2] -= 0.5

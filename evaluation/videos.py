@@ -10,7 +10,7 @@ import numpy as np
 import faces
 import video
 from checkpoint import listing
-from data import FPS
+from clip import FPS
 from hparams import InputError
 
 SUFFIXES = {*video.SUFFIXES, ".avi", ".webm", ".mpg"}
@@ -77,7 +77,7 @@ def unlike(path, clip, slack):
 
 def other_size(size, clip):
     """Why frames of this (height, width) are not those of a clip, or None; an odd size may have been made even."""
-    if clip.size is None or all(side <= given <= side + side % 2 for given, side in zip(size, clip.size, strict=True)):
+    if all(side <= given <= side + side % 2 for given, side in zip(size, clip.size, strict=True)):
         return None
     return f"frames of {size[1]}x{size[0]} px, the real clip has {clip.size[1]}x{clip.size[0]}: it is of another size"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import faces
 from data import mouth_mask, to_tensor
+from detectors import BlazeFace
 from evaluation import landmarks, visual
 from evaluation.rows import OTHER_LIPS, TRUTH, Corpus, honest_rows
 from hparams import InputError, exit_code
@@ -29,7 +29,7 @@ class OneByOne:
         from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
         self.psnr, self.ssim = peak_signal_noise_ratio, structural_similarity_index_measure
-        self.detector = faces.BlazeFace()
+        self.detector = BlazeFace()
 
     def visual(self, fake, real, mouths):
         """PSNR and SSIM of face and mouth: (T, 4). fake, real: (T, H, W, 3) uint8. mouths: (T, 1, H, W)."""

@@ -6,8 +6,6 @@ from conftest import make_video
 from evaluation.rows import Corpus
 from evaluation.videos import framed
 
-SIZE = 160, 176  # of the frames of clips that do not tell theirs
-
 
 def film(root, split, folder, change=lambda crops, real: crops, flat=False, names=None):
     """Writes the videos of a split's clips, their face crops altered by `change`; returns the folder.
@@ -17,8 +15,7 @@ def film(root, split, folder, change=lambda crops, real: crops, flat=False, name
     corpus = Corpus(root, split)
     for name in names or corpus.names:
         real = corpus.real(name)
-        size = real.clip.size or SIZE
-        frames = framed(change(real.crops, real), real.clip.boxes, real.margin, size=size)
+        frames = framed(change(real.crops, real), real.clip.boxes, real.margin, size=real.clip.size)
         path = folder / f"{name.rpartition('/')[2] if flat else name}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
         make_video(path, frames)

@@ -6,6 +6,7 @@ from drawn_faces import head_mesh
 from portraits import head
 
 import faces
+from detectors import BlazeFace
 from evaluation.landmarks import Mesher, compare, eye_distance, follows, lmd, movement, openings
 
 MARGIN = 1 / 6
@@ -28,7 +29,7 @@ def mesher():
 
 def found_in(frame):
     """The mesh and box of the largest face of a frame."""
-    tracker = faces.Tracker(faces.BlazeFace())
+    tracker = faces.Tracker(BlazeFace())
     tracker.add(frame)
     meshes = tracker.largest()[0].meshes
     box = faces.face_boxes(meshes)[0]

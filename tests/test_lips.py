@@ -6,7 +6,7 @@ import torch
 from conftest import retell
 from drawn_faces import write_data_root
 
-from data import Clip
+from clip import Clip
 from evaluation.lips import OBSERVERS, Observers, errors, mouths, named
 from evaluation.rows import Corpus
 from expert_hparams import ExpertHParams
@@ -91,7 +91,7 @@ def test_clips_that_cannot_be_read_are_told(observers, tmp_path, text, words, to
     root = write_data_root(tmp_path, {"val": {"ann/one": 12}})
     path = Corpus(root, "val").place["ann/one"]
     times = np.array([[0.1, 0.2]] * len(words), np.float32).reshape(-1, 2)
-    retell(path, text=np.array(text), words=np.array(words, dtype=str), word_times=times)
+    retell(path, text=text, words=words, word_times=times)
     assert re.search(told, observers.fault(Clip(path)))
 
 

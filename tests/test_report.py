@@ -1,110 +1,124 @@
-"""The table: cells, what is bold, what leaks, differences of methods, and its files."""
+"""A data report counts what is in a root, shows it, and fails on what would break training, naming the clip."""
 
-import csv
-import io
+import json
+from contextlib import redirect_stdout
+from io import StringIO
+from shutil import copytree
 
+import cv2
+import numpy as np
 import pytest
+from conftest import retell
+from drawn_faces import SPLITS
 
-from evaluation.report import COLUMNS, as_csv, best_of, cell, columns_of, markdown, methods_of, summary
-from evaluation.rows import HONEST
-from evaluation.scores import Scored
-
-ROWS = [*HONEST, "ours", "ours, other clip's sound", "ours, silence", "theirs"]
-
-
-def scored(clips=5):
-    """Clips whose numbers are known: method "theirs" is better by 1 dB, "ours" reads better by a word in six."""
-    found = {}
-    for i in range(clips):
-        rows = {}
-        for k, row in enumerate(ROWS):
-            ours = row.startswith("ours")
-            rows[row] = {
-                "psnr_mouth": (25 + i + (1 if row == "theirs" else 0), 1),
-                "l1_mouth": (0.02 if row == "ours" else 0.025, 1),
-                "moves": ({"ours": 0.5, "ours, silence": 0.1, "ours, other clip's sound": 0.4}.get(row, 1.0), 1.0),
-                "follows": (0.1 * k, 1),
-                "wer_1": (1 if ours else 2, 6),
-            }
-        found[f"s/{i}"] = Scored(rows, notes=["ours: no face in 1 of 9 frames"] if i == 2 else [])
-    return found
+import preprocess
+from clip import Clip, write_clip
+from hparams import InputError
+from report import contact_sheet, report
+from root import general
 
 
-def result_of(clips):
-    notes = [f"{name}: {note}" for name, each in clips.items() for note in each.notes]
-    return {"clips": clips, "left_out": {"s/9": "no video"}, "notes": notes, **summary(clips)}
+@pytest.fixture
+def root(data_root, tmp_path):
+    """A copy that may be spoilt."""
+    copytree(data_root, tmp_path / "root")
+    return tmp_path / "root"
 
 
-def test_a_cell_has_half_the_width_of_the_interval_and_the_unit_of_its_column():
-    found = {"value": 0.1234, "low": 0.1, "high": 0.15}
-    assert cell(found, COLUMNS["wer_1"]) == "12.3 ±2.5"
-    assert cell(found, COLUMNS["wer_1"], bold=True) == "**12.3** ±2.5"
-    assert cell(found, COLUMNS["wer_1"], signed=True) == "+12.3 [+10.0, +15.0]"
-    assert cell({"value": 3.0, "low": None, "high": None}, COLUMNS["psnr"]) == "3.00"
-    assert cell({"value": None, "low": None, "high": None}, COLUMNS["psnr"]) == cell(None, COLUMNS["psnr"]) == ""
+def check(root):
+    printed = StringIO()
+    with redirect_stdout(printed):
+        assert preprocess.main(["--check", str(root)]) == 0
+    return json.loads(printed.getvalue())
 
 
-def test_methods_are_the_rows_that_are_neither_honest_nor_under_another_sound():
-    assert methods_of(ROWS) == ["ours", "theirs"]
+def test_a_report_counts_what_is_there(root):
+    (root / "skipped.txt").write_text(
+        "bob/two\tno face in 9 frames from frame 3 on\nbob/six\tno face in 7 frames from frame 0 on\n"
+    )
+    numbers = check(root)
+    frames = sum({name: n for split in SPLITS.values() for name, n in split.items()}.values())
+    assert numbers["frames"] == numbers["boxes"] == frames
+    train = numbers["splits"]["train"]
+    assert train["clips"] == 4 and train["speakers"] == 2 and train["words"] == 24 and train["vocabulary"] == 6
+    assert train["hours"] == round(sum(SPLITS["train"].values()) / 25 / 3600, 3) and not train["without_transcript"]
+    assert numbers["frame_rates"] == {"25": 6}
+    assert numbers["face_px"] == {"5%": 96.0, "50%": 96.0, "95%": 96.0}
+    assert numbers["skipped"] == {"no face in N frames from frame N on": 2}
+    assert numbers["windows_a_second"] > 50
+    assert json.loads((root / "report" / "report.json").read_text()) == numbers
 
 
-def test_leak_is_the_movement_under_a_wrong_sound_as_a_share_of_that_under_the_right_one():
-    leak = summary(scored())["leak"]["ours"]
-    assert leak["silence"]["moves"]["value"] == pytest.approx(0.2)
-    assert leak["other clip's sound"]["moves"]["value"] == pytest.approx(0.8)
-    assert "theirs" not in summary(scored())["leak"]
+def test_its_pictures_show_the_clips(root):
+    check(root)
+    sheet = cv2.imread(str(root / "report" / "contact_sheet.jpg"))
+    assert sheet.shape == (128, 8 * (128 + 104), 3)
+    clip = Clip(root / "clips" / "ann" / "four.safetensors")  # the first by name
+    assert np.abs(sheet[:, :128, ::-1].astype(int) - clip.picture(len(clip) // 2)).mean() < 6
+    drawn = cv2.imread(str(root / "report" / "histograms.png"))
+    assert drawn.shape[1] > 1000 and drawn.std() > 10
 
 
-def test_gains_stand_over_the_copied_frame_and_over_another_sound():
-    gains = summary(scored())["gains"]
-    assert gains["theirs"]["psnr_mouth over the copy, dB"]["value"] == pytest.approx(1)
-    assert gains["ours"]["L1 mouth, lowered by the right sound"]["value"] == pytest.approx(0.2)
+def test_a_contact_sheet_of_many_clips_is_full(data_root):
+    paths = sorted((data_root / "clips").rglob("*.safetensors")) * 20
+    assert contact_sheet(paths).shape == (6 * 128, 8 * (128 + 104), 3)
 
 
-def test_differences_are_paired_and_against_the_first_method():
-    apart = summary(scored())["differences"]
-    assert list(apart) == ["theirs - ours"]
-    assert apart["theirs - ours"]["psnr_mouth"] == pytest.approx({"value": 1, "low": 1, "high": 1})
-    assert apart["theirs - ours"]["wer_1"]["value"] == pytest.approx(1 / 6)
+CLIP = "ann/two.safetensors"
 
 
-def test_the_best_method_of_each_column_is_bold_and_no_other_row():
-    clips = scored()
-    columns = columns_of(clips)
-    result = result_of(clips)
-    best = best_of(result["rows"], methods_of(result["rows"]), columns)
-    assert best == {"psnr_mouth": {"theirs"}, "l1_mouth": {"ours"}, "follows": {"theirs"}, "wer_1": {"ours"}}
-    lines = markdown("test", result, columns).splitlines()
-    bold = {line.split("|")[1].strip() for line in lines if "**" in line}
-    assert bold == {"ours", "theirs"}
+@pytest.mark.parametrize(
+    "change, why",
+    [
+        ({"boxes": np.zeros((36, 4), np.float32)}, f"{CLIP}: a face box of 0.0 px"),
+        ({"boxes": np.ones((5, 4), np.float32)}, f"{CLIP}: boxes is"),
+        ({"mesh": np.full((36, 468, 2), np.nan, np.float16)}, f"{CLIP}: meshes is"),
+        ({"wav": np.zeros(1600, np.int16)}, f"{CLIP}: 0.10 s of sound for 1.44 s"),
+        ({"mel": np.full((80, 9), np.inf, np.float32)}, f"{CLIP}: mel is not finite"),
+        ({"words": ["BIN"]}, f"{CLIP}: 1 words but 2 times"),
+        ({"faces": np.zeros(10, np.uint8)}, f"{CLIP} is broken"),
+        ({"format": 1}, f"{CLIP}: a clip of format 1"),
+    ],
+)
+def test_what_would_break_training_is_named(root, change, why):
+    retell(root / "clips" / "ann" / "two.safetensors", **change)
+    with pytest.raises(InputError, match=why):
+        report(root)
 
 
-def test_one_method_alone_is_not_bold():
-    clips = scored()
-    for each in clips.values():
-        del each.rows["theirs"]
-    assert "**" not in markdown("test", result_of(clips), columns_of(clips))
+def test_roots_that_cannot_be_trained_on_are_told(root, tmp_path):
+    def refused(why):
+        with pytest.raises(InputError, match=why):
+            report(root)
+
+    path = root / "clips" / "ann" / "two.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:500])
+    refused("ann/two.safetensors is broken")
+    path.unlink()
+    refused("1 listed clips are missing, the first is .*ann/two")
+    path.write_bytes(whole)
+    (root / "test.txt").write_text("ann/two\n")
+    refused("ann/two is in train.txt and in test.txt")
+    (root / "test.txt").write_text("../x\n")
+    refused("leads out")
+    (root / "test.txt").unlink()
+    (root / "val.txt").write_text("\n")
+    refused("val.txt: no clips")
+    (root / "dataset.json").write_text('{"format": 1}')
+    refused("format 1, this code reads 2")
+    (root / "dataset.json").unlink()
+    refused("not a data root")
 
 
-def test_what_was_left_out_and_what_was_noted_stand_below_the_table():
-    clips = scored()
-    text = markdown("test", result_of(clips), columns_of(clips))
-    assert text.startswith("| test, 5 clips | PSNR mouth, dB | L1 mouth |")
-    assert "Left out of every row, 1:\n\n- s/9: no video" in text
-    assert "- s/2: ours: no face in 1 of 9 frames" in text
+def test_a_short_clip_is_named(root):
+    clip = Clip(root / "clips" / "ann" / "two.safetensors")
+    arrays = {name: clip.array(name) for name in clip.file.keys()}
+    arrays |= {name: arrays[name][:3] for name in ("boxes", "mesh", "mouth_windows", "face_ends", "mouth_ends")}
+    write_clip(clip.path, arrays, clip.about)
+    with pytest.raises(InputError, match="ann/two.safetensors: 3 frames, 6 are needed"):
+        report(root)
 
 
-def test_the_csv_has_every_row_and_both_ends_of_each_interval():
-    clips = scored()
-    rows = list(csv.DictReader(io.StringIO(as_csv({"test": result_of(clips)}, columns_of(clips)))))
-    assert [row["row"] for row in rows] == ROWS and {row["clips"] for row in rows} == {"5"}
-    assert float(rows[-1]["psnr_mouth"]) == pytest.approx(28)
-    assert float(rows[-1]["psnr_mouth_low"]) < 28 < float(rows[-1]["psnr_mouth_high"])
-
-
-def test_the_columns_of_two_sync_models_never_share_a_name():
-    clips = scored()
-    for each in clips.values():
-        for row in each.rows.values():
-            row["sync_c"] = (1.0, 1)
-    assert columns_of(clips, {"c": "LSE-C (lrs)"})["sync_c"].title == "LSE-C (lrs)"
+def test_reasons_count_together_without_their_numbers():
+    assert general("/a/b.mp4 is empty (0 bytes)") == "... is empty N bytes)"

@@ -93,7 +93,6 @@ def test_a_frame_more_or_less_is_within_the_slack_and_never_adds_frames(tmp_path
 def test_an_odd_size_may_have_been_made_even():
     assert other_size((48, 64), Told(9, (47, 63))) is None
     assert other_size((47, 63), Told(9, (48, 64))) is not None
-    assert other_size((1, 2), Told(9, None)) is None  # older data roots do not tell
 
 
 def test_a_broken_video_is_told_in_one_line(tmp_path):
