@@ -14,7 +14,7 @@ LOUDER = 0.5  # steps of the mel spectrogram, 6 dB: how much a training clip's l
 
 def heard_windows(steps):
     """How many frames, from the first on, have the 0.2 s of mel that belong to them whole. steps: of the mel."""
-    return max(int((steps - audio.MEL_WINDOW) * FPS / audio.MEL_RATE + 1e-6) + 1, 0)
+    return max((steps - audio.MEL_WINDOW) * FPS // audio.MEL_RATE + 1, 0)
 
 
 class Pairs(Utterances):

@@ -85,8 +85,8 @@ class Sync:
 
     @property
     def device(self):
-        """Where the network computes."""
-        return next(self.net.parameters()).device
+        """Where the network computes; a network without weights is on the processor."""
+        return next((weight.device for weight in self.net.parameters()), torch.device("cpu"))
 
 
 class Published(Sync):
@@ -122,21 +122,23 @@ class Compact(Sync):
     def embed(self, pictures, wav):
         """pictures: (L, 1, 88, 88) float32, grey in [0, 1]: the aligned mouth ROI, see `mouths`.
 
-        wav: (samples,) int16, 16 kHz. Returns (L - 4, D) and (M, D).
+        wav: (samples,) int16, 16 kHz. Returns (N, D) and (M, D): N windows of pictures as far as there is sound.
         """
-        mel = audio.mel_spectrogram(wav)
-        heard = heard_windows(mel.shape[1]) if len(wav) else 0
-        windows_of(min(len(pictures), heard + WINDOW - 1), len(pictures), wav)
-        mels = torch.from_numpy(audio.mel_windows(mel, np.arange(heard) / FPS))
-        parts = [pictures[first : first + LONGEST + WINDOW - 1] for first in range(0, len(pictures) - 4, LONGEST)]
+        mel = audio.mel_spectrogram(wav if len(wav) else np.zeros(1, np.int16))
+        heard = heard_windows(mel.shape[1])
+        count = windows_of(min(len(pictures), heard + WINDOW - 1), len(pictures), wav) + 1
+        pictures, mels = pictures[: count + WINDOW - 1], audio.mel_windows(mel, np.arange(heard) / FPS)
+        parts = [pictures[first : first + LONGEST + WINDOW - 1] for first in range(0, count, LONGEST)]
         seen = [self.net.see(part[None].to(self.device))[0].cpu() for part in parts]
-        return torch.cat(seen), torch.cat(
-            [self.net.hear(part[None].to(self.device))[0].cpu() for part in mels.split(LONGEST)]
-        )
+        sounds = torch.from_numpy(mels).split(LONGEST)
+        return torch.cat(seen), torch.cat([self.net.hear(part[None].to(self.device))[0].cpu() for part in sounds])
 
 
 def windows_of(frames, pictures, wav):
-    """The windows that are counted of so many frames with sound; raises InputError for less than 6 frames."""
+    """SyncNet's count of windows in so many frames with sound, one too few; raises InputError for less than 6 frames.
+
+    pictures, wav: how many frames there are, and the sound, for the error.
+    """
     if frames <= WINDOW:
         found = f"{pictures} frames at {FPS} fps and {len(wav) / audio.RATE:.2f} s of sound"
         raise InputError(f"{found}: sync cannot be told from less than {WINDOW + 1} frames of both")
@@ -186,7 +188,8 @@ def load_sync(path=None, device="cpu"):
         kind, weights, about = Published, convert_syncnet(published), about | {"kind": "SyncNet v2"}
     with torch.device("meta"):  # without weights: those of the file take their place
         net = SyncNet() if kind is Published else build_reader(hp, None)
-    return kind(checkpoint.fill(path, net, weights).to(device), about | {"sha256": checkpoint.sha256(path)})
+    net = checkpoint.fill(path, net, weights).to(device, memory_format=torch.channels_last)
+    return kind(net, about | {"sha256": checkpoint.sha256(path)})
 
 
 def export(path, run):

@@ -74,9 +74,9 @@ def face_crops(frames, boxes):
 
 
 def median(values, medfilt):
-    """Median over `SMOOTH` frames; the ends repeat, where the published one puts zeros."""
+    """Median over `SMOOTH` frames; the ends are mirrored, where the published one puts zeros."""
     side = SMOOTH // 2
-    return medfilt(np.pad(values, side, mode="edge"), SMOOTH)[side : len(values) + side]
+    return medfilt(np.pad(values, side, mode="reflect"), SMOOTH)[side : len(values) + side]
 
 
 def followed(frames):

@@ -20,6 +20,7 @@ import train_expert
 from evaluation import reader_speed
 from expert_hparams import ExpertHParams
 from reading import load_reader, read
+from sync import load_sync
 from text import train_tokenizer
 from units import units_of
 from utterances import Utterances
@@ -87,6 +88,15 @@ def test_a_word_classifier_is_trained_and_exported_with_its_words(command, tmp_p
     assert "step 0 of 6" in capsys.readouterr().err
 
 
+def test_a_sync_model_is_trained_and_exported_and_the_log_names_chance(command, tmp_path):
+    weights = tmp_path / "sync.safetensors"
+    assert command("sync", "sync", *FLAGS, "--model=sync", "--shrink=2", "--export", weights) == 0
+    lines = metrics(tmp_path / "sync")
+    assert all(line["total"] == line["sync"] and 2 < line["chance"] < 4 for line in lines if "valid" not in line)
+    assert [line["valid"].keys() for line in lines if "valid" in line] == [{"errors", "offsets"}] * 3
+    assert load_sync(weights).net.see(torch.rand(1, 9, 1, 88, 88)).shape == (1, 5, 32)
+
+
 def test_a_run_that_was_never_validated_exports_its_last_state(command, tmp_path):
     weights, folder = tmp_path / "words.safetensors", tmp_path / "words"
     words = ["words", "words", *FLAGS, "--model=words", "--export", weights]
@@ -121,6 +131,7 @@ RESUMED = {
     "finetune": ["finetune", "--freeze=2", "--frames_weight=0.3"],
     "finetune a conformer": ["finetune", "--model=conformer", "--ctc_weight=0.2"],
     "words": ["words", "--model=words"],
+    "sync": ["sync", "--model=sync", "--shrink=2"],
 }
 
 
@@ -217,6 +228,7 @@ BEFORE = {  # faults that are told before anything is done
     "File exists": ["--export", "{}/file/reader.safetensors"],
     "Not a directory": ["--runs", "{}/file"],
     "multiple of 16": ["--model=avhubert", "--dim=40"],
+    "words cannot train --model sync": ["--model=sync", "--shrink=2"],
 }
 
 
@@ -237,7 +249,8 @@ def test_a_tokenizer_is_not_written_over_a_folder(spoken_root, tmp_path, capsys)
 @pytest.mark.parametrize(
     "task, flag",
     [("pretrain", "export"), ("pretrain", "tokenizer"), ("finetune", "teacher")]
-    + [("words", flag) for flag in ("teacher", "tokenizer")],
+    + [("words", flag) for flag in ("teacher", "tokenizer")]
+    + [("sync", flag) for flag in ("teacher", "tokenizer", "init")],
 )
 def test_a_task_has_no_flag_that_it_would_not_heed(command, capsys, task, flag):
     with pytest.raises(SystemExit) as stopped:
