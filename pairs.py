@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 import audio
-from data import FPS
+from clip import FPS
 from hparams import InputError
 from models.syncnet import WINDOW
 from utterances import Utterances

@@ -12,7 +12,7 @@ import audio
 import checkpoint
 import faces
 import mouth
-from data import FPS
+from clip import FPS
 from expert_hparams import ExpertHParams
 from hparams import InputError
 from models import build_reader

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 import audio
-from data import FPS, Clip, Clips
+from clip import FPS, Clip
+from data import Clips
 from faces import mouth_opening
 from hparams import HParams, InputError, exit_code
 
