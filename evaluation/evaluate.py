@@ -26,20 +26,17 @@ def parse(argv):
     add("--fake_other", type=Path, metavar="DIR", help="its videos for another clip's sound, for the leak")
     add("--fake_silence", type=Path, metavar="DIR", help="its videos for silence, for the leak")
     add("--compare", nargs="+", default=[], type=Path, metavar="DIR", help="methods side by side; also makes page.html")
-    add("--generator", nargs="?", const=WEIGHTS / "talklip_compact.safetensors", type=Path, metavar="FILE")
+    generator = {"nargs": "?", "const": WEIGHTS / "talklip_compact.safetensors", "type": Path, "metavar": "FILE"}
+    add("--generator", **generator, help="draw the clips with these weights (without FILE: the ones in weights/)")
     add("--videos", type=Path, metavar="DIR", help="the corpus; without it the real crops are the data root's JPEGs")
     add("--split", nargs="+", default=["test"], help="lists of the data root (default: test)")
     add("--out", default=Path("results/evaluation"), type=Path, help="folder for the table (default: %(default)s)")
     add("--measures", nargs="+", choices=measures, default=list(measures), help="(default: all)")
-    for name, what in (("observer1", "WER 1"), ("observer2", "WER 2 and 3"), ("words", "word accuracy")):
-        add(f"--{name}", default=WEIGHTS / f"{name}_compact.safetensors", type=Path, help=f"reader for {what}")
+    for name, what in (("observer1", "reader for WER 1"), ("observer2", "for WER 2, 3"), ("words", "for words")):
+        add(f"--{name}", default=WEIGHTS / f"{name}_compact.safetensors", type=Path, metavar="FILE", help=what)
     add("--sync", type=Path, metavar="FILE", help="syncnet_v2.model, or ours (default: the compact model in weights/)")
     add("--sync_protocol", choices=("lrs", "track"), default="lrs", help="SyncNet sees the whole frame, or the face")
-    add(
-        "--talklip_psnr",
-        action="store_true",
-        help="also PSNR as TalkLip's script prints it, wrapped in uint8",
-    )
+    add("--talklip_psnr", action="store_true", help="also PSNR as TalkLip's script prints it, wrapped in uint8")
     add("--other", type=int, help="clips down the list to the other sound and lips (default: half the list)")
     add("--slack", default=1, type=int, help="frames by which a video's length may differ (default: %(default)s)")
     add("--leave_out", action="store_true", help="leave out clips that cannot be compared, in all rows, and list them")
@@ -52,6 +49,9 @@ def parse(argv):
         parser.error("nothing to judge: give --fake DIR, --compare DIR DIR or --generator")
     if (args.fake_other or args.fake_silence) and not args.fake:
         parser.error("--fake_other and --fake_silence go with --fake")
+    for flag, least in (("slack", 0), ("workers", 1)):
+        if getattr(args, flag) < least:
+            parser.error(f"--{flag} {getattr(args, flag)}: must be at least {least}")
     return args
 
 

@@ -64,6 +64,7 @@ class Judge:
 
     def __init__(self, setup):
         self.setup, self.corpus = setup, Corpus(setup.root, setup.split, setup.videos)
+        self.shift = shift_of(setup, len(self.corpus.names))
         wants = set(setup.measures)
         self.drawer = Drawer(setup.generator, setup.device) if setup.generator else None
         self.mesher = landmarks.Mesher() if "landmarks" in wants else None
@@ -83,8 +84,7 @@ class Judge:
     def other(self, name):
         """The id of the clip that lends its lips and sound."""
         names = self.corpus.names
-        shift = len(names) // 2 if self.setup.other is None else self.setup.other
-        return names[(names.index(name) + shift) % len(names)]
+        return names[(names.index(name) + self.shift) % len(names)]
 
     def shown(self, name):
         """A `Real`, the crops of all rows, cut to the shortest, the whole frames of videos, and their hashes."""
@@ -112,6 +112,8 @@ class Judge:
             self.hear(scored, real, rows, frames)
         if self.observers:
             scores, scored.read = self.observers(rows, real.clip, real.margin)
+            if "words" in self.observers.readers and not len(real.clip.times):
+                scored.notes.append("its transcript has no word times: it does not count in words right")
             for row, found in scores.items():
                 scored.rows[row] |= found
         if self.setup.page:
@@ -149,6 +151,17 @@ class Judge:
                 whole = framed(crops, clip.boxes[:count], real.margin, real.frames, clip.size)
             found = self.sync(whole[:count], clip.wav, clip)
             scored.rows[row] |= {f"sync_{name}": (float(value), 1) for name, value in found.items()}
+
+
+def shift_of(setup, count):
+    """How many places down a list of `count` clips the other clip is: by default half of it, as neighbours in a sorted
+    list say nearly the same. Raises InputError where that is each clip itself.
+    """
+    shift = count // 2 if setup.other is None else setup.other
+    if shift % count == 0:
+        where = f"{setup.split}.txt has {count} clips" if count > 1 else f"{setup.split}.txt has one clip"
+        raise InputError(f"{where}: at --other {shift} each is its own other clip, whose sound and lips it would get")
+    return shift
 
 
 def sync_scorer(setup):

@@ -59,6 +59,8 @@ def folders_of(args):
     for row, folder in ((OTHER_SOUND, args.fake_other), (SILENCE, args.fake_silence)):
         if folder:
             found[next(iter(found)) + row] = folder
+    if args.generator and args.generator.stem in found:
+        raise InputError(f"two rows would be called {args.generator.stem!r}: rename the folder of videos")
     return found
 
 

@@ -210,6 +210,31 @@ def test_an_empty_transcript_and_text_of_another_training_are_told(tmp_path, cap
     assert evaluate(root, tmp_path, "--fake", fakes, *PICTURES) == 0  # nobody reads
 
 
+def test_a_clip_is_never_its_own_other_clip(root, soft, tmp_path, capsys):
+    for other in ("0", "3", "-6"):
+        assert "its own other clip" in told(capsys, root, tmp_path, "--fake", soft, f"--other={other}", *PICTURES)
+    (tmp_path / "root").mkdir()
+    alone = write_data_root(tmp_path / "root", {"test": {"ann/one": 14}})
+    line = told(capsys, alone, tmp_path, "--fake", film(alone, "test", tmp_path / "fakes"), *PICTURES)
+    assert "test.txt has one clip" in line
+
+
+def test_a_generator_and_a_folder_of_one_name_are_not_mixed(root, soft, tmp_path, capsys):
+    line = told(capsys, root, tmp_path, "--fake", soft, "--generator", tmp_path / "soft.safetensors", *PICTURES)
+    assert "two rows would be called 'soft'" in line
+
+
+def test_a_clip_without_word_times_is_noted(tmp_path):
+    (tmp_path / "root").mkdir()
+    root = write_data_root(tmp_path / "root", SPLIT)
+    retell(Corpus(root, "test").place["ann/two"], word_times=np.zeros((0, 2), np.float32), words=[])
+    fakes = film(root, "test", tmp_path / "fakes")
+    assert evaluate(root, tmp_path, "--fake", fakes, "--measures", "reading") == 0
+    found = report(tmp_path)["splits"]["test"]
+    assert found["notes"] == ["ann/two: its transcript has no word times: it does not count in words right"]
+    assert found["clips"]["ann/two"]["fakes"]["words"] == [0, 0]
+
+
 def test_nothing_to_judge_is_a_wrong_command(root, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         evaluate(root, tmp_path)

@@ -70,6 +70,19 @@ def test_words_are_cut_out_at_their_times(spoken_root):
     assert seen == [[5, 7]]
 
 
+@pytest.mark.parametrize("box, fits", [((30, 25, 130, 135), True), ((5, 5, 65, 65), False)])
+def test_the_middle_of_an_lrs2_frame_is_read_only_where_the_crop_holds_it(box, fits):
+    class Told:
+        path, size, boxes = "x", [160, 160], np.tile(np.array(box, np.float32), (4, 1))
+
+    crops = np.random.default_rng(0).integers(0, 255, (4, 128, 128, 3)).astype(np.uint8)
+    if fits:
+        assert mouths(crops, Told, 1 / 6, "lrs2").shape == (4, 1, 88, 88)
+    else:
+        with pytest.raises(InputError, match="reach beyond the crop"):
+            mouths(crops, Told, 1 / 6, "lrs2")
+
+
 def test_readers_under_the_wrong_flag_are_told():
     with pytest.raises(InputError, match="reads single words: give it under another flag"):
         Observers({"observer1": OBSERVERS["words"]})
