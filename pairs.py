@@ -35,7 +35,7 @@ class Pairs(Utterances):
         roi: (T, 1, 88, 88) grey in [0, 1].  mel: (T - 4, 1, 80, 16): what is heard from each frame on.
         """
         i, draw = at
-        (clip, greys, windows), rng = self.load(i), self.chance(draw)
+        (clip, greys), rng = self.load(i), self.chance(draw)
         length = min(len(clip), heard_windows(clip.mel.shape[1]) + WINDOW - 1)
         if length <= WINDOW:
             raise InputError(f"{self.paths[i]}: its sound ends after {length} frames: leave the clip out")
@@ -47,4 +47,4 @@ class Pairs(Utterances):
         mels = audio.mel_windows(clip.mel, frames[: 1 - WINDOW] / FPS)
         if rng is not None and self.hp.augment:
             mels = (mels + np.float32(rng.uniform(-LOUDER, LOUDER))).clip(audio.SILENCE, -audio.SILENCE)
-        return {"roi": self.see(greys, windows, frames, rng), "mel": torch.from_numpy(np.float32(mels))}
+        return {"roi": self.see(greys[frames], rng), "mel": torch.from_numpy(np.float32(mels))}

@@ -10,7 +10,6 @@ import torch
 
 import audio
 import checkpoint
-import faces
 import mouth
 from clip import FPS
 from expert_hparams import ExpertHParams
@@ -25,7 +24,6 @@ WEIGHTS = Path(__file__).parent / "weights" / "sync_compact.safetensors"
 VSHIFT = 15  # frames that are tried to each side
 FEW = 0.5  # an offset at which fewer of the windows have a sound is not judged
 BATCH, LONGEST = 20, 500  # windows that are embedded at once: as published, and of the compact model
-CROP_PX, FACE_PX = 128, 96  # of the face crops that the mouth ROI is cut from, as preprocessing stores them
 SAMPLES, COLUMNS = audio.RATE // FPS, 4  # of sound and of cepstra, in a frame
 
 
@@ -164,10 +162,10 @@ def mouths(frames, boxes, meshes):
     frames: (L, H, W, 3) uint8, RGB.  boxes: (L, 4) px.  meshes: (L, 468, 2), the face box as [0, 1] x [0, 1].
     Returns (L, 1, 88, 88) float32 grey in [0, 1].
     """
-    crops = (faces.crop(frame, box, CROP_PX, CROP_PX / FACE_PX) for frame, box in zip(frames, boxes, strict=True))
-    greys = torch.from_numpy(np.stack([cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY) for crop in crops]))[:, None] / 255
-    matrices = torch.from_numpy(mouth.inner(mouth.aligned(meshes, np.asarray(boxes, np.float32))))
-    return mouth.cut(greys, matrices, (CROP_PX / FACE_PX - 1) / 2)
+    boxes = np.asarray(boxes, np.float32)
+    parts = zip(frames, mouth.aligned(meshes, boxes), boxes, strict=True)
+    greys = ((cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY), at, box) for rgb, at, box in parts)
+    return inner(np.stack([mouth.seen(*each) for each in greys]))
 
 
 def load_sync(path=None, device="cpu"):

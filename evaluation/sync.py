@@ -81,7 +81,7 @@ def median(values, medfilt):
 
 
 def followed(frames):
-    """The longest face track of a clip: (its first frame, boxes (n, 4) px, meshes (n, 468, 2) as `data.Clip` has them).
+    """The longest face track of a clip: (its first frame, boxes (n, 4) px, meshes (n, 468, 2) as `clip.Clip` has them).
 
     Frames within it in which the face was lost are filled in. Raises InputError for a clip without a face.
     """
@@ -105,7 +105,7 @@ def followed(frames):
 def placed(frames, wav, clip):
     """What of a clip shows its face, and where: (frames, wav, boxes, meshes), all of one length but the sound.
 
-    clip: a `data.Clip` of the same head at the same places, or None. Raises InputError for one of another size.
+    clip: a `clip.Clip` of the same head at the same places, or None. Raises InputError for one of another size.
     """
     if clip is None:
         first, boxes, meshes = followed(frames)
@@ -122,7 +122,7 @@ def judge(sync, protocol, frames, wav, clip=None):
 
     sync: see `sync.load_sync`.  protocol: "lrs", "track" or, for the compact model, "mouths".
     frames: (L, H, W, 3) uint8, RGB, 25 a second.  wav: (samples,) int16, 16 kHz.
-    clip: the `data.Clip` whose boxes and meshes tell where the face is; None looks for it. "lrs" needs neither.
+    clip: the `clip.Clip` whose boxes and meshes tell where the face is; None looks for it. "lrs" needs neither.
     Raises InputError for a clip under 6 frames of picture or sound, without a face, or of another size than `clip`.
     """
     windows_of(min(len(frames), len(wav) // SAMPLES), len(frames), wav)
