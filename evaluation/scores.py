@@ -149,7 +149,7 @@ class Judge:
             whole = frames.get(row) if real.frames is not None else None
             if whole is None:
                 whole = framed(crops, clip.boxes[:count], real.margin, real.frames, clip.size)
-            found = self.sync(whole[:count], clip.wav, clip)
+            found = self.sync(whole[:count, : clip.size[0], : clip.size[1]], clip.wav, clip)
             scored.rows[row] |= {f"sync_{name}": (float(value), 1) for name, value in found.items()}
 
 
