@@ -1,5 +1,7 @@
 """What observers read off crops: errors counted by clip, the mouth where training saw it, and text they don't know."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,8 @@ from expert_hparams import ExpertHParams
 from hparams import InputError
 from reading import Reader, error_rates
 from utterances import Utterances, Words
+
+GOLDEN = Path(__file__).parents[1].parent / "shared" / "reference" / "fixtures" / "metrics.npz"
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +34,21 @@ def test_counts_of_clips_add_up_to_the_rates_of_the_corpus():
     said, read = ["bin blue at f", "set red", "now"], ["bin red at", "set red soon", "now"]
     counts = np.array([errors(a, b) for a, b in zip(said, read, strict=True)]).sum(0)
     assert error_rates(said, read) == pytest.approx({"wer": counts[0] / counts[1], "cer": counts[2] / counts[3]})
+
+
+@pytest.mark.skipif(not GOLDEN.is_file(), reason="the fixtures are not here")
+def test_golden_error_rates_of_teacher_forced_sentences():
+    """A hypothesis is cut to its reference's length, a final end (39) dropped; symbol 1 is the space, -1 is padding."""
+
+    def spelled(symbols):
+        return "".join(" " if symbol == 1 else chr(97 + symbol) for symbol in symbols)
+
+    golden, counts = np.load(GOLDEN), np.zeros(4)
+    for told, said in zip(golden["asr/hat"], golden["asr/ys"], strict=True):
+        said = said[said != -1]
+        told = told[: len(said)]
+        counts += errors(spelled(said), spelled(told[:-1] if told[-1] == 39 else told))
+    assert (counts[2] / counts[3], counts[0] / counts[1]) == pytest.approx(golden["asr/cer_wer"])
 
 
 def test_the_mouth_of_a_crop_is_the_one_that_readers_were_trained_on(data_root):
