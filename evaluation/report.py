@@ -122,12 +122,12 @@ def cell(found, column, bold=False, signed=False):
 
 
 def best_of(rows, methods, columns):
-    """{measure: the best methods}, as the table rounds them; empty where one method stands alone."""
+    """{measure: the best methods}, as the table rounds them; empty where one stands alone or all are the same."""
     best = {}
     for measure, column in columns.items():
         values = {row: rows[row][measure]["value"] for row in methods if rows[row].get(measure)}
         values = {row: round(v * column.scale, column.digits) for row, v in values.items() if v is not None}
-        if column.better and len(values) > 1:
+        if column.better and len(set(values.values())) > 1:
             end = (max if column.better == "high" else min)(values.values())
             best[measure] = {row for row, value in values.items() if value == end}
     return best

@@ -79,6 +79,13 @@ def test_the_best_method_of_each_column_is_bold_and_no_other_row():
     assert bold == {"ours", "theirs"}
 
 
+def test_methods_that_are_equal_are_not_bold():
+    clips = scored()
+    for each in clips.values():
+        each.rows["theirs"] = dict(each.rows["ours"])
+    assert "**" not in markdown("test", result_of(clips), columns_of(clips))
+
+
 def test_one_method_alone_is_not_bold():
     clips = scored()
     for each in clips.values():
