@@ -23,8 +23,8 @@ LEVELS = (
     "source text",
     "fairseq objectives published_settings utterances",
     "reading",
-    "person painter run units evaluation evaluation.visual",
-    "expert_run",
+    "person painter run units evaluation evaluation.visual evaluation.rating_page evaluation.published",
+    "expert_run evaluation.ratings evaluation.stimuli",
     "preprocess train inference train_expert evaluation.*",
 )
 RANK = {name: rank for rank, names in enumerate(LEVELS) for name in names.split()}
