@@ -198,7 +198,7 @@ def table(key, raters, scores):
     measures = [measure for measure in NAMES if any(measure in found for found in scores.values())]
     lines = [f"| Method | {' | '.join(NAMES[m] for m in measures)} |", "|---" * (1 + len(measures)) + "|"]
     for method, found in scores.items():
-        lines.append(f"| {method} | {' | '.join(cell(m, found.get(m)) for m in measures)} |")
+        lines.append(f"| {method.replace('|', '/')} | {' | '.join(cell(m, found.get(m)) for m in measures)} |")
     heard = max((found["sync"]["raters"] for found in scores.values() if "sync" in found), default=0)
     several = len(raters) > 1
     interval = "± is half of Student's 95 % interval over raters" if several else "one rater gives no interval"

@@ -10,6 +10,7 @@ from video import Writer, frames_at, probe
 
 SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"}
 PICTURES, SOUNDS = {"h264", "vp9", "av1"}, {"aac", "mp3", "opus"}  # what browsers play in an mp4
+CLIPS = 10  # of a study, where no number is given
 PIX_FMTS = {"yuv420p", "yuvj420p"}
 LONGER_S, LARGER_PX = 0.1, 1  # how much videos of one clip may differ: odd sizes are written with one row more
 
@@ -32,11 +33,14 @@ def folders(named):
 
 
 def videos_in(folder):
-    """The videos in a folder and below: {clip: path}, a clip being called by its path in the folder, without suffix."""
+    """The videos in a folder and below: {clip: path}, a clip being called by its path in the folder, without suffix.
+
+    The folder `main` of a corpus is left out of the names.
+    """
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
-            clip = path.relative_to(folder).with_suffix("").as_posix()
+            clip = path.relative_to(folder).with_suffix("").as_posix().removeprefix("main/")
             if clip in found:
                 raise InputError(f"{found[clip]} and {path} are both clip {clip}: keep one of them")
             found[clip] = path
@@ -56,23 +60,33 @@ def listed_in(path):
     return list(dict.fromkeys(clips))
 
 
+def only(found, listed, where):
+    """Of a method's videos those that a list names, in its order; <speaker>/<clip> may also be called <clip> alone."""
+    flat = [clip.rpartition("/")[2] for clip in listed]
+    other = {clip: found.get(name) for clip, name in zip(listed, flat, strict=True) if flat.count(name) == 1}
+    paths = {clip: found.get(clip) or other.get(clip) for clip in listed}
+    if missing := [clip for clip, path in paths.items() if not path]:
+        raise InputError(f"{where} lacks {checkpoint.listing(missing)}, which the list names")
+    return paths
+
+
 def choose(methods, listed, count, rng):
     """The clips of a study, `count` at random of those that every method has: {method: {clip: path}} in one order.
 
-    methods: {name: folder}. listed: use only these clips, or None for all that are there.
+    methods: {name: folder}. listed: use only these clips, or None for all that are there. count: None for up to CLIPS.
     Raises InputError where the methods' clips differ, and for more clips than there are.
     """
     videos = {name: videos_in(folder) for name, folder in methods.items()}
     (first, own), *others = videos.items()
-    for name, found in videos.items() if listed else ():
-        if missing := [clip for clip in listed if clip not in found]:
-            raise InputError(f"{name}: {methods[name]} lacks {checkpoint.listing(missing)}, which the list names")
+    if listed:
+        videos = {name: only(found, listed, f"{name}: {methods[name]}") for name, found in videos.items()}
     for name, found in others if not listed else ():
         if found.keys() != own.keys():
             sides = ((first, sorted(own.keys() - found.keys())), (name, sorted(found.keys() - own.keys())))
-            apart = [f"{len(only)} only in {side} ({checkpoint.listing(only)})" for side, only in sides if only]
+            apart = [f"{len(more)} only in {side} ({checkpoint.listing(more)})" for side, more in sides if more]
             raise InputError(f"{first} and {name} have different clips: {', '.join(apart)}. Say which to use: --list")
     clips = listed or sorted(own)
+    count = min(CLIPS, len(clips)) if count is None else count
     if count > len(clips):
         raise InputError(f"--clips {count}: every method has only {len(clips)}")
     clips = [clips[i] for i in rng.permutation(len(clips))[:count]]

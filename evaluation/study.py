@@ -32,7 +32,7 @@ def make(args):
 
     from evaluation import stimuli
 
-    if args.clips < 1:
+    if args.clips is not None and args.clips < 1:
         raise InputError(f"--clips {args.clips} must be at least 1")
     if args.out.exists():
         raise InputError(f"{args.out} is there already, and a study is never overwritten: give another --out")
@@ -113,7 +113,7 @@ def main(argv=None):
     sub = tasks.add_parser("make", help="a page for raters, and the key to it")
     sub.add_argument("methods", nargs="+", metavar="NAME=FOLDER", help="a method and its videos; two or more")
     sub.add_argument("--out", required=True, type=Path, help="folder to be made")
-    sub.add_argument("--clips", default=10, type=int, help="of each method, drawn at random (default: %(default)s)")
+    sub.add_argument("--clips", type=int, help="of each method, drawn at random (default: 10, or all)")
     sub.add_argument("--list", type=Path, help="draw from the clips in this list only, such as a split's test.txt")
     sub.add_argument("--words_from", type=Path, help="data root that knows what is said: raters lip-read, too")
     sub.add_argument("--title", default="Rating talking faces", help="of the page (default: %(default)s)")

@@ -164,7 +164,7 @@ def test_flags_that_make_no_study_are_told_in_one_line(methods, spoken_root, tmp
         ([*own, "--clips", 0], "must be at least 1"),
         ([*own, "--clips", 1, "--list", tmp_path / "list.txt"], "lacks ann/nine"),
         ([*own, "--clips", 1, "--list", tmp_path / "none.txt"], "cannot be read as a list"),
-        ([*own, "--clips", 1, "--words_from", tmp_path], "its lists lack"),
+        ([*own, "--clips", 1, "--words_from", tmp_path / "here"], "its lists lack"),
     ):
         assert make(tmp_path / "out", *args) == 1
         error = capsys.readouterr().err
@@ -177,9 +177,28 @@ def test_a_list_chooses_among_clips_that_not_all_methods_have(methods, tmp_path)
     shutil.copytree(methods, tmp_path / "m")
     (tmp_path / "m" / "invented" / "ann" / "one.mp4").unlink()
     (tmp_path / "list.txt").write_text("ann/two\nbob/one NF_00001\n")
-    args = [*named(tmp_path / "m"), "--clips", 2, "--list", tmp_path / "list.txt"]
-    assert make(tmp_path / "out", *args) == 0
+    assert make(tmp_path / "out", *named(tmp_path / "m"), "--list", tmp_path / "list.txt") == 0
     assert sorted(key_of(tmp_path / "out")["clips"]) == ["ann/two", "bob/one"]
+
+
+def test_layouts_of_a_corpus_and_of_flat_folders_fit_together(methods, tmp_path):
+    shutil.copytree(methods / "genuine", tmp_path / "corpus" / "main")
+    (tmp_path / "flat").mkdir()
+    for clip in ("ann/one", "ann/two"):
+        shutil.copy(methods / "invented" / f"{clip}.mp4", tmp_path / "flat")
+    (tmp_path / "list.txt").write_text("ann/one\nann/two\n")
+    assert make(tmp_path / "out", *named(tmp_path, "corpus", "flat"), "--list", tmp_path / "list.txt") == 0
+    assert sorted(key_of(tmp_path / "out")["clips"]) == ["ann/one", "ann/two"]
+
+
+def test_one_flat_video_is_never_two_clips(methods, tmp_path, capsys):
+    shutil.copytree(methods / "genuine", tmp_path / "a")
+    shutil.copy(tmp_path / "a" / "ann" / "one.mp4", tmp_path / "a" / "bob" / "one.mp4")
+    (tmp_path / "b").mkdir()
+    shutil.copy(methods / "invented" / "ann" / "one.mp4", tmp_path / "b")
+    (tmp_path / "list.txt").write_text("ann/one\nbob/one\n")
+    assert make(tmp_path / "out", *named(tmp_path, "a", "b"), "--list", tmp_path / "list.txt") == 1
+    assert "lacks ann/one, bob/one" in capsys.readouterr().err
 
 
 def test_a_title_cannot_break_the_page(methods, tmp_path):
