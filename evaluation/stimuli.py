@@ -10,6 +10,7 @@ from video import Writer, frames_at, probe
 
 SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"}
 PICTURES, SOUNDS = {"h264", "vp9", "av1"}, {"aac", "mp3", "opus"}  # what browsers play in an mp4
+MARK = "Part of a rating study: this may be synthetic media"
 CLIPS = 10  # of a study, where no number is given
 PIX_FMTS = {"yuv420p", "yuvj420p"}
 LONGER_S, LARGER_PX = 0.1, 1  # how much videos of one clip may differ: odd sizes are written with one row more
@@ -113,32 +114,45 @@ def check_alike(paths, clip):
 
 
 def copy(source, target, sound):
-    """Copies a video as mp4, without its metadata. sound: whether its sound track comes too.
+    """Copies a video as mp4, with nothing that tells who made it. sound: whether its sound track comes too.
 
-    Pictures and sound that browsers play are not coded again. Returns whether they were.
+    Pictures and sound that browsers play are not coded again. Its metadata give way to MARK, the same for every method;
+    encoders' notes in H.264 (SEI) stay behind. Returns whether it was coded again.
     Raises InputError if it cannot be read, or written.
     """
-    import av
-
     with open_media(source) as container:
         streams = [pictures_of(container), *(container.streams.audio[:1] if sound else ())]
         names = [stream.codec.canonical_name for stream in streams]
         if names[0] in PICTURES and streams[0].codec_context.pix_fmt in PIX_FMTS and set(names[1:]) <= SOUNDS:
             try:
-                with av.open(f"file:{target}", "w", options={"movflags": "+faststart"}) as out:
-                    copies = {stream: out.add_stream_from_template(stream) for stream in streams}
-                    for packet in container.demux(streams):
-                        if packet.dts is not None:  # the last one is empty
-                            packet.stream = copies[packet.stream]
-                            out.mux(packet)
+                remux(container, streams, target)
             except OSError as error:
                 raise InputError(f"{source} cannot be copied to {target}: {error.strerror}") from error
             return False
     like = replace(probe(source), pix_fmt="yuv420p")
-    with Writer(target, like, audio=source if sound else None) as out:
+    with Writer(target, like, audio=source if sound else None, metadata={"comment": MARK}) as out:
         for _, frame in frames_at(source, like.fps):
             out.write(frame)
     return True
+
+
+def remux(container, streams, target):
+    """Writes some streams of an open file, the pictures first, to an mp4 as they are."""
+    import av
+    from av.bitstream import BitStreamFilterContext
+
+    with av.open(f"file:{target}", "w", options={"movflags": "+faststart"}) as out:
+        out.metadata["comment"] = MARK
+        copies = {stream: out.add_stream_from_template(stream) for stream in streams}
+        notes = "filter_units=remove_types=6" if streams[0].codec.canonical_name == "h264" else "null"
+        clean = BitStreamFilterContext(notes, streams[0], copies[streams[0]])
+        for packet in container.demux(streams):
+            if packet.dts is None:  # the last one, which is empty
+                continue
+            stream = packet.stream
+            for each in clean.filter(packet) if stream is streams[0] else [packet]:
+                each.stream = copies[stream]
+                out.mux(each)
 
 
 def transcripts(root, clips):
