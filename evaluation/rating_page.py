@@ -74,7 +74,10 @@ def shown(items, methods, rater):
 
 
 def page(study, items, methods, title, note=""):
-    """The page as HTML; it names no method and no clip. study: the study's name. note: what raters are told first."""
+    """The page as HTML; it names no method and no clip.
+
+    study: the study's name. items: see `plan`, with each video's "size" in px. note: what raters are told first.
+    """
     parts = []
     for key, (heading, what) in PARTS.items():
         groups = [[] for _ in range(methods if key == READ else 1)]
@@ -86,6 +89,7 @@ def page(study, items, methods, title, note=""):
             parts.append({"key": key, "title": heading, "what": what, "words": key == READ, "questions": asked})
             parts[-1]["groups"] = groups
     told = {"format": FORMAT, "study": study, "title": title, "note": note, "words": WORDS, "parts": parts}
+    told["sizes"] = {name: item["size"] for name, item in items.items()}
     packed = json.dumps(told, ensure_ascii=False).replace("<", "\\u003c")  # so that no text can end the script element
     return TEMPLATE.read_text(encoding="utf-8").replace("{{STUDY}}", packed)
 

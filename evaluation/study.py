@@ -62,17 +62,22 @@ def make(args):
 
 
 def copy_all(folder, items, chosen):
-    """Copies every video of a study to `folder` under its drawn name, and puts its sha256 into its item.
+    """Copies every video of a study to `folder` under its drawn name, and puts its sha256 and size into its item.
+
+    The size in px, the same for all methods, keeps the page from moving when the video has been loaded.
 
     chosen: {method: {clip: path}}. Returns how many had to be coded again.
     """
     from evaluation import stimuli
+    from video import probe
 
     folder.mkdir(parents=True)
+    seen = {clip: probe(path) for clip, path in next(iter(chosen.values())).items()}
     coded = 0
     for name, item in items.items():
         target = folder / f"{name}.mp4"
         coded += stimuli.copy(chosen[item["method"]][item["clip"]], target, sound=item["part"] == rating_page.RATE)
+        item["size"] = [seen[item["clip"]].width, seen[item["clip"]].height]
         item["sha256"] = sha256(target.read_bytes()).hexdigest()
     return coded
 

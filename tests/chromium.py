@@ -108,11 +108,15 @@ class Browser:
             self.press(letter)
 
     def click(self, selector):
-        """Clicks on the middle of an element, as a mouse does."""
-        x, y = self.run(
+        """Clicks on the middle of an element, as a mouse does, once the page has stopped moving."""
+        script = (
             f"(() => {{const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'center'}});"
             "const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
         )
+        before, (x, y) = None, self.run(script)
+        while before != (x, y):
+            self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+            before, (x, y) = (x, y), self.run(script)
         for kind in ("mousePressed", "mouseReleased"):
             self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
