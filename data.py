@@ -1,9 +1,7 @@
 """Reads a data root made by preprocess.py: clips for training, each draw a function of the seed and its number."""
 
 import json
-from contextlib import contextmanager
 from pathlib import Path
-from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -11,71 +9,9 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-import audio
-from faces import INNER_LIPS, OUTER_LIPS, mouth_region
+from clip import FORMAT, SUFFIX, Clip
+from faces import mouth_region
 from hparams import InputError
-
-FORMAT, FPS = 1, 25
-LIP_POINTS = OUTER_LIPS + INNER_LIPS
-LIP_NUMBERS, LIP_SCALE = 2 * len(LIP_POINTS), 100.0  # lips move by about a hundredth of the face box
-
-
-@contextmanager
-def stored(path):
-    """The arrays of a clip's file, each read when it is asked for. Raises InputError for a file that is broken."""
-    try:
-        with np.load(path) as arrays:
-            yield arrays
-    except (BadZipFile, EOFError, KeyError, ValueError) as error:
-        raise InputError(f"{path} is broken ({error}): remove it and preprocess again") from error
-
-
-class Clip:
-    """One preprocessed clip; pictures are decoded when they are asked for.
-
-    meshes: (L, 468, 2), face box as [0, 1] x [0, 1].  boxes: (L, 4): x1, y1, x2, y2 in px of the frame.
-    size: [height, width] of the frame in px, or None.
-    text: the sentence that is said.  words, times: each of its words, (N, 2) start and end in s; may be empty.
-    """
-
-    def __init__(self, path):
-        with stored(path) as arrays:
-            self.jpegs, self.ends = arrays["faces"], arrays["ends"]
-            self.meshes = arrays["mesh"].astype(np.float32)
-            self.logfbank, self.mel = arrays["logfbank"], arrays["mel"]
-            self.boxes, self.times = arrays["boxes"].astype(np.float32), arrays["word_times"]
-            self.size = arrays["size"].tolist() if "size" in arrays else None  # older data roots lack it
-            self.text, self.words = str(arrays["text"]), [str(word) for word in arrays["words"]]
-
-    def __len__(self):
-        return len(self.ends)
-
-    def picture(self, frame):
-        """The crop of a frame with its surroundings: (crop_px, crop_px, 3) uint8, RGB."""
-        jpeg = self.jpegs[self.ends[frame - 1] if frame else 0 : self.ends[frame]]
-        return cv2.imdecode(jpeg, cv2.IMREAD_COLOR)[..., ::-1]
-
-    def greys(self):
-        """The crops of all frames in grey, rounded to 8 bits: (L, crop_px, crop_px) uint8."""
-        starts = np.append(0, self.ends[:-1])
-        parts = (self.jpegs[a:b] for a, b in zip(starts, self.ends, strict=True))
-        return np.stack([cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE) for jpeg in parts])
-
-    def hear(self, frames, speech):
-        """What the audio encoder `speech` is given to draw chosen frames, and the row of it heard at each of them.
-
-        frames: (T,). Returns (L, 104) and (T,) for "global"; mel windows (T, 1, 80, 16) and 0 to T - 1 for "local".
-        """
-        times_s = np.asarray(frames) / FPS
-        if speech == "global":
-            rows = audio.stack(self.logfbank)
-            return rows, audio.rows_at(times_s, len(rows))
-        return audio.mel_windows(self.mel, times_s), np.arange(len(frames))
-
-    def lips(self, frames):
-        """The outline of the lips at frames, relative to its mean over the clip: (T, LIP_NUMBERS), about -1 to 1."""
-        outline = self.meshes[:, LIP_POINTS].reshape(len(self), -1)
-        return LIP_SCALE * (outline - outline.mean(0))[np.minimum(frames, len(self) - 1)]
 
 
 class Clips(Dataset):
@@ -100,8 +36,8 @@ class Clips(Dataset):
         listed = root / f"{split}.txt"
         if not listed.is_file() or not listed.read_text().strip():
             raise InputError(f"{listed}: no clips in this split")
-        self.names = inside(listed.read_text().split(), listed)
-        self.paths = [root / "clips" / f"{name}.npz" for name in self.names]
+        self.names = inside(filter(None, listed.read_text(encoding="utf-8").split("\n")), listed)
+        self.paths = [root / "clips" / f"{name}{SUFFIX}" for name in self.names]
         if missing := [path for path in self.paths if not path.is_file()]:
             raise InputError(
                 f"{root}: {len(missing)} listed clips are missing, the first is {missing[0]}: preprocess again"
@@ -109,7 +45,7 @@ class Clips(Dataset):
         self.hp = hp
         self.speakers = {}
         for i, name in enumerate(self.names):
-            self.speakers.setdefault(name.split("/")[0], []).append(i)
+            self.speakers.setdefault(name.rpartition("/")[0], []).append(i)
 
     def __len__(self):
         return len(self.names)
@@ -153,11 +89,16 @@ class Clips(Dataset):
 
 
 def inside(ids, path):
-    """The clip ids of a filelist as they are; raises InputError for one that leads out of the root."""
-    for name in ids:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise InputError(f"{path}: {name!r} leads out of the root: clip ids look like speaker/clip")
+    """The clip ids of a filelist, as a list; raises InputError for one that leads out of the root."""
+    ids = list(ids)
+    if out := [name for name in ids if leads_out(name)]:
+        raise InputError(f"{path}: {out[0]!r} leads out of the root: clip ids look like speaker/clip")
     return ids
+
+
+def leads_out(name):
+    """Whether a clip id, joined to a root, can be a place outside it."""
+    return Path(name).is_absolute() or ".." in Path(name).parts
 
 
 def sample(clip, frames, identity, hp, about, look):

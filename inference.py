@@ -117,13 +117,13 @@ def lip_sync(args):
 
 def find_person(source, count, args, device, pads, progress):
     """Who is redrawn: the face at --box, or the largest one that is found in the first `count` frames."""
-    import faces
+    import detectors
     from person import Person
 
     if tuple(args.box) != NOWHERE:
         box = source.region(args.box, "--box", source.first.size)
         return Person.placed(source, count, box, args.identity, progress)
-    detector = faces.DETECTORS[args.detector](device)
+    detector = detectors.DETECTORS[args.detector](device)
     return Person.found(source, count, detector, pads, not args.nosmooth, args.identity, progress)
 
 

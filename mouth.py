@@ -1,9 +1,11 @@
 """The mouth ROI that lip readers see: where it lies in a face crop, and cutting it out of faces, real or drawn."""
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+import faces
 from faces import INNER_LIPS, OUTER_LIPS
 from hparams import InputError
 
@@ -35,31 +37,18 @@ def aligned(meshes, boxes):
     return to_box(to_frame, boxes)
 
 
-def lrs2(boxes, size, margin=None):
+def lrs2(boxes, size):
     """TalkLip's convention: the middle 96x96 of LRS2's frame, no face looked for; its inner 88x88 are what is read.
 
-    boxes: (L, 4): x1, y1, x2, y2 in px of the frame.  size: (height, width) of the frame, None where unknown.
-    margin: what is kept of the frame around the face box, in box sizes; where given, the middle must lie in it.
+    boxes: (L, 4): x1, y1, x2, y2 in px of the frame.  size: (height, width) of the frame.
     Returns (L, 2, 3) float32: from the window, [0, 1] x [0, 1], to the face box.
-    Raises InputError for a frame that is not 160x160, and for one of whose middle more than a twentieth is not kept.
+    Raises InputError for a frame that is not 160x160.
     """
-    if size is None:
-        raise InputError("--roi lrs2 asks for the size of the frames, which this data root lacks: preprocess it again")
     if tuple(size) != (LRS2_PX, LRS2_PX):
         raise InputError(f"frames of {size[1]}x{size[0]} px: --roi lrs2 is for LRS2's 160x160, say --roi aligned")
-    if margin is not None and (kept := share_kept(boxes, margin)) < 0.95:
-        why = f"only {kept:.0%} of LRS2's middle {ROI_PX}x{ROI_PX} px lie in the stored crop around the face"
-        raise InputError(f"{why}, which is small or aside: say --roi aligned")
     corner = (LRS2_PX - WINDOW_PX) / 2
     to_frame = np.array([[WINDOW_PX, 0, corner], [0, WINDOW_PX, corner]])
     return to_box(np.tile(to_frame, (len(boxes), 1, 1)), boxes)
-
-
-def share_kept(boxes, margin):
-    """The share of LRS2's middle 88x88 px that lies in the face boxes and `margin` box sizes around them; mean of L."""
-    around = margin * np.tile(boxes[:, 2:] - boxes[:, :2], 2) * [-1, -1, 1, 1]
-    x1, y1, x2, y2 = (boxes + around).clip((LRS2_PX - ROI_PX) / 2, (LRS2_PX + ROI_PX) / 2).T
-    return ((x2 - x1) * (y2 - y1) / ROI_PX**2).mean()
 
 
 def to_box(to_frame, boxes):
@@ -68,6 +57,18 @@ def to_box(to_frame, boxes):
     matrices = to_frame.copy()
     matrices[..., 2] -= corner
     return (matrices / sizes[..., None]).astype(np.float32)
+
+
+def seen(grey, matrix, box):
+    """The mouth window of one frame, cut out of the frame itself: (96, 96) uint8.
+
+    grey: (H, W) uint8.  matrix: (2, 3) from the window, [0, 1] x [0, 1], to the face box.  box: x1, y1, x2, y2 in px.
+    """
+    size = box[2:] - box[:2]
+    linear = matrix[:, :2] * size[:, None] / WINDOW_PX  # px of the window to px of the frame
+    corner = matrix[:, 2] * size + box[:2]
+    to_frame = np.column_stack([linear, corner + linear.sum(1) / 2 - 0.5])  # pixel centres are whole numbers
+    return faces.view(grey, cv2.invertAffineTransform(to_frame.astype(np.float64)), WINDOW_PX)
 
 
 def smoothed(values):

@@ -9,7 +9,7 @@ from dataclasses import asdict
 import torch
 
 import checkpoint
-from data import LIP_NUMBERS
+from clip import LIP_NUMBERS
 from hparams import InputError
 from models import build_generator
 from models.talklip import Discriminator

@@ -3,7 +3,8 @@
 import hashlib
 import io
 
-from data import Clips, stored
+from clip import Clip
+from data import Clips
 from hparams import HParams, InputError
 
 BEGIN, PAD, END, UNKNOWN = 0, 1, 2, 3  # as in fairseq's dictionaries
@@ -116,8 +117,4 @@ def train_tokenizer(texts, size, kind="unigram"):
 
 def transcripts(data_root, split):
     """What is said in each clip of a split, in the order of its list. Raises InputError as `Clips` and `Clip` do."""
-    texts = []
-    for path in Clips(data_root, split, HParams()).paths:
-        with stored(path) as arrays:
-            texts.append(str(arrays["text"]))
-    return texts
+    return [Clip(path).text for path in Clips(data_root, split, HParams()).paths]

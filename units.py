@@ -7,7 +7,7 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
-from data import Clip
+from clip import Clip
 from hparams import InputError
 
 CEPSTRA = 13

@@ -8,7 +8,8 @@ from torch.utils.data import Dataset
 
 import audio
 import mouth
-from data import FPS, Clip, Clips, stored
+from clip import FPS, Clip
+from data import Clips
 from hparams import InputError
 from text import END, PAD
 
@@ -25,7 +26,7 @@ class Utterances(Dataset):
 
     def __init__(self, root, split, hp, tokenizer=None, units=None):
         clips = Clips(root, split, hp)
-        self.hp, self.tokenizer, self.units, self.about = hp, tokenizer, units, clips.about
+        self.hp, self.tokenizer, self.units = hp, tokenizer, units
         chosen = range(len(clips))
         if split == "train" and hp.fraction < 1:
             order = np.random.default_rng(0).permutation(len(clips))  # the same clips whatever the run's seed
@@ -36,9 +37,9 @@ class Utterances(Dataset):
 
     def _check(self, path):
         """The frames of a clip that are trained on; raises InputError if it cannot be used."""
-        with stored(path) as arrays:
-            frames, times = len(arrays["ends"]), arrays["word_times"]
-            texts = [str(arrays["text"]), *(map(str, arrays["words"]) if self.hp.frames_weight else ())]
+        clip = Clip(path)
+        frames, times = len(clip), clip.times
+        texts = [clip.text, *(clip.words if self.hp.frames_weight else ())]
         if frames > self.hp.longest:
             raise InputError(f"{path}: {frames} frames, the reader takes {self.hp.longest}: cut it, or raise --longest")
         if self.tokenizer:
@@ -60,11 +61,11 @@ class Utterances(Dataset):
         PAD where times are unknown.
         """
         i, draw = at
-        (clip, greys, windows), rng = self.load(i), self.chance(draw)
+        (clip, greys), rng = self.load(i), self.chance(draw)
         frames = np.arange(*window(clip, self.hp.frames, rng))
         rows = audio.stack(clip.logfbank)
         heard = rows[audio.rows_at(frames / FPS, len(rows))]
-        sample = {"roi": self.see(greys, windows, frames, rng), "audio": torch.from_numpy(heard)}
+        sample = {"roi": self.see(greys[frames], rng), "audio": torch.from_numpy(heard)}
         if self.tokenizer:
             sample["tokens"] = torch.tensor(self.tokenizer.encode(clip.text))
             if self.hp.frames_weight:
@@ -78,33 +79,30 @@ class Utterances(Dataset):
         return None if draw is None else np.random.default_rng((self.hp.seed, 3, draw))
 
     def load(self, i):
-        """Clip `i`, its pictures in grey (L, H, W) uint8, where its mouth is; kept for later epochs if room is left."""
+        """Clip `i` and its mouth windows, (L, 96, 96) uint8 grey; kept for later epochs if room is left."""
         if i not in self.kept:
             clip = Clip(self.paths[i])
-            found = clip, clip.greys(), self.windows(clip)
+            found = clip, mouths(clip, self.hp.roi)
             if self.room < found[1].nbytes:
                 return found
-            clip.jpegs = None
             self.kept[i], self.room = found, self.room - found[1].nbytes
         return self.kept[i]
 
-    def see(self, greys, windows, frames, rng=None):
-        """The mouth ROI of chosen frames: (T, 1, 88, 88) grey in [0, 1]; augmented, `rng` alters place and light."""
+    def see(self, greys, rng=None):
+        """The mouth ROI in windows, (T, 96, 96) uint8 -> (T, 1, 88, 88) in [0, 1]; augmented, `rng` alters it."""
         rng = rng if self.hp.augment else None
-        pictures = torch.from_numpy(greys[frames])[:, None] / 255
-        roi = mouth.cut(pictures, torch.from_numpy(mouth.inner(windows[frames], rng)), self.margin)
+        whole = np.tile(np.eye(2, 3), (len(greys), 1, 1))
+        roi = mouth.cut(torch.from_numpy(greys)[:, None] / 255, torch.from_numpy(mouth.inner(whole, rng)))
         return roi if rng is None else altered(roi, rng)
 
-    def windows(self, clip):
-        """Matrices from the window around the mouth to the face box, by the knob `roi`."""
-        if self.hp.roi == "aligned":
-            return mouth.aligned(clip.meshes, clip.boxes)
-        return mouth.lrs2(clip.boxes, clip.size, self.margin)
 
-    @property
-    def margin(self):
-        """How much of the face's surroundings a stored crop shows on each side, in sizes of the face box."""
-        return (self.about["crop_px"] / self.about["face_px"] - 1) / 2
+def mouths(clip, roi):
+    """The mouth windows of a clip by the knob `roi`, (L, 96, 96) uint8 grey; raises InputError where it has none."""
+    found = clip.mouths() if roi == "aligned" else clip.middles()
+    if found is None:
+        size = f"{clip.size[1]}x{clip.size[0]}"
+        raise InputError(f"{clip.path}: frames of {size} px: --roi lrs2 is for LRS2's 160x160, say --roi aligned")
+    return found
 
 
 class Words(Utterances):
@@ -144,11 +142,11 @@ class Words(Utterances):
         """
         place, draw = at
         i, k = self.places[place]
-        (clip, greys, windows), rng = self.load(i), self.chance(draw)
+        (clip, greys), rng = self.load(i), self.chance(draw)
         word = torch.tensor(self.vocabulary.index(clip.words[k].lower()))
         frames = self.frames(len(clip), clip.times[k], rng)
         inside = torch.from_numpy(np.isin(frames, word_frames(len(clip), clip.times[k])))
-        return {"roi": self.see(greys, windows, frames, rng), "word": word, "inside": inside}
+        return {"roi": self.see(greys[frames], rng), "word": word, "inside": inside}
 
 
 def word_frames(length, times):
@@ -163,8 +161,8 @@ def timed_words(path):
 
     Raises InputError where words and times do not agree.
     """
-    with stored(path) as arrays:
-        frames, times, words = len(arrays["ends"]), arrays["word_times"], [str(w).lower() for w in arrays["words"]]
+    clip = Clip(path)
+    frames, times, words = len(clip), clip.times, [word.lower() for word in clip.words]
     if len(times) and len(words) != len(times):
         raise InputError(f"{path}: {len(words)} words but {len(times)} times: correct its transcript and preprocess it")
     return frames, words[: len(times)], times

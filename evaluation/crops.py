@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 import checkpoint
-from data import Clip, Clips, Look, collate, sample, write_picture
+from clip import Clip
+from data import Clips, Look, collate, sample, write_picture
 from evaluation.visual import psnr, squared_error
 from hparams import InputError, exit_code
 

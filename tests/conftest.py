@@ -120,11 +120,15 @@ SPOKEN = {  # split: {clip: (frames, its words, each with its first frame and th
 }
 
 
-def retell(path, **arrays):
-    """Puts other arrays into a stored clip."""
-    with np.load(path) as stored:
-        kept = dict(stored)
-    np.savez(path, **kept | arrays)
+def retell(path, **changes):
+    """Puts other arrays into a stored clip, or, where they are no arrays, other facts."""
+    from clip import Clip, write_clip
+
+    clip = Clip(path)
+    arrays, about = {name: clip.array(name) for name in clip.file.keys()}, dict(clip.about)
+    for name, value in changes.items():
+        (arrays if isinstance(value, np.ndarray) else about)[name] = value
+    write_clip(path, arrays, about)
 
 
 def write_spoken_root(root, splits):
@@ -141,8 +145,8 @@ def write_spoken_root(root, splits):
         words = [word for word, _, _ in said]
         times = np.array([[first + 0.25, last - 0.25] for _, first, last in said], np.float32).reshape(-1, 2) / 25
         texts.append(" ".join(words) or "SET BLUE NOW")
-        told = {"text": np.array(texts[-1]), "words": np.array(words, dtype=str), "word_times": times}
-        retell(root / "clips" / f"{name}.npz", **told)
+        told = {"text": texts[-1], "words": words, "word_times": times}
+        retell(root / "clips" / f"{name}.safetensors", **told)
     (root / "tokenizer.model").write_bytes(train_tokenizer(texts, 40, "word").model)
     return root
 

@@ -5,7 +5,9 @@ import json
 import cv2
 import numpy as np
 
+import clip
 import faces
+import mouth
 from blend import JAW
 
 FACE_PX, CROP_PX, FPS = 96, 128, 25
@@ -58,41 +60,44 @@ def is_mouth(pictures):
 
 
 def write_clip(path, frames, seed):
-    """One clip as `preprocess.preprocess_clip` describes it; its sound is as loud as its mouth is open."""
+    """One clip as `footage.record` makes it; its sound is as loud as its mouth is open."""
     rng = np.random.default_rng(seed)
     times_s = np.arange(frames) / FPS
     loudness = np.abs(np.sin(2 * np.pi * rng.uniform(1, 3) * times_s + rng.uniform(0, 6)))
     meshes = np.stack([head_mesh(0.12 * loud, middle=rng.uniform(0.46, 0.47)) for loud in loudness])
     skin, backdrop = SKIN[path.parent.name], rng.integers(20, 200, 3).tolist()
-    quality = [cv2.IMWRITE_JPEG_QUALITY, 95]
-    jpegs = [cv2.imencode(".jpg", draw_head(m, skin, backdrop)[..., ::-1], quality)[1].ravel() for m in meshes]
+    pictures = [draw_head(mesh, skin, backdrop) for mesh in meshes]
+    boxes = np.tile(np.array([40, 30, 136, 126], np.float32), (frames, 1))
+    windows, edge = mouth.aligned(meshes, boxes), (CROP_PX - FACE_PX) // 2
+    inner = np.array([edge, edge, CROP_PX - edge, CROP_PX - edge], np.float32)  # the box in the crop
+    greys = [cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY) for picture in pictures]
 
     def heard(rate, bands):
         loud = np.interp(np.arange(frames * rate // FPS + 1) / rate, times_s, loudness)
         return 8 * loud[:, None] - 4 + rng.normal(0, 0.3, (len(loud), bands))
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(
-        path,
-        faces=np.concatenate(jpegs),
-        ends=np.cumsum([len(jpeg) for jpeg in jpegs]),
-        boxes=np.tile(np.array([40, 30, 136, 126], np.float32), (frames, 1)),
-        mesh=meshes.astype(np.float16),
-        logfbank=heard(100, 26).astype(np.float32),
-        mel=heard(80, 80).T.clip(-4, 4).astype(np.float32),
-        wav=rng.integers(-3000, 3000, frames * 16_000 // FPS).astype(np.int16),
-        text=np.array("BIN BLUE AT F TWO NOW"),
-        words=np.array(["BIN", "BLUE"]),
-        word_times=np.array([[0.1, 0.4], [0.4, 0.8]], np.float32),
-    )
+    arrays = {
+        "boxes": boxes,
+        "mesh": meshes.astype(np.float16),
+        "mouth_windows": windows,
+        "logfbank": heard(100, 26).astype(np.float32),
+        "mel": heard(80, 80).T.clip(-4, 4).astype(np.float32),
+        "wav": rng.integers(-3000, 3000, frames * 16_000 // FPS).astype(np.int16),
+        "word_times": np.array([[0.1, 0.4], [0.4, 0.8]], np.float32),
+    }
+    arrays["faces"], arrays["face_ends"] = clip.joined(pictures)
+    seen = [mouth.seen(grey, window, inner) for grey, window in zip(greys, windows, strict=True)]
+    arrays["mouths"], arrays["mouth_ends"] = clip.joined(seen)
+    about = {"text": "BIN BLUE AT F TWO NOW", "words": ["BIN", "BLUE"], "size": [288, 360], "source_fps": 25.0}
+    clip.write_clip(path, arrays, about)
 
 
 def write_data_root(root, splits=SPLITS):
     """A data root with the clips of `splits`; returns its path."""
-    about = {"format": 1, "fps": FPS, "face_px": FACE_PX, "crop_px": CROP_PX}
+    about = {"format": clip.FORMAT, "fps": FPS, "face_px": FACE_PX, "crop_px": CROP_PX}
     (root / "dataset.json").write_text(json.dumps(about))
     for split, clips in splits.items():
         (root / f"{split}.txt").write_text("".join(f"{name}\n" for name in clips))
         for seed, (name, frames) in enumerate(clips.items()):
-            write_clip(root / "clips" / f"{name}.npz", frames, seed + 10 * len(split))
+            write_clip(root / "clips" / f"{name}.safetensors", frames, seed + 10 * len(split))
     return root

@@ -9,7 +9,7 @@ from filling import filled
 
 import audio
 import checkpoint
-import faces
+import detectors
 import inference
 import video
 from frame import planes
@@ -71,8 +71,8 @@ def written_frames(monkeypatch):
 
 def searches(monkeypatch):
     """A list that fills with the detectors that are made."""
-    made, make = [], faces.DETECTORS["blazeface"]
-    monkeypatch.setitem(faces.DETECTORS, "blazeface", lambda device: made.append(device) or make(device))
+    made, make = [], detectors.DETECTORS["blazeface"]
+    monkeypatch.setitem(detectors.DETECTORS, "blazeface", lambda device: made.append(device) or make(device))
     return made
 
 

@@ -9,7 +9,8 @@ import torch
 from drawn_faces import is_mouth, write_data_root
 
 import data
-from data import LIP_NUMBERS, Clip, Clips, Look, collate, sample
+from clip import LIP_NUMBERS, Clip
+from data import Clips, Look, collate, sample
 from faces import mouth_region
 from hparams import HParams, InputError
 
@@ -24,7 +25,7 @@ def same(a, b):
 
 @pytest.fixture(scope="module")
 def clip(data_root):
-    return Clip(data_root / "clips" / "ann" / "one.npz")
+    return Clip(data_root / "clips" / "ann" / "one.safetensors")
 
 
 def look(flip=False, affine=None):
@@ -232,7 +233,7 @@ def test_an_empty_or_missing_split_is_told_in_one_line(small_root):
 
 def test_a_missing_clip_is_told_in_one_line(small_root):
     (small_root / "train.txt").write_text("ann/one\nann/gone\nbob/gone\n")
-    refused("2 listed clips are missing.*ann/gone.npz", small_root)
+    refused("2 listed clips are missing.*ann/gone.safetensors", small_root)
 
 
 def test_a_clip_that_is_too_short_is_named(small_root):
@@ -242,9 +243,9 @@ def test_a_clip_that_is_too_short_is_named(small_root):
 
 
 def test_a_clip_that_is_broken_is_named(small_root):
-    path = small_root / "clips" / "ann" / "one.npz"
+    path = small_root / "clips" / "ann" / "one.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(InputError, match="ann/one.npz.*broken"):
+    with pytest.raises(InputError, match="ann/one.safetensors.*broken"):
         Clips(small_root, "train", HP)[0]
 
 

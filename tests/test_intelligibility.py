@@ -139,6 +139,6 @@ def test_a_transcript_with_a_character_unknown_to_the_reader_is_told_by_clip(ora
 
     root = tmp_path / "root"
     shutil.copytree(spoken_root, root)
-    retell(root / "clips" / "cid" / "one.npz", text="LAY NÖW")
-    with pytest.raises(InputError, match=r"cid/one\.npz.*'nöw'"):
+    retell(root / "clips" / "cid" / "one.safetensors", text="LAY NÖW")
+    with pytest.raises(InputError, match=r"cid/one\.safetensors.*'nöw'"):
         Utterances(root, "val", HP, oracle("set blue").tokenizer)

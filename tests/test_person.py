@@ -5,6 +5,7 @@ import pytest
 from conftest import make_video
 from portraits import head, moving_head
 
+import detectors
 import faces
 from hparams import InputError
 from person import APART, NEAR, Person, clearness, identities
@@ -13,7 +14,7 @@ from source import Source
 
 @pytest.fixture(scope="module")
 def detector():
-    return faces.BlazeFace()
+    return detectors.BlazeFace()
 
 
 def flat(count):

@@ -1,96 +1,52 @@
-"""Videos become a data root as documented, bad clips are left out with a reason, and a second run does what is left."""
+"""A corpus becomes a data root, bad clips are left out with a reason, and any run goes on where others stopped."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
-from concurrent.futures import Future
+import time
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
-from conftest import buzz, make_video
+from footage_clips import BAD, LISTS, portrait, write_clip, write_corpus, write_lists
 
-import faces
+import pool
 import preprocess
-import video
-from data import Clip, Clips
-from hparams import HParams, InputError
+from clip import SUFFIX, Clip
+from data import Clips
+from hparams import HParams
 
 ROOT = Path(__file__).parents[1]
-FRAMES = 12
-TRANSCRIPT = """Text:  BIN BLUE AT F TWO NOW
-Conf:  6
-
-WORD START END ASDSCORE
-BIN 0.10 0.25 1.0
-BLUE 0.25 0.40 1.0
-"""
-LISTS = {"train": "ann/one bob/empty bob/mute bob/blank bob/gone bob/garbled", "val": "ann/two NF", "test": "ann/one"}
-
-
-class Here:
-    """Stands for a pool of processes: does the work at once, in this one."""
-
-    def __init__(self, workers, mp_context, initializer):
-        initializer()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def submit(self, work, *args):
-        job = Future()
-        job.set_result(work(*args))
-        return job
 
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    monkeypatch.setattr(preprocess, "ProcessPoolExecutor", Here)
-
-
-def portrait(shift=0):
-    """FRAMES pictures, 240x200, of a person who moves a little: (n, H, W, 3) uint8."""
-    picture = cv2.imread(str(ROOT / "examples" / "portrait.png"))[..., ::-1]
-    return np.stack([picture[20:220, 110 - shift - k : 350 - shift - k] for k in range(FRAMES)])
-
-
-def write_lists(root, lists=LISTS):
-    for split, ids in lists.items():
-        ids = ids.replace(" NF", "\tNF").split(" ")  # LRS2's test.txt has a second column
-        (root / f"{split}.txt").write_text("".join(f"{name}\n" for name in ids))
+    monkeypatch.setattr(pool, "local", lambda make, items, workers: (job(item) for job in [make()] for item in items))
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     """A root in LRS2's layout with two good clips and five bad ones."""
-    root = tmp_path_factory.mktemp("corpus")
-    for speaker in ("ann", "bob"):
-        (root / "main" / speaker).mkdir(parents=True)
-    sound, ann, bob = buzz(FRAMES / 25), root / "main" / "ann", root / "main" / "bob"
-    make_video(ann / "one.mp4", portrait(), audio=sound)
-    (ann / "one.txt").write_text(TRANSCRIPT)
-    make_video(ann / "two.mp4", portrait(20), audio=sound)
-    (bob / "empty.mp4").write_bytes(b"")
-    make_video(bob / "mute.mp4", portrait())
-    make_video(bob / "blank.mp4", np.full((FRAMES, 200, 240, 3), 90, np.uint8), audio=sound)
-    make_video(bob / "garbled.mp4", portrait(), audio=sound)
-    (bob / "garbled.txt").write_text(TRANSCRIPT.replace("0.25 0.40", "0,25 0,40"))
-    write_lists(root)
-    return root
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
-def run(root, out, workers=1):
+def flags(root, out, *more):
+    return ["--data_root", str(root), "--out", str(out), "--workers=1", "--max_skipped=1", *more]
+
+
+def run(root, out, *more):
     """What the command prints, as JSON."""
     printed = StringIO()
     with redirect_stdout(printed):
-        assert preprocess.main(["--data_root", str(root), "--out", str(out), "--workers", str(workers)]) == 0
+        assert preprocess.main(flags(root, out, *more)) == 0
     return json.loads(printed.getvalue())
+
+
+def counts(printed):
+    return tuple(printed[name] for name in ("clips", "done_now", "skipped"))
 
 
 @pytest.fixture(scope="module")
@@ -100,40 +56,16 @@ def made(corpus, tmp_path_factory):
     return out, run(corpus, out)
 
 
-def test_the_arrays_are_as_documented(made):
-    out, _ = made
-    assert json.loads((out / "dataset.json").read_text()) == {"format": 1, "fps": 25, "face_px": 96, "crop_px": 128}
-    with np.load(out / "clips" / "ann" / "one.npz") as arrays:
-        one = dict(arrays)
-    shapes = {name: (value.shape, value.dtype.name) for name, value in one.items()}
-    assert shapes["boxes"] == ((FRAMES, 4), "float32") and shapes["mesh"] == ((FRAMES, 468, 2), "float16")
-    samples = len(one["wav"])
-    assert one["wav"].dtype == np.int16 and FRAMES * 640 <= samples < FRAMES * 640 + 2048  # AAC fills its last block
-    assert shapes["logfbank"][0] == (1 + -(-(samples - 400) // 160), 26) and shapes["logfbank"][1] == "float32"
-    assert shapes["mel"] == ((80, 1 + samples // 200), "float32")
-    assert len(one["ends"]) == FRAMES and one["ends"][-1] == len(one["faces"]) and one["faces"].dtype == np.uint8
-    assert one["text"] == "BIN BLUE AT F TWO NOW" and one["words"].tolist() == ["BIN", "BLUE"]
-    np.testing.assert_allclose(one["word_times"], [[0.1, 0.25], [0.25, 0.4]])
-    assert abs(int(np.abs(one["wav"]).max()) - np.abs(buzz(0.48)).max()) < 3000
-
-
-def test_crops_show_the_boxes_and_meshes_lie_on_them(made, corpus):
-    out, _ = made
-    path = out / "clips" / "ann" / "one.npz"
-    boxes, clip = np.load(path)["boxes"], Clip(path)
-    np.testing.assert_allclose(boxes[0], (178 - 110, 78 - 20, 271 - 110, 179 - 20), atol=9)  # of the portrait
-    np.testing.assert_allclose(np.diff(boxes[:, 0])[3:-3], 1, atol=0.2)  # a pixel a frame
-    source = [frame.rgb() for _, frame in video.frames_at(corpus / "main" / "ann" / "one.mp4", 25)]
-    for k in (0, 5, FRAMES - 1):
-        wanted = faces.crop(source[k], boxes[k], 128, 128 / 96)
-        assert np.abs(clip.picture(k).astype(int) - wanted).mean() < 3
-        mesh = clip.meshes[k]
-        assert abs(mesh[:, 0].min()) < 0.05 and abs(mesh[:, 0].max() - 1) < 0.05 and abs(mesh[151, 1]) < 0.05
-        assert 0.88 < mesh[faces.CHIN, 1] < 1
+def files(out):
+    """What a finished root holds, clips apart."""
+    return sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file() and path.suffix != SUFFIX)
 
 
 def test_what_is_made_can_be_trained_on(made):
-    clips = Clips(made[0], "train", HParams(window=3, windows=2))
+    out, _ = made
+    about = {"format": 2, "fps": 25, "face_px": 96, "crop_px": 128, "corpus": "lrs2"}
+    assert json.loads((out / "dataset.json").read_text()) == about
+    clips = Clips(out, "train", HParams(window=3, windows=2))
     drawn = clips[0]
     assert clips.names == ["ann/one"] and drawn["target"].shape == (6, 3, 96, 96)
     assert drawn["mouth"].flatten(1).sum(1).min() > 300
@@ -141,30 +73,85 @@ def test_what_is_made_can_be_trained_on(made):
 
 def test_bad_clips_are_left_out_with_a_reason(made):
     out, printed = made
-    assert printed == {"clips": 7, "done_now": 2, "skipped": 5}
+    assert counts(printed) == (7, 2, 5) and printed["times_real_time"] > 0 and printed["seconds"] == 0.96
     reasons = dict(line.split("\t") for line in (out / "skipped.txt").read_text().splitlines())
-    assert sorted(reasons) == ["bob/blank", "bob/empty", "bob/garbled", "bob/gone", "bob/mute"]
+    assert sorted(reasons) == BAD
     assert "no face in any of 12 frames" in reasons["bob/blank"] and "is empty" in reasons["bob/empty"]
     assert "no such file" in reasons["bob/gone"] and "no sound track" in reasons["bob/mute"]
     assert "garbled.txt" in reasons["bob/garbled"] and "0,25" in reasons["bob/garbled"]
     assert [(out / f"{split}.txt").read_text() for split in LISTS] == ["ann/one\n", "ann/two\n", "ann/one\n"]
-    assert sorted(path.name for path in out.rglob("*") if path.is_file() and path.suffix != ".npz") == [
-        *("dataset.json", "skipped.txt", "test.txt", "train.txt", "val.txt"),
-    ]
+    lists = ["dataset.json", "skipped.txt", "test.txt", "train.txt", "val.txt"]
+    assert files(out) == sorted([*(f"clips/{name}.skipped" for name in BAD), *lists])
 
 
-def test_a_second_run_does_only_what_is_left(corpus, tmp_path, in_this_process, monkeypatch):
-    assert run(corpus, tmp_path)["done_now"] == 2
-    kept, lost = (tmp_path / "clips" / "ann" / name for name in ("one.npz", "two.npz"))
+def test_a_second_run_does_only_what_is_left(corpus, tmp_path, in_this_process):
+    assert counts(run(corpus, tmp_path)) == (7, 2, 5)
+    kept, lost = (tmp_path / "clips" / "ann" / f"{name}{SUFFIX}" for name in ("one", "two"))
     before, lists = kept.stat().st_mtime_ns, [(tmp_path / f"{split}.txt").read_text() for split in LISTS]
     lost.unlink()
-    assert run(corpus, tmp_path) == {"clips": 7, "done_now": 1, "skipped": 5} and lost.is_file()
-    work, tried = preprocess._work, []
-    monkeypatch.setattr(preprocess, "_work", lambda source, *args: tried.append(source.name) or work(source, *args))
-    assert run(corpus, tmp_path)["done_now"] == 0
-    assert not {"one.mp4", "two.mp4"} & set(tried), "only what failed is tried again"
-    assert kept.stat().st_mtime_ns == before
+    assert counts(run(corpus, tmp_path)) == (7, 1, 5) and lost.is_file()
+    assert counts(run(corpus, tmp_path)) == (7, 0, 5) and kept.stat().st_mtime_ns == before
     assert [(tmp_path / f"{split}.txt").read_text() for split in LISTS] == lists
+
+
+def test_a_clip_that_was_left_out_is_tried_again_when_it_changes(tmp_path, in_this_process):
+    root = write_corpus(tmp_path / "corpus")
+    assert counts(run(root, tmp_path / "out")) == (7, 2, 5)
+    write_clip(root / "main" / "bob" / "mute.mp4")
+    assert counts(run(root, tmp_path / "out")) == (7, 1, 4)
+    assert "bob/mute" in (tmp_path / "out" / "train.txt").read_text()
+    assert "bob/mute" not in (tmp_path / "out" / "skipped.txt").read_text()
+    assert not (tmp_path / "out" / "clips" / "bob" / "mute.skipped").exists()
+
+
+def test_parts_done_apart_make_the_whole(corpus, made, tmp_path, in_this_process):
+    for part in ("2/3", "1/3", "3/3"):
+        assert run(corpus, tmp_path, "--shard", part)["clips"] in (2, 3)
+    for name in ("train.txt", "val.txt", "test.txt", "skipped.txt"):
+        assert (tmp_path / name).read_text() == (made[0] / name).read_text()
+    assert files(tmp_path) == files(made[0])
+
+
+def command(root, out, *more):
+    return [sys.executable, str(ROOT / "preprocess.py"), *flags(root, out, *more)]
+
+
+def test_a_run_that_is_killed_goes_on_and_leaves_no_half_clip(tmp_path):
+    root, out = tmp_path / "corpus", tmp_path / "out"
+    names = [f"ann/{k:02}" for k in range(8)]
+    write_clip(root / "main" / "ann" / "00.mp4", portrait(count=25))
+    for name in names[1:]:
+        for suffix in (".mp4", ".txt"):
+            (root / "main" / f"{name}{suffix}").symlink_to(root / "main" / "ann" / f"00{suffix}")
+    write_lists(root, {"train": " ".join(names[:6]), "val": " ".join(names[6:])})
+    process = subprocess.Popen(command(root, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    stored = out / "clips" / "ann"
+    until = time.monotonic() + 60
+    while time.monotonic() < until and not (stored.is_dir() and any(stored.glob(f"*{SUFFIX}"))):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = {path.name: path.stat().st_mtime_ns for path in stored.glob(f"*{SUFFIX}")}
+    assert 1 <= len(before) < 8, "it was killed in the middle"
+    for name in before:
+        assert len(Clip(stored / name)) == 25, "what is there is whole"
+    done = subprocess.run(command(root, out), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    left = {path.name: path.stat().st_mtime_ns for path in stored.glob(f"*{SUFFIX}")}
+    assert len(left) == 8 and before.items() <= left.items(), "what was there is as it was"
+    assert printed["clips"] == 8 and printed["done_now"] <= 8 - len(before)
+    assert (out / "train.txt").read_text().split() == names[:6]
+
+
+def test_two_runs_on_one_root_do_not_disturb_each_other(corpus, made, tmp_path):
+    both = [subprocess.Popen(command(corpus, tmp_path), stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    printed = [json.loads(process.communicate(timeout=120)[0]) for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sum(each["done_now"] for each in printed) >= 2
+    assert files(tmp_path) == files(made[0])
+    for name in ("train.txt", "val.txt", "test.txt", "skipped.txt"):
+        assert (tmp_path / name).read_text() == (made[0] / name).read_text()
 
 
 def refused(capsys, root, out, *more):
@@ -173,74 +160,55 @@ def refused(capsys, root, out, *more):
     return capsys.readouterr().err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("name", ["../secret", "ann/../../x", "/etc/passwd"])
-def test_ids_that_lead_out_of_the_root_are_refused(tmp_path, capsys, name):
-    (tmp_path / "in" / "main").mkdir(parents=True)
-    write_lists(tmp_path / "in", {"train": name})
-    assert "leads out of" in refused(capsys, tmp_path / "in", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+def test_too_many_bad_clips_stop_it(corpus, tmp_path, capsys, in_this_process):
+    line = refused(capsys, corpus, tmp_path)
+    assert "of 7 clips could not be used" in line and "skipped.txt" in line and "--max_skipped 0.2" in line
+    skipped = (tmp_path / "skipped.txt").read_text().splitlines()
+    assert 2 <= len(skipped) <= 5, "it stopped at the second bad clip of seven"
+    assert "5 of 7" in refused(capsys, corpus, tmp_path, "--max_skipped=0.6")
+    assert counts(run(corpus, tmp_path))[2] == 5
 
 
-def test_a_folder_of_another_layout_is_told_in_one_line(tmp_path, capsys):
-    assert "no folder main/" in refused(capsys, tmp_path, tmp_path / "out")
-    (tmp_path / "main").mkdir()
-    assert "no filelists" in refused(capsys, tmp_path, tmp_path / "out")
-    write_lists(tmp_path, {"train": "ann/one"})
-    assert "at least 1" in refused(capsys, tmp_path, tmp_path / "out", "--workers=0")
-    assert "--out" in refused(capsys, tmp_path, tmp_path / "main" / "..")
-    assert (tmp_path / "train.txt").read_text() == "ann/one\n"
+def test_only_the_splits_that_are_asked_for(corpus, tmp_path, in_this_process, capsys):
+    assert counts(run(corpus, tmp_path, "--splits", "val")) == (1, 1, 0)
+    assert files(tmp_path) == ["dataset.json", "skipped.txt", "val.txt"]
+    assert "this corpus has test, train, val" in refused(capsys, corpus, tmp_path, "--splits", "pretrain")
 
 
-def test_a_corpus_without_any_good_clip_fails(corpus, tmp_path, capsys, in_this_process):
-    (tmp_path / "main").symlink_to(corpus / "main")
-    write_lists(tmp_path, {"train": "bob/empty bob/gone"})
-    line = refused(capsys, tmp_path, tmp_path / "out")
-    assert "none of 2 clips" in line and "skipped.txt" in line
+def test_refused_names_are_listed_in_one_line_each(tmp_path, in_this_process):
+    write_clip(tmp_path / "in" / "good.mp4", text="Hello")
+    write_clip(tmp_path / "in" / "two\nlines.mp4")
+    run(tmp_path / "in", tmp_path / "out")
+    lines = (tmp_path / "out" / "skipped.txt").read_text().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("two\\nlines\tits name has a line break")
+    assert (tmp_path / "out" / "train.txt").read_text() == "good\n"
+
+
+def test_wrong_flags_are_told_in_one_line(corpus, tmp_path, capsys):
+    assert "at least 1" in refused(capsys, corpus, tmp_path, "--workers=0")
+    assert "--out" in refused(capsys, corpus, corpus / "main" / "..")
+    assert (corpus / "train.txt").read_text().startswith("ann/one\n")
+    for part in ("0/2", "3/2", "x", "1/0", "1"):
+        assert "from 1/N to N/N" in refused(capsys, corpus, tmp_path, "--shard", part)
+    assert "a share" in refused(capsys, corpus, tmp_path, "--max_skipped=2")
+    assert preprocess.main(["--data_root", str(corpus)]) == 1
+    assert "or --check, a data root" in capsys.readouterr().err
+    assert "no such folder" in refused(capsys, tmp_path / "gone", tmp_path / "out")
+
+
+def test_a_root_of_another_corpus_or_size_is_left_alone(made, corpus, tmp_path, capsys):
+    out, _ = made
+    assert "was made with face_px 96, this run has 128" in refused(capsys, corpus, out, "--face_px=128")
+    write_clip(tmp_path / "in" / "good.mp4")
+    assert "was made with corpus lrs2, this run has folder" in refused(capsys, tmp_path / "in", out)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "dataset.json").write_text("{")
+    assert "dataset.json is broken" in refused(capsys, corpus, tmp_path / "out")
 
 
 def test_a_missing_detector_is_told_in_one_line(corpus, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(preprocess.faces.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "face detector is missing" in refused(capsys, corpus, tmp_path / "out")
-
-
-def test_short_gaps_are_filled_and_long_ones_refused():
-    class Found:
-        """A detector that sees a face, ever further right, unless the picture is dark."""
-
-        def rois(self, rgb):
-            return [(1.0, None)] if rgb.max() > 100 else []
-
-        def mesh(self, rgb, _):
-            points = np.random.default_rng(0).random((468, 2)) * 40 + 20
-            return np.float32(points + [float(rgb[0, 0, 0]) - 110, 0]), float(rgb.max() > 100)
-
-    def follow(levels):
-        frames = [np.full((90, 160, 3), level, np.uint8) for level in levels]
-        return preprocess.follow_one_face(frames, Found())
-
-    meshes = follow([110, 111, 95, 95, 95, 115])
-    assert meshes.shape == (6, 468, 2) and meshes.dtype == np.float32
-    np.testing.assert_allclose(meshes[:, 0, 0] - meshes[0, 0, 0], [0, 1, 2, 3, 4, 5], atol=1e-4)
-    with pytest.raises(InputError, match="^no face in 6 frames from frame 2 on"):
-        follow([110, 111, *[95] * 6, 115])
-    with pytest.raises(InputError, match="no face in 7 frames from frame 1 on"):
-        follow([110, *[95] * 7])
-    with pytest.raises(InputError, match="^a scene cut"):
-        follow([110, 111, 250, 250])
-
-
-def test_transcripts_are_read(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text(TRANSCRIPT)
-    sentence, words, times = preprocess.read_transcript(path)
-    assert sentence == "BIN BLUE AT F TWO NOW" and words == ["BIN", "BLUE"]
-    assert times.dtype == np.float32 and times.shape == (2, 2)
-    path.write_text("Text:  HELLO\nConf:  3\n")
-    assert preprocess.read_transcript(path)[:2] == ("HELLO", [])
-    for other in (path, tmp_path / "absent.txt"):
-        path.write_text("")
-        sentence, words, times = preprocess.read_transcript(other)
-        assert (sentence, words, times.shape) == ("", [], (0, 2))
 
 
 def test_training_reads_no_media(data_root):

@@ -180,8 +180,8 @@ def told(command, capsys):
 def test_faults_of_a_data_root_are_one_line(spoken_root, told, tmp_path):
     assert "not a data root" in told("words", "run", *FLAGS, "--model=words", root=tmp_path / "nowhere")
     root = shutil.copytree(spoken_root, tmp_path / "root")
-    retell(root / "clips" / "ann" / "one.npz", text=np.array("BIN MAUVE"))
-    assert "ann/one.npz: the tokenizer does not know 'mauve'" in told("finetune", "run", *FLAGS, root=root)
+    retell(root / "clips" / "ann" / "one.safetensors", text="BIN MAUVE")
+    assert "ann/one.safetensors: the tokenizer does not know 'mauve'" in told("finetune", "run", *FLAGS, root=root)
     (root / "tokenizer.model").unlink()
     assert f"no tokenizer at {root}/tokenizer.model: make one" in told("finetune", "run", *FLAGS, root=root)
     (root / "val.txt").write_text("")

@@ -8,7 +8,7 @@ import torch
 from conftest import SPOKEN, retell
 
 import audio
-from data import Clip
+from clip import Clip
 from expert_hparams import ExpertHParams
 from hparams import InputError
 from models import build_reader
@@ -112,8 +112,8 @@ def test_every_frame_of_every_clip_has_a_unit(spoken_root, tmp_path):
 def test_validation_clips_do_not_decide_the_clusters(spoken_root, tmp_path):
     root = shutil.copytree(spoken_root, tmp_path / "root")
     before = units_of(splits(root), HP, tmp_path / "before.npz")
-    loud = Clip(root / "clips" / "cid" / "one.npz").logfbank + np.float32(40)
-    retell(root / "clips" / "cid" / "one.npz", logfbank=loud)
+    loud = Clip(root / "clips" / "cid" / "one.safetensors").logfbank + np.float32(40)
+    retell(root / "clips" / "cid" / "one.safetensors", logfbank=loud)
     after = units_of(splits(root), HP, tmp_path / "after.npz")
     changed = {name for name in before if not np.array_equal(before[name], after[name])}
     assert changed == {"cid/one"}

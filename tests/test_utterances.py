@@ -9,7 +9,7 @@ import torch
 from conftest import SPOKEN, retell
 
 import audio
-from data import Clip
+from clip import Clip, joined
 from expert_hparams import ExpertHParams
 from hparams import InputError
 from text import END, PAD, Tokenizer
@@ -88,11 +88,13 @@ def test_the_mouth_is_in_the_middle_of_what_is_seen(spoken_root):
 
 
 def test_frames_of_lrs2_are_seen_in_their_middle(root):
-    path, hp = root / "clips" / "ann" / "one.npz", replace(HP, roi="lrs2")
-    with pytest.raises(InputError, match="preprocess it again"):
+    path, hp = root / "clips" / "ann" / "one.safetensors", replace(HP, roi="lrs2")
+    with pytest.raises(InputError, match="ann/one.*frames of 360x288 px.*--roi aligned"):
         Utterances(root, "train", hp)[0, None]
-    retell(path, size=np.array([160, 160]))
-    seen = Clip(path).greys()[:, 22:110, 12:100] / np.float32(255)  # crops begin at 24, 14: these are from 36, 36 on
+    middles = np.random.default_rng(0).integers(0, 256, (20, 12, 12), np.uint8).repeat(8, 1).repeat(8, 2)
+    joined_middles, ends = joined(list(middles))
+    retell(path, size=[160, 160], middles=joined_middles, middle_ends=ends)
+    seen = Clip(path).middles()[:, 4:92, 4:92] / np.float32(255)
     torch.testing.assert_close(Utterances(root, "train", hp)[0, None]["roi"][:, 0], torch.from_numpy(seen))
 
 
@@ -189,7 +191,7 @@ def test_a_word_classifier_is_tested_on_the_words_it_was_taught(spoken_root):
 
 
 def test_clips_that_cannot_be_used_are_named_in_one_line(root, tokenizer):
-    path = root / "clips" / "ann" / "two.npz"
+    path = root / "clips" / "ann" / "two.safetensors"
 
     def refused(words, hp=HP):
         with pytest.raises(InputError, match=words) as fault:
@@ -197,7 +199,7 @@ def test_clips_that_cannot_be_used_are_named_in_one_line(root, tokenizer):
         assert "\n" not in str(fault.value)
         return str(fault.value)
 
-    assert "bob/one.npz" in refused("24 frames, the reader takes 20: .* --longest", replace(HP, longest=20))
+    assert "bob/one.safetensors" in refused("24 frames, the reader takes 20: .* --longest", replace(HP, longest=20))
     for arrays, words in (
         ({"text": np.array("")}, "has no words"),
         ({"text": np.array("SET PURPLE")}, "does not know 'purple'"),

@@ -1,0 +1,174 @@
+"""A stored clip: one safetensors file a clip, written whole or not at all, whose parts are read one by one.
+
+The format is described in the README, under "The data root"; safetensors alone reads it.
+"""
+
+import json
+import os
+import uuid
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+import cv2
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+import audio
+from faces import INNER_LIPS, OUTER_LIPS
+from hparams import InputError
+
+FORMAT, FPS = 2, 25
+SUFFIX = ".safetensors"
+LIP_POINTS = OUTER_LIPS + INNER_LIPS
+LIP_NUMBERS, LIP_SCALE = 2 * len(LIP_POINTS), 100.0  # lips move by about a hundredth of the face box
+QUALITY = 95  # of JPEG files
+
+
+def joined(pictures):
+    """Pictures as JPEG files one after the other: (bytes,) uint8, and where each ends, (L,) int64.
+
+    pictures: a list of (H, W, 3) uint8, RGB, or (H, W) uint8, grey.
+    """
+    jpegs = []
+    for picture in pictures:
+        picture = picture[..., ::-1] if picture.ndim == 3 else picture
+        jpegs.append(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].ravel())
+    return np.concatenate(jpegs), np.cumsum([len(jpeg) for jpeg in jpegs])
+
+
+def write_clip(path, arrays, about):
+    """Writes a clip's file whole or not at all, in a folder that is made if need be. See `Clip` for what it holds.
+
+    arrays: numpy arrays by name.  about: what else is known of it, for JSON.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{uuid.uuid4().hex}.partial")  # beside it, so that the renaming is one step
+    try:
+        arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        save_file(arrays, partial, metadata={"about": json.dumps({"format": FORMAT, "fps": FPS, **about})})
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def reading(path):
+    """Around reading from a clip's file: one that is broken becomes an InputError."""
+    try:
+        yield
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is broken ({error}): remove it and preprocess again") from error
+
+
+class Clip:
+    """One preprocessed clip; each part is read when it is first asked for, pictures whenever they are.
+
+    boxes: (L, 4) float32: the face box in each frame, x1, y1, x2, y2 in px of the frame.
+    meshes: (L, 468, 2) float32, face box as [0, 1] x [0, 1].  windows: (L, 2, 3), from the mouth window, [0, 1] x
+    [0, 1], to the face box.  wav: (samples,) int16, 16 kHz.  logfbank: (100 a s, 26).  mel: (80, 80 a s).
+    text: the sentence that is said.  words, times: each of its words, (N, 2) start and end in s; may be empty.
+    size: [height, width] of the frame in px.  about: all that is known of it besides its arrays.
+    Raises InputError for a file that is broken or of another format.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        with reading(path):
+            self.file = safe_open(path, framework="np")
+            self.about = json.loads((self.file.metadata() or {}).get("about", "{}"))
+            found = self.about.get("format")
+        if found != FORMAT:
+            raise InputError(f"{path}: a clip of format {found}, this code reads {FORMAT}: preprocess it again")
+        with reading(path):
+            self.text, self.words, self.size = (self.about[name] for name in ("text", "words", "size"))
+
+    def array(self, name, part=None):
+        """An array of the file, or rows `part` (a slice) of it."""
+        with reading(self.path):
+            return self.file.get_tensor(name) if part is None else self.file.get_slice(name)[part]
+
+    def __len__(self):
+        return len(self.ends)
+
+    @cached_property
+    def ends(self):
+        """Where the JPEG file of each frame's crop ends, (L,) int64 bytes."""
+        return self.array("face_ends")
+
+    @cached_property
+    def meshes(self):
+        return self.array("mesh").astype(np.float32)
+
+    @cached_property
+    def boxes(self):
+        return self.array("boxes")
+
+    @cached_property
+    def windows(self):
+        return self.array("mouth_windows")
+
+    @cached_property
+    def times(self):
+        return self.array("word_times")
+
+    @cached_property
+    def wav(self):
+        return self.array("wav")
+
+    @cached_property
+    def logfbank(self):
+        return self.array("logfbank")
+
+    @cached_property
+    def mel(self):
+        return self.array("mel")
+
+    def picture(self, frame):
+        """The crop of a frame with its surroundings: (crop_px, crop_px, 3) uint8, RGB."""
+        return self.pictures(slice(frame, frame + 1))[0]
+
+    def pictures(self, frames=slice(None)):
+        """The crops of consecutive frames, read at once: (T, crop_px, crop_px, 3) uint8, RGB."""
+        return self._decoded("faces", self.ends, frames, cv2.IMREAD_COLOR)[..., ::-1]
+
+    def greys(self):
+        """The crops of all frames in grey, rounded to 8 bits: (L, crop_px, crop_px) uint8."""
+        return self._decoded("faces", self.ends, slice(None), cv2.IMREAD_GRAYSCALE)
+
+    def mouths(self, frames=slice(None)):
+        """The mouth windows of consecutive frames, cut out of the video itself: (T, 96, 96) uint8, grey."""
+        return self._decoded("mouths", self.array("mouth_ends"), frames, cv2.IMREAD_GRAYSCALE)
+
+    def middles(self):
+        """The middle of every frame of 160x160 px, LRS2's size: (L, 96, 96) uint8, grey; None for other sizes."""
+        if "middles" not in self.file.keys():
+            return None
+        return self._decoded("middles", self.array("middle_ends"), slice(None), cv2.IMREAD_GRAYSCALE)
+
+    def _decoded(self, name, ends, frames, colour):
+        first, last, _ = frames.indices(len(ends))
+        begin = int(ends[first - 1]) if first else 0
+        data = self.array(name, slice(begin, int(ends[last - 1])))
+        ends = ends[first:last] - begin
+        pictures = [cv2.imdecode(data[a:b], colour) for a, b in zip(np.append(0, ends[:-1]), ends, strict=True)]
+        if any(picture is None for picture in pictures):
+            raise InputError(f"{self.path} is broken (a picture of {name}): remove it and preprocess again")
+        return np.stack(pictures)
+
+    def hear(self, frames, speech):
+        """What the audio encoder `speech` is given to draw chosen frames, and the row of it heard at each of them.
+
+        frames: (T,). Returns (L, 104) and (T,) for "global"; mel windows (T, 1, 80, 16) and 0 to T - 1 for "local".
+        """
+        times_s = np.asarray(frames) / FPS
+        if speech == "global":
+            rows = audio.stack(self.logfbank)
+            return rows, audio.rows_at(times_s, len(rows))
+        return audio.mel_windows(self.mel, times_s), np.arange(len(frames))
+
+    def lips(self, frames):
+        """The outline of the lips at frames, relative to its mean over the clip: (T, LIP_NUMBERS), about -1 to 1."""
+        outline = self.meshes[:, LIP_POINTS].reshape(len(self), -1)
+        return LIP_SCALE * (outline - outline.mean(0))[np.minimum(frames, len(self) - 1)]
