@@ -51,6 +51,8 @@ def read_answers(path, key):
         raise InputError(f"{path} is no answer file: give the file that the page saved")
     if found["study"] != key["study"]:
         raise InputError(f"{path} answers study {found['study']}, the key is that of study {key['study']}")
+    if found["format"] != FORMAT:
+        raise InputError(f"{path} has format {found['format']}, this code reads {FORMAT}: use the version it is from")
     rater, answers = found["rater"], found["answers"]
     if not whole(rater, 1, 9999):
         raise InputError(f"{path}: its rater is {rater!r}, not a number from 1 to 9999")

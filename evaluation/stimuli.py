@@ -50,10 +50,14 @@ def videos_in(folder):
     return found
 
 
-def listed_in(path):
-    """The clips that a list names, the first word of each line. Raises InputError for a list without any."""
+def listed_in(path, known):
+    """The clips that a list names. Raises InputError for a list without any.
+
+    known: those there are. A line that is none of them, nor its file's name, is a clip and remarks, as in LRS2's lists.
+    """
     try:
-        clips = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.split()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+        clips = [line if {line, line.rpartition("/")[2]} & known else line.split()[0] for line in lines]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as a list of clips: {error}") from error
     if not clips:
@@ -74,12 +78,13 @@ def only(found, listed, where):
 def choose(methods, listed, count, rng):
     """The clips of a study, `count` at random of those that every method has: {method: {clip: path}} in one order.
 
-    methods: {name: folder}. listed: use only these clips, or None for all that are there. count: None for up to CLIPS.
+    methods: {name: folder}. listed: a list of the clips to draw from, or None. count: None for up to CLIPS.
     Raises InputError where the methods' clips differ, and for more clips than there are.
     """
     videos = {name: videos_in(folder) for name, folder in methods.items()}
     (first, own), *others = videos.items()
     if listed:
+        listed = listed_in(listed, set().union(*videos.values()))
         videos = {name: only(found, listed, f"{name}: {methods[name]}") for name, found in videos.items()}
     for name, found in others if not listed else ():
         if found.keys() != own.keys():
@@ -157,12 +162,13 @@ def remux(container, streams, target):
 
 def transcripts(root, clips):
     """What is said in each of the clips, from a data root: {clip: sentence}. Raises InputError where there is none."""
-    from data import Clip, Clips
+    from clip import Clip
+    from data import Clips
     from hparams import HParams
 
     root, texts = Path(root), {}
     for listed in sorted(root.glob("*.txt")):
-        if listed.name != "skipped.txt" and set(clips) & set(listed.read_text(encoding="utf-8").split()):
+        if listed.name != "skipped.txt" and set(clips) & set(listed.read_text(encoding="utf-8").split("\n")):
             split = Clips(root, listed.stem, HParams())
             texts |= {n: Clip(p).text for n, p in zip(split.names, split.paths, strict=True) if n in set(clips)}
     if missing := [clip for clip in clips if clip not in texts]:

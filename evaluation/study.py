@@ -32,15 +32,15 @@ def make(args):
 
     from evaluation import stimuli
 
-    if args.clips is not None and args.clips < 1:
-        raise InputError(f"--clips {args.clips} must be at least 1")
+    for flag, value, least in (("clips", args.clips, 1), ("seed", args.seed, 0)):
+        if value is not None and value < least:
+            raise InputError(f"--{flag} {value} must be at least {least}")
     if args.out.exists():
         raise InputError(f"{args.out} is there already, and a study is never overwritten: give another --out")
     seed = secrets.randbits(64) if args.seed is None else args.seed
     rng = np.random.default_rng(seed)
     methods = stimuli.folders(args.methods)
-    listed = stimuli.listed_in(args.list) if args.list else None
-    chosen = stimuli.choose(methods, listed, args.clips, rng)
+    chosen = stimuli.choose(methods, args.list, args.clips, rng)
     clips = list(next(iter(chosen.values())))
     words = stimuli.transcripts(args.words_from, clips) if args.words_from else {}
     items = rating_page.plan(clips, list(methods), bool(words), rng)

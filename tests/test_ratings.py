@@ -107,6 +107,7 @@ def test_raters_in_multiples_of_the_methods_read_every_clip_by_every_method(key)
         (lambda f: f | {"answers": f["answers"][:-2]}, "incomplete: rater 1 answered 10 of 12"),
         (lambda f: f | {"answers": [*f["answers"], f["answers"][0]]}, "answered twice"),
         (lambda f: f | {"check": "00000000"}, "changed after the page saved it"),
+        (lambda f: f | {"format": 2}, "has format 2"),
         (lambda f: f | {"rater": 0}, "rater is 0"),
         (lambda f: f | {"rater": True}, "rater is True"),
         (lambda f: f | {"rater": 2}, "not shown to rater 2"),

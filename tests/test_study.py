@@ -164,7 +164,8 @@ def test_flags_that_make_no_study_are_told_in_one_line(methods, spoken_root, tmp
         ([own[0], own[0]], "two methods are called 'genuine'"),
         ([own[0], "ours"], "write NAME=FOLDER"),
         ([*own, "--clips", 4], "every method has only 3"),
-        ([*own, "--clips", 0], "must be at least 1"),
+        ([*own, "--clips", 0], "--clips 0 must be at least 1"),
+        ([*own, "--seed", -1], "--seed -1 must be at least 0"),
         ([*own, "--clips", 1, "--list", tmp_path / "list.txt"], "lacks ann/nine"),
         ([*own, "--clips", 1, "--list", tmp_path / "none.txt"], "cannot be read as a list"),
         ([*own, "--clips", 1, "--words_from", tmp_path / "here"], "its lists lack"),
@@ -179,9 +180,11 @@ def test_flags_that_make_no_study_are_told_in_one_line(methods, spoken_root, tmp
 def test_a_list_chooses_among_clips_that_not_all_methods_have(methods, tmp_path):
     shutil.copytree(methods, tmp_path / "m")
     (tmp_path / "m" / "invented" / "ann" / "one.mp4").unlink()
-    (tmp_path / "list.txt").write_text("ann/two\nbob/one NF_00001\n")
+    (tmp_path / "m" / "genuine" / "two words.mp4").write_bytes((methods / "genuine/ann/one.mp4").read_bytes())
+    (tmp_path / "m" / "invented" / "two words.mp4").write_bytes((methods / "invented/ann/one.mp4").read_bytes())
+    (tmp_path / "list.txt").write_text("ann/two\nbob/one NF_00001\ntwo words\n")
     assert make(tmp_path / "out", *named(tmp_path / "m"), "--list", tmp_path / "list.txt") == 0
-    assert sorted(key_of(tmp_path / "out")["clips"]) == ["ann/two", "bob/one"]
+    assert sorted(key_of(tmp_path / "out")["clips"]) == ["ann/two", "bob/one", "two words"]
 
 
 def test_layouts_of_a_corpus_and_of_flat_folders_fit_together(methods, tmp_path):
