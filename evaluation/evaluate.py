@@ -37,6 +37,7 @@ def parse(argv):
     add("--sync", type=Path, metavar="FILE", help="syncnet_v2.model, or ours (default: the compact model in weights/)")
     add("--sync_protocol", choices=("lrs", "track"), default="lrs", help="SyncNet sees the whole frame, or the face")
     add("--talklip_psnr", action="store_true", help="also PSNR as TalkLip's script prints it, wrapped in uint8")
+    add("--published", metavar="SET", help="also the papers' numbers on LRS2, LRW or HDTF, and what sets them apart")
     add("--other", type=int, help="clips down the list to the other sound and lips (default: half the list)")
     add("--slack", default=1, type=int, help="frames by which a video's length may differ (default: %(default)s)")
     add("--leave_out", action="store_true", help="leave out clips that cannot be compared, in all rows, and list them")

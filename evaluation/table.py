@@ -7,7 +7,7 @@ from importlib.metadata import version
 from tqdm import tqdm
 
 import checkpoint
-from evaluation import page, report
+from evaluation import page, published, report
 from evaluation.intervals import LEVEL, RESAMPLES
 from evaluation.lips import OBSERVERS
 from evaluation.rows import HONEST, OTHER_SOUND, SILENCE, Corpus
@@ -174,6 +174,7 @@ def evaluate(args):
     """Judges every split, prints its tables, and writes evaluation.json, .csv, .md and, if asked for, page.html."""
     one_thread()
     writable(args.out)
+    papers = [published.table(args.published)] if args.published else []  # first, as it knows the sets
     whole, texts, results, pages = {}, [], {}, []
     for split, (setup, faults) in setups_of(args).items():
         results[split], columns, scored, judge = evaluate_split(args, setup, faults)
@@ -187,10 +188,10 @@ def evaluate(args):
             write(args.out / name, text)
             pages.append(name)
     hashes = [f"{name}: sha256 {each['sha256']}" for name, each in whole["weights"].items() if "sha256" in each]
-    print("\n".join(hashes))
+    print("\n".join([*hashes, *papers]))
     write(args.out / "evaluation.json", report.as_json(whole | {"splits": results}))
     write(args.out / "evaluation.csv", report.as_csv(results, columns))
-    write(args.out / "evaluation.md", "\n".join([*texts, *hashes]) + "\n")
+    write(args.out / "evaluation.md", "\n".join([*texts, *hashes, *papers]) + "\n")
     print(
         f"{args.out}: evaluation.json, evaluation.csv, evaluation.md{''.join(', ' + each for each in pages)}",
         file=sys.stderr,

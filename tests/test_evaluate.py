@@ -235,6 +235,14 @@ def test_a_clip_without_word_times_is_noted(tmp_path):
     assert found["clips"]["ann/two"]["fakes"]["words"] == [0, 0]
 
 
+def test_the_papers_numbers_stand_below_with_what_sets_them_apart(root, soft, tmp_path, capsys):
+    assert evaluate(root, tmp_path, "--fake", soft, "--measures", "visual", "--published", "LRS2") == 0
+    printed = capsys.readouterr().out
+    assert printed.index("set: LRS2") > printed.index("| soft |") and "not comparable" in printed
+    assert "not comparable" in (tmp_path / "evaluation.md").read_text()
+    assert "LRS9" in told(capsys, root, tmp_path, "--fake", soft, "--measures", "visual", "--published", "LRS9")
+
+
 def test_nothing_to_judge_is_a_wrong_command(root, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         evaluate(root, tmp_path)
