@@ -58,10 +58,12 @@ class Corpus:
         return Clip(self.place[name])
 
     def real(self, name):
-        """A `Real` by its name. Raises InputError if its video is not that of the stored clip."""
+        """A `Real` by its name. Raises InputError if it has no video, or one that is not that of the stored clip."""
         clip = self.clip(name)
         if self.videos is None:
             return Real(name, clip, np.ascontiguousarray(clip.pictures()), None, self.margin)
+        if name not in self.videos:
+            raise InputError(f"{name}: {self.faults[name]}")
         frames = frames_of(self.videos[name], clip, slack=0)
         return Real(name, clip, crops_of(frames, clip.boxes, self.about["crop_px"], self.margin), frames, self.margin)
 

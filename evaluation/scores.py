@@ -103,7 +103,9 @@ class Judge:
     def score(self, name):
         """All that is measured on a clip, as a `Scored`. Raises InputError for a clip that cannot be compared."""
         real, rows, frames, sha256 = self.shown(name)
-        scored = Scored({row: {} for row in rows}, sha256=sha256)
+        scored, count = Scored({row: {} for row in rows}, sha256=sha256), len(rows[TRUTH])
+        if count < len(real.crops):
+            scored.notes.append(f"its rows are compared on the first {count} of {len(real.crops)} frames")
         if "visual" in self.setup.measures:
             self.look(scored, real, rows)
         if self.mesher:

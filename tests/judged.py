@@ -15,7 +15,8 @@ def film(root, split, folder, change=lambda crops, real: crops, flat=False, name
     corpus = Corpus(root, split)
     for name in names or corpus.names:
         real = corpus.real(name)
-        frames = framed(change(real.crops, real), real.clip.boxes, real.margin, size=real.clip.size)
+        crops = change(real.crops, real)
+        frames = framed(crops, real.clip.boxes[: len(crops)], real.margin, size=real.clip.size)
         path = folder / f"{name.rpartition('/')[2] if flat else name}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
         make_video(path, frames)

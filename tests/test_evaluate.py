@@ -111,6 +111,23 @@ def test_filmed_clips_may_take_the_place_of_stored_crops(root, soft, tmp_path):
     assert report(tmp_path)["protocol"]["real pictures"] == "cut out of the videos"
 
 
+def test_a_clip_whose_lender_was_not_filmed_is_left_out_too(root, soft, tmp_path, capsys):
+    film(root, "test", tmp_path / "corpus", names=["ann/one", "ann/two"])
+    command = "--fake", soft, "--videos", tmp_path / "corpus", "--measures", "visual"
+    assert "bob/three: no video" in told(capsys, root, tmp_path, *command)
+    assert evaluate(root, tmp_path, *command, "--leave_out") == 0
+    found = report(tmp_path)["splits"]["test"]
+    assert list(found["clips"]) == ["ann/one"] and "bob/three: no video" in found["left_out"]["ann/two"]
+
+
+def test_a_video_that_lacks_a_frame_is_compared_without_it_in_every_row(root, tmp_path):
+    short = film(root, "test", tmp_path / "short", lambda crops, real: crops[:-1])
+    assert evaluate(root, tmp_path, "--fake", short, *READ) == 0
+    found = report(tmp_path)["splits"]["test"]
+    assert found["notes"][0] == "ann/one: its rows are compared on the first 13 of 14 frames"
+    assert found["clips"]["ann/one"]["ground truth"]["no_face"][1] == 13
+
+
 def test_talklip_psnr_is_a_column_of_its_own(root, soft, tmp_path):
     assert evaluate(root, tmp_path, "--fake", soft, "--measures", "visual", "--talklip_psnr") == 0
     numbers = report(tmp_path)["splits"]["test"]["rows"]["soft"]
