@@ -188,7 +188,8 @@ def evaluate(args):
             write(args.out / name, text)
             pages.append(name)
     hashes = [f"{name}: sha256 {each['sha256']}" for name, each in whole["weights"].items() if "sha256" in each]
-    print("\n".join([*hashes, *papers]))
+    for line in [*hashes, *papers]:
+        print(line)
     write(args.out / "evaluation.json", report.as_json(whole | {"splits": results}))
     write(args.out / "evaluation.csv", report.as_csv(results, columns))
     write(args.out / "evaluation.md", "\n".join([*texts, *hashes, *papers]) + "\n")
