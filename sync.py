@@ -22,6 +22,8 @@ from published_experts import convert_syncnet
 
 WEIGHTS = Path(__file__).parent / "weights" / "sync_compact.safetensors"
 VSHIFT = 15  # frames that are tried to each side
+SURE = 0.15  # confidence of the compact model below which half of wrong sounds lie: see weights/README.md
+LEVEL, MOST_GAIN = 19_000, 100  # of int16: what 1 % of GRID's samples are above; silence stays silence
 FEW = 0.5  # an offset at which fewer of the windows have a sound is not judged
 BATCH, LONGEST = 20, 500  # windows that are embedded at once: as published, and of the compact model
 SAMPLES, COLUMNS = audio.RATE // FPS, 4  # of sound and of cepstra, in a frame
@@ -122,7 +124,7 @@ class Compact(Sync):
 
         wav: (samples,) int16, 16 kHz. Returns (N, D) and (M, D): N windows of pictures as far as there is sound.
         """
-        mel = audio.mel_spectrogram(wav if len(wav) else np.zeros(1, np.int16))
+        mel = audio.mel_spectrogram(levelled(wav))
         heard = heard_windows(mel.shape[1])
         count = windows_of(min(len(pictures), heard + WINDOW - 1), len(pictures), wav) + 1
         pictures, mels = pictures[: count + WINDOW - 1], audio.mel_windows(mel, np.arange(heard) / FPS)
@@ -130,6 +132,14 @@ class Compact(Sync):
         seen = [self.net.see(part[None].to(self.device))[0].cpu() for part in parts]
         sounds = torch.from_numpy(mels).split(LONGEST)
         return torch.cat(seen), torch.cat([self.net.hear(part[None].to(self.device))[0].cpu() for part in sounds])
+
+
+def levelled(wav):
+    """Sound at the level that the compact model was trained on: (samples,) int16 -> (samples,) float, 1 at least."""
+    if not len(wav):
+        return np.zeros(1)
+    loud = np.percentile(np.abs(wav.astype(np.float64)), 99)
+    return wav * (LEVEL / max(loud, LEVEL / MOST_GAIN))
 
 
 def windows_of(frames, pictures, wav):
@@ -166,6 +176,30 @@ def mouths(frames, boxes, meshes):
     parts = zip(frames, mouth.aligned(meshes, boxes), boxes, strict=True)
     greys = ((cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY), at, box) for rgb, at, box in parts)
     return inner(np.stack([mouth.seen(*each) for each in greys]))
+
+
+@dataclass
+class Corrector:
+    """What preprocessing asks of a clip when it is given a sync model: how late its sound is.
+
+    least: the confidence below which a clip is refused: nobody speaks, another sound, more than `VSHIFT` frames.
+    """
+
+    sync: Compact
+    least: float = SURE
+
+    def __call__(self, windows, wav):
+        """(frames that the sound is late, negative if it is early; facts for the clip's file).
+
+        windows: (L, 96, 96) uint8, the mouth windows, or a list of them.  wav: (samples,) int16, 16 kHz.
+        Raises InputError for a clip that is too short or whose sync cannot be told.
+        """
+        found = score(self.sync.distances(inner(windows), wav))
+        if found.c < self.least:
+            told = f"{self.sync.columns['c']} {found.c:.2f}, {self.least} is the least"
+            raise InputError(f"lips and sound fit at no offset of up to {VSHIFT} frames: {told}")
+        names = self.sync.columns
+        return -found.offset, {names["c"]: round(found.c, 4), names["d"]: round(found.d, 4)}
 
 
 def load_sync(path=None, device="cpu"):

@@ -216,12 +216,13 @@ def test_the_compact_model_is_shown_the_mouth_of_the_real_clip(weights):
 
 def test_a_summary_of_known_offsets_has_the_known_shares():
     scores = {"as filmed": [Score(0, 2.0, 1.0), Score(1, 4.0, 3.0), Score(-2, 0.0, 2.0), Score(0, 2.0, 2.0)]}
-    found = {3: [3, 3, 4, 9], -3: [-3, -3, -3, -3]}
+    found = {3: [3, 4, 3, 9], -3: [-3, -3, -3, -3]}
     result = offsets.summary(scores, found)
     wanted = {"zero": 0.5, "within_1": 0.75, "c": 2.0, "d": 2.0, "c_low": 0.3, "c_high": 3.7}
     assert result["rows"]["as filmed"] == pytest.approx(wanted)
-    assert result["shifts"] == {3: {"exact": 0.5, "within_1": 0.75}, -3: {"exact": 1.0, "within_1": 1.0}}
-    assert result["all_shifts"] == {"exact": 0.75, "within_1": 0.875}
+    assert result["shifts"][3] == {"exact": 0.5, "within_1": 0.75, "moved": 0.5}
+    assert result["shifts"][-3] == {"exact": 1.0, "within_1": 1.0, "moved": 0.5}
+    assert result["all_shifts"] == {"exact": 0.75, "within_1": 0.875, "moved": 0.5}
 
 
 def test_the_command_prints_a_table_and_writes_all_numbers(weights, data_root, tmp_path, capsys):

@@ -15,7 +15,7 @@ from expert_hparams import ExpertHParams
 from hparams import InputError, preset
 from models import build_reader
 from reading import load_reader
-from sync import Compact, Published, load_sync, score
+from sync import Compact, Corrector, Published, levelled, load_sync, score
 
 torch.set_num_threads(1)
 HP = replace(preset("compact_sync", ExpertHParams), width=1 / 16, dim=16)
@@ -94,6 +94,24 @@ def test_six_frames_of_both_are_enough_and_five_are_not(kind):
             MIRRORS[kind].distances(pictures_of(kind, light[:frames]), wav[:samples])
 
 
+@pytest.mark.parametrize("gain", [0.05, 0.4, 3])
+def test_the_compact_model_does_not_mind_how_loud_a_recording_is(gain):
+    _, wav = flicker(30)
+    wav = (wav / np.abs(wav).max() * 10_000).astype(np.int16)
+    heard = []
+    net = Mirror()
+    net.hear = lambda mels: heard.append(mels) or Mirror().hear(mels)
+    for loud in (wav, (gain * wav).astype(np.int16)):
+        Compact(net, {}).distances(torch.rand(30, 1, 88, 88), loud)
+    assert (heard[0] - heard[1]).abs().mean() < 0.02
+    assert np.percentile(np.abs(levelled(wav)), 99) == pytest.approx(19_000)
+
+
+def test_silence_stays_silence():
+    assert not levelled(np.zeros(640, np.int16)).any() and len(levelled(np.zeros(0, np.int16))) == 1
+    assert np.abs(levelled(np.ones(640, np.int16))).max() == 100, "noise of a quiet microphone is no speech"
+
+
 # Mouths
 
 
@@ -112,6 +130,21 @@ def test_mouths_are_those_of_the_stored_crops():
 def test_windows_give_their_middle():
     windows = np.random.default_rng(0).integers(0, 256, (2, 96, 96)).astype(np.uint8)
     assert torch.equal(sync.inner(windows), torch.from_numpy(windows[:, None, 4:92, 4:92]) / 255)
+
+
+@pytest.mark.parametrize("late", [-4, 0, 3])
+def test_preprocessing_is_told_how_late_the_sound_is(late):
+    light, wav = flicker(60)
+    light, wav = light[max(late, 0) :], wav[max(-late, 0) * FRAME :]
+    windows = [np.full((96, 96), round(255 * bright), np.uint8) for bright in light]
+    found, facts = Corrector(MIRRORS["compact"])(windows, wav)
+    assert found == late and facts.keys() == {"sync C (compact)", "sync D (compact)"}
+
+
+def test_a_sound_that_fits_nowhere_is_refused():
+    windows = np.round(255 * flicker(75, seed=1)[0]).astype(np.uint8)[:, None, None].repeat(96, 1).repeat(96, 2)
+    with pytest.raises(InputError, match=r"fit at no offset of up to 15 frames: sync C \(compact\) 0.2\d, 0.3 is"):
+        Corrector(MIRRORS["compact"], least=0.3)(windows, flicker(75, seed=2)[1])
 
 
 # Files
