@@ -2,7 +2,7 @@
 
 import platform
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from tqdm import tqdm
 
@@ -158,8 +158,16 @@ def about(args, judge):
     weights = {name: {k: v for k, v in told.items() if k not in UNTOLD} for name, told in weights.items()}
     real = "cut out of the videos" if args.videos else "the data root's JPEG files: their loss is in every number"
     own = {"real pictures": real, "data root": judge.corpus.about, "other": args.other, "slack": args.slack}
-    versions = {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+    versions = {"python": platform.python_version()} | {name: installed(name) for name in LIBRARIES}
     return {"protocol": PROTOCOL | own, "decoding": decoding, "versions": versions, "weights": weights}
+
+
+def installed(package):
+    """The version of a package; None where it is not installed, as another one may bring the same module."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def writable(folder):
