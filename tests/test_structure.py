@@ -24,10 +24,12 @@ LEVELS = (
     "fairseq objectives published_settings utterances readers",
     "reading pairs",
     "sync",
-    "person painter run units evaluation evaluation.visual evaluation.sync",
+    "person painter run units evaluation evaluation.visual evaluation.sync evaluation.landmarks evaluation.intervals",
     "footage",
-    "report",
-    "expert_run",
+    "report expert_run evaluation.lips evaluation.videos evaluation.page evaluation.rating_page evaluation.published",
+    "evaluation.rows evaluation.ratings evaluation.stimuli",
+    "evaluation.scores evaluation.report",
+    "evaluation.table",
     "preprocess train inference train_expert evaluation.*",
 )
 RANK = {name: rank for rank, names in enumerate(LEVELS) for name in names.split()}
