@@ -225,6 +225,9 @@ class Lateness:
         if abs(found["offset"]) > self.most:
             how = "late" if found["offset"] < 0 else "early"
             raise InputError(f"its sound is {abs(found['offset'])} frames {how}, more than --max_offset {self.most}")
+        if found["c"] < self.scorer.sync.sure:
+            told = f"{self.scorer.columns['c']} {found['c']:.2f}, {self.scorer.sync.sure} is the least"
+            raise InputError(f"lips and sound fit at no offset that was tried: {told}")
         scores = {"model": self.scorer.about["sha256"], "c": round(found["c"], 3), "d": round(found["d"], 3)}
         return -found["offset"], {"sync": scores}
 

@@ -111,10 +111,22 @@ def reasons(root):
     return [general(line.partition("\t")[2]) for line in lines]
 
 
+def spread(paths, most):
+    """At most so many clips of a root, of as many speakers as there are, in order."""
+    speakers = {}
+    for path in paths:
+        speakers.setdefault(path.parent, []).append(path)
+    firsts = [clips[0] for clips in speakers.values()]
+    if len(firsts) >= most:
+        return [firsts[i] for i in np.linspace(0, len(firsts) - 1, most).astype(int)]
+    turns = sorted((place, path) for clips in speakers.values() for place, path in enumerate(clips))
+    return sorted(path for _, path in turns[:most])
+
+
 def contact_sheet(paths):
-    """The middle frame of clips spread over a root, in rows: (H, W, 3) uint8 RGB."""
+    """The middle frame of clips spread over the speakers of a root, in rows: (H, W, 3) uint8 RGB."""
     rows, columns = SHEET
-    chosen = [paths[i] for i in np.linspace(0, len(paths) - 1, min(rows * columns, len(paths))).astype(int)]
+    chosen = spread(paths, rows * columns)
     tiles = []
     for path in chosen:
         clip = Clip(path)

@@ -22,6 +22,7 @@ from published_experts import convert_syncnet
 
 WEIGHTS = Path(__file__).parent / "weights" / "sync_compact.safetensors"
 VSHIFT = 15  # frames that are tried to each side
+LEVEL, MOST_GAIN = 19_000, 100  # of int16: what 1 % of GRID's samples are above; silence stays silence
 FEW = 0.5  # an offset at which fewer of the windows have a sound is not judged
 BATCH, LONGEST = 20, 500  # windows that are embedded at once: as published, and of the compact model
 SAMPLES, COLUMNS = audio.RATE // FPS, 4  # of sound and of cepstra, in a frame
@@ -65,6 +66,7 @@ class Sync:
     about: dict
     name: ClassVar = ""
     columns: ClassVar = {}
+    sure: ClassVar = 0.0  # confidence below which an offset is not believed
     beyond: ClassVar = torch.nan  # the embedding of the sound where there is none
 
     def embed(self, pictures, wav):
@@ -90,7 +92,7 @@ class Sync:
 class Published(Sync):
     """SyncNet v2, judged as it is published: windows are numbered up to 5 before the end, silence is all zeros."""
 
-    name, beyond = "SyncNet v2", 0.0
+    name, beyond, sure = "SyncNet v2", 0.0, 3.0  # sure: what LatentSync's makers ask of a training clip
     columns: ClassVar = {"c": "LSE-C", "d": "LSE-D", "offset": "offset"}
 
     def embed(self, pictures, wav):
@@ -114,7 +116,7 @@ class Published(Sync):
 class Compact(Sync):
     """Our compact sync model. Differs from SyncNet's way: every window counts, and where there is no sound, none."""
 
-    name = "sync_compact"
+    name, sure = "sync_compact", 0.15  # sure: half of wrong sounds pass it, but so do people it does not know
     columns: ClassVar = {"c": "sync C (compact)", "d": "sync D (compact)", "offset": "sync offset (compact)"}
 
     def embed(self, pictures, wav):
@@ -122,7 +124,7 @@ class Compact(Sync):
 
         wav: (samples,) int16, 16 kHz. Returns (N, D) and (M, D): N windows of pictures as far as there is sound.
         """
-        mel = audio.mel_spectrogram(wav if len(wav) else np.zeros(1, np.int16))
+        mel = audio.mel_spectrogram(levelled(wav))
         heard = heard_windows(mel.shape[1])
         count = windows_of(min(len(pictures), heard + WINDOW - 1), len(pictures), wav) + 1
         pictures, mels = pictures[: count + WINDOW - 1], audio.mel_windows(mel, np.arange(heard) / FPS)
@@ -130,6 +132,14 @@ class Compact(Sync):
         seen = [self.net.see(part[None].to(self.device))[0].cpu() for part in parts]
         sounds = torch.from_numpy(mels).split(LONGEST)
         return torch.cat(seen), torch.cat([self.net.hear(part[None].to(self.device))[0].cpu() for part in sounds])
+
+
+def levelled(wav):
+    """Sound at the level that the compact model was trained on: (samples,) int16 -> (samples,) float, 1 at least."""
+    if not len(wav):
+        return np.zeros(1)
+    loud = np.percentile(np.abs(wav.astype(np.float64)), 99)
+    return wav * (LEVEL / max(loud, LEVEL / MOST_GAIN))
 
 
 def windows_of(frames, pictures, wav):
@@ -162,8 +172,10 @@ def mouths(frames, boxes, meshes):
     frames: (L, H, W, 3) uint8, RGB.  boxes: (L, 4) px.  meshes: (L, 468, 2), the face box as [0, 1] x [0, 1].
     Returns (L, 1, 88, 88) float32 grey in [0, 1].
     """
-    windows, greys = mouth.aligned(meshes, boxes), (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames)
-    return inner(np.stack([mouth.seen(*each) for each in zip(greys, windows, boxes, strict=True)]))
+    boxes = np.asarray(boxes, np.float32)
+    parts = zip(frames, mouth.aligned(meshes, boxes), boxes, strict=True)
+    greys = ((cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY), at, box) for rgb, at, box in parts)
+    return inner(np.stack([mouth.seen(*each) for each in greys]))
 
 
 def load_sync(path=None, device="cpu"):

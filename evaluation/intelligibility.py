@@ -14,30 +14,16 @@ import cv2
 import numpy as np
 import torch
 
+from evaluation.lips import OBSERVERS, WEIGHTS, teacher_forced
 from hparams import InputError, exit_code
 from models import device_of
 from reading import error_rates, load_reader, read
-from text import END, PAD
 from utterances import Utterances, Words, collate
 
-WEIGHTS = Path(__file__).parents[1] / "weights"
-READERS = [WEIGHTS / f"{name}_compact.safetensors" for name in ("expert", "observer1", "observer2", "words")]
+READERS = [WEIGHTS / "expert_compact.safetensors", *OBSERVERS.values()]
 ROWS = "as filmed", "other clip's lips"
 TOGETHER = 8  # clips that are read at once
 STRIP_CLIPS, STRIP_FRAMES = 6, 10
-
-
-@torch.inference_mode()
-def teacher_forced(reader, batch):
-    """What a reader says of each token when it is told all true ones before it; TalkLip's WER2 counts such sentences.
-
-    batch: see `utterances.collate`. Returns a list of sentences, as many tokens as are true, those of the end left out.
-    """
-    with torch.autocast(batch["roi"].device.type, torch.bfloat16, enabled=reader.hp.amp):
-        logits = reader.net(batch["roi"], batch["previous"], batch["padding"])
-    lengths = (batch["tokens"] != PAD).sum(1) - 1  # without the end
-    found = ([t for t in best[:n].tolist() if t != END] for best, n in zip(logits.argmax(-1), lengths, strict=True))
-    return [reader.tokenizer.decode(tokens) for tokens in found]
 
 
 def read_split(reader, clips, other):

@@ -11,8 +11,8 @@ from fractions import Fraction
 import cv2
 import numpy as np
 
-import detectors
 import faces
+from detectors import BlazeFace
 from hparams import InputError
 from sync import SAMPLES, Compact, Sync, load_sync, mouths, score, windows_of
 
@@ -85,7 +85,7 @@ def followed(frames):
 
     Frames within it in which the face was lost are filled in. Raises InputError for a clip without a face.
     """
-    tracker = faces.Tracker(detectors.BlazeFace())
+    tracker = faces.Tracker(BlazeFace())
     for frame in frames:
         tracker.add(frame)
     tracks = [track for shot in tracker.shots for track in shot]

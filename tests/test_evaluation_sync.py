@@ -27,7 +27,7 @@ GRID = Path(__file__).parents[1].parent / "shared" / "data" / "grid"
 
 
 class Place:
-    """Stands for a `data.Clip`: where the face is."""
+    """Stands for a `clip.Clip`: where the face is."""
 
     def __init__(self, boxes, meshes=None, size=None):
         self.boxes, self.meshes, self.size = boxes, meshes, size
@@ -216,18 +216,20 @@ def test_the_compact_model_is_shown_the_mouth_of_the_real_clip(weights):
 
 def test_a_summary_of_known_offsets_has_the_known_shares():
     scores = {"as filmed": [Score(0, 2.0, 1.0), Score(1, 4.0, 3.0), Score(-2, 0.0, 2.0), Score(0, 2.0, 2.0)]}
-    found = {3: [3, 3, 4, 9], -3: [-3, -3, -3, -3]}
+    found = {3: [3, 4, 3, 9], -3: [-3, -3, -3, -3]}
     result = offsets.summary(scores, found)
-    assert result["rows"]["as filmed"] == {"zero": 0.5, "within_1": 0.75, "c": 2.0, "d": 2.0}
-    assert result["shifts"] == {3: {"exact": 0.5, "within_1": 0.75}, -3: {"exact": 1.0, "within_1": 1.0}}
-    assert result["all_shifts"] == {"exact": 0.75, "within_1": 0.875}
+    wanted = {"zero": 0.5, "within_1": 0.75, "c": 2.0, "d": 2.0, "c_low": 0.3, "c_high": 3.7}
+    assert result["rows"]["as filmed"] == pytest.approx(wanted)
+    assert result["shifts"][3] == {"exact": 0.5, "within_1": 0.75, "moved": 0.5}
+    assert result["shifts"][-3] == {"exact": 1.0, "within_1": 1.0, "moved": 0.5}
+    assert result["all_shifts"] == {"exact": 0.75, "within_1": 0.875, "moved": 0.5}
 
 
 def test_the_command_prints_a_table_and_writes_all_numbers(weights, data_root, tmp_path, capsys):
     argv = ["--data_root", data_root, "--splits", "val", "--sync", weights, "--json", tmp_path / "all.json"]
     assert offsets.main([str(word) for word in argv]) == 0
     printed, report = capsys.readouterr().out, json.loads((tmp_path / "all.json").read_text())
-    assert "| val, 2 clips | offset 0 | within 1 frame | sync C (compact) | sync D (compact) |" in printed
+    assert "| val, 2 clips | offset 0 | within 1 frame | sync C (compact) | of 90 % | sync D (compact) |" in printed
     assert "LSE" not in printed and report["sync"]["sha256"] in printed
     assert [each["clip"] for each in report["splits"]["val"]["clips"]] == ["ann/four", "cid/one"]
     assert len(report["splits"]["val"]["shifts"]) == 20

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -150,14 +151,14 @@ def test_sound_that_is_late_is_moved_and_its_words_with_it(source, detector):
 class Told:
     """Stands for a sync model with its protocol: says how late the picture is, and keeps what it saw."""
 
-    about = {"sha256": "abc"}
+    about, columns, sync = {"sha256": "abc"}, {"c": "sync C"}, SimpleNamespace(sure=0.5)
 
-    def __init__(self, offset):
-        self.offset, self.saw = offset, None
+    def __init__(self, offset, c=2.0):
+        self.offset, self.c, self.saw = offset, c, None
 
     def __call__(self, frames, wav, face):
         self.saw = frames, face
-        return {"c": 2.0, "d": 0.5, "offset": self.offset}
+        return {"c": self.c, "d": 0.5, "offset": self.offset}
 
 
 def test_a_sync_model_tells_how_late_the_sound_is(recorded, source, monkeypatch):
@@ -174,6 +175,9 @@ def test_a_sync_model_tells_how_late_the_sound_is(recorded, source, monkeypatch)
         np.testing.assert_array_equal(frames[0][y1:y2, x1:x2], pictures[0][y : y + y2 - y1, x : x + x2 - x1])
     monkeypatch.setattr("evaluation.sync.scorer", lambda path, protocol: Told(-6))
     with pytest.raises(InputError, match="its sound is 6 frames late, more than --max_offset 5"):
+        footage.Lateness("x", 5)(pictures, recorded[0]["wav"], boxes, meshes)
+    monkeypatch.setattr("evaluation.sync.scorer", lambda path, protocol: Told(1, 0.4))
+    with pytest.raises(InputError, match="fit at no offset that was tried: sync C 0.40, 0.5 is the least"):
         footage.Lateness("x", 5)(pictures, recorded[0]["wav"], boxes, meshes)
 
 

@@ -116,8 +116,6 @@ def test_lrs2_refuses_frames_of_another_size(size):
     with pytest.raises(InputError, match=f"{size[1]}x{size[0]} px: --roi lrs2 .* say --roi aligned") as fault:
         lrs2(BOX, size)
     assert "\n" not in str(fault.value)
-    with pytest.raises(InputError, match="the size of the frames, which this data root lacks"):
-        lrs2(BOX, None)
 
 
 def test_what_is_read_is_the_middle_of_the_window():
@@ -226,10 +224,3 @@ def test_the_stable_points_are_the_corners_of_the_eyes_and_the_base_of_the_nose(
     (x, y), names = MEAN_FACE.T / mouth.EYES_PX, ["right outer", "right inner", "left inner", "left outer", "nose"]
     assert len(names) == len(STABLE) and list(x[:4]) == sorted(x[:4]) and y[4] > y[:4].max() + 0.4
     assert x[3] - x[0] == pytest.approx(1, abs=0.01)  # the unit is the distance of the outer corners
-
-
-def test_lrs2_refuses_a_middle_that_was_not_kept():
-    lrs2(BOX, (160, 160), 1 / 6)
-    near = np.float32([[50, 50, 100, 100]])  # of 88 px, 50 + 2 * 50 / 6 are kept in each direction
-    with pytest.raises(InputError, match="only 57% of LRS2's middle .* say --roi aligned"):
-        lrs2(near, (160, 160), 1 / 6)

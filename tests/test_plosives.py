@@ -9,7 +9,7 @@ from evaluation.plosives import burst, lags, parting
 
 
 class Said:
-    """Stands for a `data.Clip` that says one word."""
+    """Stands for a `clip.Clip` that says one word."""
 
     def __init__(self, word, heard_s, parted_s):
         rng = np.random.default_rng(0)

@@ -3,6 +3,7 @@
 import json
 from contextlib import redirect_stdout
 from io import StringIO
+from pathlib import Path
 from shutil import copytree
 
 import cv2
@@ -14,7 +15,7 @@ from drawn_faces import SPLITS
 import preprocess
 from clip import Clip, write_clip
 from hparams import InputError
-from report import contact_sheet, report
+from report import contact_sheet, report, spread
 from root import general
 
 
@@ -62,6 +63,14 @@ def test_its_pictures_show_the_clips(root):
 def test_a_contact_sheet_of_many_clips_is_full(data_root):
     paths = sorted((data_root / "clips").rglob("*.safetensors")) * 20
     assert contact_sheet(paths).shape == (6 * 128, 8 * (128 + 104), 3)
+
+
+def test_it_shows_as_many_speakers_as_there_are():
+    many = [Path(f"s{who:02}/{clip}") for who in range(30) for clip in range(3)]
+    assert [path.parent.name for path in spread(many, 4)] == ["s00", "s09", "s19", "s29"]
+    one = [Path(f"s1/{clip:03}") for clip in range(50)] + [Path("s2/000"), Path("s3/000")]
+    shown = [path.parent.name for path in spread(one, 6)]
+    assert len(set(shown)) == 3 and shown.count("s1") == 4
 
 
 CLIP = "ann/two.safetensors"

@@ -15,7 +15,7 @@ from expert_hparams import ExpertHParams
 from hparams import InputError, preset
 from models import build_reader
 from reading import load_reader
-from sync import Compact, Published, load_sync, score
+from sync import Compact, Published, levelled, load_sync, score
 
 torch.set_num_threads(1)
 HP = replace(preset("compact_sync", ExpertHParams), width=1 / 16, dim=16)
@@ -92,6 +92,24 @@ def test_six_frames_of_both_are_enough_and_five_are_not(kind):
     for frames, samples in ((5, 6 * FRAME), (6, 5 * FRAME), (0, 0), (12, 0)):
         with pytest.raises(InputError, match=f"{frames} frames at 25 fps and .* less than 6 frames of both"):
             MIRRORS[kind].distances(pictures_of(kind, light[:frames]), wav[:samples])
+
+
+@pytest.mark.parametrize("gain", [0.05, 0.4, 3])
+def test_the_compact_model_does_not_mind_how_loud_a_recording_is(gain):
+    _, wav = flicker(30)
+    wav = (wav / np.abs(wav).max() * 10_000).astype(np.int16)
+    heard = []
+    net = Mirror()
+    net.hear = lambda mels: heard.append(mels) or Mirror().hear(mels)
+    for loud in (wav, (gain * wav).astype(np.int16)):
+        Compact(net, {}).distances(torch.rand(30, 1, 88, 88), loud)
+    assert (heard[0] - heard[1]).abs().mean() < 0.02
+    assert np.percentile(np.abs(levelled(wav)), 99) == pytest.approx(19_000)
+
+
+def test_silence_stays_silence():
+    assert not levelled(np.zeros(640, np.int16)).any() and len(levelled(np.zeros(0, np.int16))) == 1
+    assert np.abs(levelled(np.ones(640, np.int16))).max() == 100, "noise of a quiet microphone is no speech"
 
 
 # Mouths

@@ -95,8 +95,9 @@ def test_frames_of_lrs2_are_seen_in_their_middle(root):
     joined_middles, ends = joined(list(middles))
     retell(path, size=[160, 160], middles=joined_middles, middle_ends=ends)
     seen = Clip(path).middles()[:, 4:92, 4:92] / np.float32(255)
-    found = Utterances(root, "train", hp)[0, None]["roi"][:, 0]
-    torch.testing.assert_close(found, torch.from_numpy(seen), atol=3e-5, rtol=0)
+    torch.testing.assert_close(
+        Utterances(root, "train", hp)[0, None]["roi"][:, 0], torch.from_numpy(seen), atol=1e-4, rtol=0
+    )
 
 
 def test_a_window_shows_hears_and_says_the_same_frames(spoken_root, tokenizer):
@@ -202,9 +203,9 @@ def test_clips_that_cannot_be_used_are_named_in_one_line(root, tokenizer):
 
     assert "bob/one.safetensors" in refused("24 frames, the reader takes 20: .* --longest", replace(HP, longest=20))
     for arrays, words in (
-        ({"text": np.array("")}, "has no words"),
-        ({"text": np.array("SET PURPLE")}, "does not know 'purple'"),
-        ({"text": np.array("SET RED"), "words": np.array(["SET", "ROSE"])}, "does not know 'rose'"),
+        ({"text": ""}, "has no words"),
+        ({"text": "SET PURPLE"}, "does not know 'purple'"),
+        ({"text": "SET RED", "words": ["SET", "ROSE"]}, "does not know 'rose'"),
     ):
         retell(path, **arrays)
         assert str(path) in refused(words)

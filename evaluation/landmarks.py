@@ -1,0 +1,105 @@
+"""Where the mouth of a drawn face is and how it moves, by the 468-point mesh: LMD, movement, no face."""
+
+import cv2
+import numpy as np
+
+import faces
+import mouth
+from detectors import MESH_SCORE, ROI_SCALE, BlazeFace
+
+LIPS = faces.OUTER_LIPS + faces.INNER_LIPS
+LEAST_MOVE = 1e-6  # eye distances: a mouth that moves less stands still
+
+
+class Mesher:
+    """Finds the mesh in the crops of a clip, where the real clip's mesh says that the face is; no detector runs.
+
+    Raises InputError if the package that holds the network is not installed.
+    """
+
+    def __init__(self):
+        cv2.setNumThreads(1)  # the network is too small for more
+        self.network = BlazeFace()
+
+    def __call__(self, pictures, meshes, boxes, margin):
+        """Meshes of the faces in crops, px of the frame, and whether the network believes in them.
+
+        pictures: (T, P, P, 3) uint8, RGB: face boxes and `margin` box sizes around them.
+        meshes: (T, 468, 2), where the real face is, face box as [0, 1] x [0, 1].  boxes: (T, 4) px of the frame.
+        Returns (T, 468, 2) float32 and (T,) bool.
+        """
+        px = pictures.shape[1]
+        inside = (mouth.smoothed(meshes) + margin) / (1 + 2 * margin) * px - 0.5  # px of the crop; a steady place
+        found = [self.network.mesh(rgb, around(mesh)) for rgb, mesh in zip(pictures, inside, strict=True)]
+        points, belief = np.stack([mesh for mesh, _ in found]), np.array([score for _, score in found])
+        sizes = boxes[:, None, 2:] - boxes[:, None, :2]
+        in_box = (points + 0.5) / px * (1 + 2 * margin) - margin
+        return (in_box * sizes + boxes[:, None, :2]).astype(np.float32), belief > MESH_SCORE
+
+
+def around(mesh):
+    """The upright square, as (cx, cy, side, angle) in px and radians, in which the network looks for a mesh."""
+    (x1, y1), (x2, y2) = mesh.min(0), mesh.max(0)
+    eyes = mesh[faces.LEFT_EYE] - mesh[faces.RIGHT_EYE]
+    return (x1 + x2) / 2, (y1 + y2) / 2, ROI_SCALE * max(x2 - x1, y2 - y1), np.arctan2(eyes[1], eyes[0])
+
+
+def eye_distance(meshes):
+    """Distance of the outer eye corners, (T, 468, 2) -> (T,), in the mesh's units."""
+    return np.linalg.norm(meshes[:, faces.LEFT_EYE] - meshes[:, faces.RIGHT_EYE], axis=-1).clip(min=1e-6)
+
+
+def lmd(fake, real):
+    """Mouth landmark distance of each frame (Chen et al., ECCV 2018): the mean over 40 lip points, % of eye distance.
+
+    fake, real: (T, 468, 2), any units. Returns (T,).
+    Each mouth is taken around its own middle and in units of its own face's eye distance, so that the number does not
+    change where a face or the whole frame is moved or scaled.
+    Differs: the paper takes dlib's 68 points, and px of a face crop.
+    """
+    shapes = []
+    for meshes in (fake, real):
+        lips = meshes[:, LIPS] / eye_distance(meshes)[:, None, None]
+        shapes.append(lips - lips.mean(1, keepdims=True))
+    return 100 * np.linalg.norm(shapes[0] - shapes[1], axis=-1).mean(1)
+
+
+def openings(meshes):
+    """How far the lips are apart, (T, 468, 2) -> (T,), in eye distances."""
+    upper, lower = (meshes[:, point] for point in faces.MIDDLE_LIPS)
+    return np.linalg.norm(upper - lower, axis=-1) / eye_distance(meshes)
+
+
+def movement(openings):
+    """How much a mouth moves: the mean change of how far it is open from frame to frame. openings: (T,). A float."""
+    return float(np.abs(np.diff(openings)).mean()) if len(openings) > 1 else 0.0
+
+
+def follows(openings, real):
+    """How closely a mouth opens and closes with the real one: the correlation of their changes from frame to frame.
+
+    openings, real: (T,). Returns 0 where one of them stands still.
+    """
+    changes = np.diff(openings), np.diff(real)
+    if len(openings) < 3 or min(map(np.std, changes)) < LEAST_MOVE:
+        return 0.0
+    return float(np.corrcoef(*changes)[0, 1])
+
+
+def compare(fake, real):
+    """The landmark measures of a clip: {measure: (sum, weight)}, see `intervals.estimate`.
+
+    fake, real: a mesh (T, 468, 2) and whether there is a face (T,), as `Mesher` gives them. Frames in which either
+    has none are left out of all measures but `no_face`, which counts those of the fake.
+    """
+    (mesh, seen), (real_mesh, real_seen) = fake, real
+    both = seen & real_seen
+    counted = {"no_face": (int((~seen).sum()), len(seen))}
+    if not both.any():
+        return counted | {name: (0.0, 0) for name in ("lmd", "moves", "follows")}
+    open_fake, open_real = openings(mesh[both]), openings(real_mesh[both])
+    return counted | {
+        "lmd": (float(lmd(mesh[both], real_mesh[both]).mean()), 1),
+        "moves": (movement(open_fake), movement(open_real)),
+        "follows": (follows(open_fake, open_real), 1),
+    }

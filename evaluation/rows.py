@@ -1,0 +1,148 @@
+"""The rows of the table: the real clip, what keeps numbers honest, and what a generator draws for each sound."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+from clip import FPS, Clip
+from data import Clips, to_tensor
+from evaluation.videos import crops_of, frames_of, matched
+from hparams import HParams, InputError
+from painter import Sound
+from painter import load as load_generator
+from video import bounce
+
+TRUTH, COPIED, OTHER_LIPS = HONEST = "ground truth", "identity frame copied", "other clip's lips"
+OTHER_SOUND, SILENCE = ", other clip's sound", ", silence"  # after a method's name
+FEATHER = 0.08  # of the mouth window: the soft rim of lips that are put into another face
+TOGETHER = 25  # frames drawn at once
+
+
+@dataclass
+class Real:
+    """A real clip as it is judged.
+
+    crops: (L, P, P, 3) uint8, RGB: the face box and `margin` box sizes around it on each side.
+    frames: (L, H, W, 3) uint8 where the real videos are given, else None.
+    """
+
+    name: str
+    clip: Clip
+    crops: np.ndarray
+    frames: np.ndarray | None
+    margin: float
+
+    def faces(self, crops):
+        """The face boxes of crops, without their surroundings: (L, 96, 96, 3) uint8."""
+        border = round(crops.shape[1] * self.margin / (1 + 2 * self.margin))
+        return np.ascontiguousarray(crops[:, border : crops.shape[1] - border, border : crops.shape[1] - border])
+
+
+class Corpus:
+    """The real clips of a split: those of a data root, or, given `videos`, cut out of the original videos.
+
+    names: clip ids; faults: {name: why a clip's video cannot be used}. Raises InputError as `Clips` and `matched` do.
+    """
+
+    def __init__(self, root, split, videos=None):
+        clips = Clips(root, split, HParams())
+        self.names, self.about = clips.names, clips.about
+        self.place = dict(zip(clips.names, clips.paths, strict=True))
+        self.margin = (self.about["crop_px"] / self.about["face_px"] - 1) / 2
+        self.videos, self.faults, _ = matched(videos, self.names) if videos else (None, {}, [])
+
+    def clip(self, name):
+        """The stored clip of this name."""
+        return Clip(self.place[name])
+
+    def real(self, name):
+        """A `Real` by its name. Raises InputError if it has no video, or one that is not that of the stored clip."""
+        clip = self.clip(name)
+        if self.videos is None:
+            return Real(name, clip, np.ascontiguousarray(clip.pictures()), None, self.margin)
+        if name not in self.videos:
+            raise InputError(f"{name}: {self.faults[name]}")
+        frames = frames_of(self.videos[name], clip, slack=0)
+        return Real(name, clip, crops_of(frames, clip.boxes, self.about["crop_px"], self.margin), frames, self.margin)
+
+
+def distant(count):
+    """For each frame the one most distant in time, which shows what the person looks like: (count,) int."""
+    return np.where(np.arange(count) < count // 2, count - 1, 0)
+
+
+def copied(real):
+    """The crops of a clip whose every face is the identity frame's: what ignores the sound. (L, P, P, 3) uint8."""
+    return real.crops[distant(len(real.crops))]
+
+
+def with_lips_of(real, other):
+    """The crops of a clip with another's lips in their place, turned and scaled as the mean face: (L, P, P, 3) uint8.
+
+    other: a `Real`; played forth and back where it is shorter. What a lip reader sees is the other's, the rest is not.
+    """
+    px, at = real.crops.shape[1], np.array([bounce(k, len(other.crops)) for k in range(len(real.crops))])
+    inner, outer = in_crop(other, px)[at], in_crop(real, px)
+    rim = np.minimum(np.arange(px) + 0.5, px - np.arange(px) - 0.5) / px / FEATHER
+    soft = np.clip(np.minimum(rim[:, None], rim), 0, 1).astype(np.float32)
+    out = []
+    for crop, source, from_window, to_window in zip(real.crops, other.crops[at], inner, outer, strict=True):
+        back = cv2.invertAffineTransform(to_window)  # from the crop to the window, [0, 1] x [0, 1]
+        turn = np.column_stack([from_window[:, :2] @ back[:, :2], from_window @ [*back[:, 2], 1]])
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        lips = cv2.warpAffine(source, turn, (px, px), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        mask = cv2.warpAffine(soft, back * px - [0, 0, 0.5], (px, px), flags=flags)[..., None]
+        out.append((mask * lips + (1 - mask) * crop + 0.5).astype(np.uint8))
+    return np.stack(out)
+
+
+def in_crop(real, px):
+    """From a clip's mouth windows, [0, 1] x [0, 1], to px of its crops, pixel centres whole numbers: (L, 2, 3)."""
+    windows = real.clip.windows.astype(np.float64)
+    windows[..., 2] += real.margin
+    scaled = windows * px / (1 + 2 * real.margin)
+    scaled[..., 2] -= 0.5
+    return scaled
+
+
+def honest_rows(real, other):
+    """The rows that stand beside every method: {row: crops (L, P, P, 3) uint8}. other: the `Real` that lends lips."""
+    return {TRUTH: real.crops, COPIED: copied(real), OTHER_LIPS: with_lips_of(real, other)}
+
+
+class Drawer:
+    """A generator that redraws the clips of a data root for any sound; the identity is the most distant frame.
+
+    path: any file that `checkpoint.load_generator` reads.  name: of its rows.  about: what is known of the file.
+    """
+
+    def __init__(self, path, device="cpu"):
+        self.generator, self.hp, self.about = load_generator(path, device, "float32")
+        self.name = path.stem
+
+    @torch.inference_mode()
+    def draw(self, real, wav):
+        """The crops of a clip with every face drawn for a sound: (L, P, P, 3) uint8. wav: (samples,) int16, 16 kHz.
+
+        The whole face box is what the generator drew; around it, the real surroundings.
+        """
+        shown, count = to_tensor(real.faces(real.crops)), len(real.crops)
+        if shown.shape[-1] != self.hp.face_size:
+            raise InputError(f"{real.name}: faces of {shown.shape[-1]} px, the generator draws {self.hp.face_size}")
+        pose = shown.clone()
+        pose[:, :, shown.shape[2] // 2 :] = 0
+        face = torch.cat([pose, shown[distant(count)]], dim=1)
+        speech = Sound(self.generator, self.hp, wav)(np.arange(count) / FPS)
+        parts = zip(face.split(TOGETHER), speech.split(TOGETHER), strict=True)
+        drawn = torch.cat([self.generator.draw(f[None].to(s.device), s[None])[0].float().cpu() for f, s in parts])
+        crops, border = real.crops.copy(), (real.crops.shape[1] - shown.shape[-1]) // 2
+        inside = slice(border, border + shown.shape[-1])
+        crops[:, inside, inside] = (drawn * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        return crops
+
+    def rows(self, real, other):
+        """{row: crops}: drawn for the clip's own sound, for that of the `Real` other, and for silence."""
+        sounds = {"": real.clip.wav, OTHER_SOUND: other.clip.wav, SILENCE: np.zeros_like(real.clip.wav)}
+        return {self.name + row: self.draw(real, wav) for row, wav in sounds.items()}

@@ -1,0 +1,106 @@
+"""The mouth's landmarks on drawn meshes whose distances are known, and on the portrait moved and scaled."""
+
+import numpy as np
+import pytest
+from drawn_faces import head_mesh
+from portraits import head
+
+import faces
+from detectors import BlazeFace
+from evaluation.landmarks import Mesher, compare, eye_distance, follows, lmd, movement, openings
+
+MARGIN = 1 / 6
+
+
+def heads(openings):
+    return np.stack([head_mesh(opening) for opening in openings])
+
+
+def crops_of(frame, box, count=1):
+    """A crop with its surroundings, as a data root stores them, `count` times."""
+    return np.stack([faces.crop(frame, box, 128, 1 + 2 * MARGIN)] * count)
+
+
+@pytest.fixture(scope="module")
+def mesher():
+    pytest.importorskip("cv2")
+    return Mesher()
+
+
+def found_in(frame):
+    """The mesh and box of the largest face of a frame."""
+    tracker = faces.Tracker(BlazeFace())
+    tracker.add(frame)
+    meshes = tracker.largest()[0].meshes
+    box = faces.face_boxes(meshes)[0]
+    return faces.to_crop(meshes[0], box), np.array(box, np.float32)
+
+
+def test_lmd_of_a_known_shift_of_the_lips_is_that_shift():
+    real = heads([0.1, 0.1])
+    fake = real.copy()
+    fake[:, faces.OUTER_LIPS] += [0.0, 0.028]  # half of the points go down by a twentieth of the eye distance, 0.56
+    assert lmd(real, real).tolist() == [0.0, 0.0]
+    assert lmd(fake, real).tolist() == pytest.approx([2.5, 2.5], abs=1e-4)  # around the middle: half of it, all points
+
+
+def test_lmd_does_not_change_where_a_frame_is_moved_or_scaled():
+    real, fake = heads([0.02, 0.1, 0.2]), heads([0.1, 0.05, 0.0])
+    moved = 3.7 * fake + [120, -40]
+    assert lmd(moved, real) == pytest.approx(lmd(fake, real), abs=1e-3)
+    assert lmd(moved, 0.2 * real - 7) == pytest.approx(lmd(fake, real), abs=1e-3)
+    assert lmd(fake, real).min() > 1
+
+
+def test_movement_is_measured_in_eye_distances():
+    assert openings(heads([0.0, 0.112])) == pytest.approx([0, 0.2], abs=1e-3)
+    assert movement(openings(heads([0.0, 0.112, 0.112]))) == pytest.approx(0.1, abs=1e-3)
+    assert movement(openings(heads([0.05] * 4))) < 1e-6
+    assert eye_distance(100 * heads([0.1])).tolist() == pytest.approx([56.0], abs=1e-3)
+
+
+def test_a_mouth_follows_another_by_their_correlation():
+    real = np.array([0.0, 0.1, 0.2, 0.1, 0.15])
+    assert follows(0.5 * real + 0.3, real) == pytest.approx(1)
+    assert follows(-real, real) == pytest.approx(-1)
+    assert follows(np.full(5, 0.1), real) == 0
+
+
+def test_frames_without_a_face_are_counted_and_left_out_of_the_distance():
+    real, fake = heads([0.1] * 4), heads([0.1] * 4)
+    fake[3] = 0
+    all_seen, some = np.ones(4, bool), np.array([True, True, True, False])
+    found = compare((fake, some), (real, all_seen))
+    assert found["no_face"] == (1, 4) and found["lmd"] == (0, 1)
+    assert compare((fake, ~all_seen), (real, all_seen))["lmd"] == (0, 0)
+
+
+def test_the_mesh_of_a_crop_lies_where_that_of_the_frame_does(mesher):
+    frame = head(320)
+    mesh, box = found_in(frame)
+    points, seen = mesher(crops_of(frame, box, 2), np.stack([mesh] * 2), np.stack([box] * 2), MARGIN)
+    width = box[2] - box[0]
+    assert seen.all()
+    assert np.abs(points[0] - (mesh * (box[2:] - box[:2]) + box[:2])).mean() < 0.03 * width
+
+
+def test_lmd_hardly_changes_with_the_place_and_scale_of_the_picture(mesher):
+    measured = []
+    for px, x, y in ((320, 0, 0), (320, 23, -11), (500, 0, 0)):
+        frame = head(px, x, y)
+        mesh, box = found_in(frame)
+        opened = faces.crop(frame, box, 128, 1 + 2 * MARGIN)
+        closed = opened.copy()
+        lips = np.round((mesh[faces.OUTER_LIPS] + MARGIN) / (1 + 2 * MARGIN) * 128).astype(int)
+        (x1, y1), (x2, y2) = lips.min(0), lips.max(0)
+        closed[y1:y2, x1:x2] = opened[y1 - (y2 - y1) : y1, x1:x2]  # skin over the lips
+        both = [mesher(p[None], mesh[None], box[None], MARGIN) for p in (closed, opened)]
+        measured.append(compare(*both)["lmd"][0])
+    assert measured[0] > 0.5
+    assert measured == pytest.approx([measured[0]] * 3, rel=0.35)
+
+
+def test_a_picture_without_a_face_is_told(mesher):
+    mesh, box = head_mesh(), np.array([40, 30, 136, 126], np.float32)
+    blank = np.full((1, 128, 128, 3), 127, np.uint8)
+    assert not mesher(blank, mesh[None], box[None], MARGIN)[1].any()

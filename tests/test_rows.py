@@ -1,0 +1,66 @@
+"""The rows beside a method: the copied frame, another clip's lips, and a generator under three sounds."""
+
+import numpy as np
+import pytest
+import torch
+from portraits import WEIGHTS, export_narrow
+
+from evaluation.lips import mouths
+from evaluation.rows import COPIED, OTHER_LIPS, TRUTH, Corpus, Drawer, distant, honest_rows, with_lips_of
+
+
+@pytest.fixture(scope="module")
+def pair(data_root):
+    corpus = Corpus(data_root, "val")
+    return [corpus.real(name) for name in corpus.names]
+
+
+def test_the_identity_is_the_frame_most_distant_in_time():
+    assert distant(6).tolist() == [5, 5, 5, 0, 0, 0]
+
+
+def test_the_copied_row_shows_no_frame_at_its_own_time(pair):
+    real, other = pair
+    rows = honest_rows(real, other)
+    assert list(rows) == [TRUTH, COPIED, OTHER_LIPS]
+    assert (rows[COPIED][0] == real.crops[-1]).all() and (rows[COPIED][-1] == real.crops[0]).all()
+    assert all(len(crops) == len(real.crops) for crops in rows.values())
+
+
+def test_a_clip_with_its_own_lips_is_itself(pair):
+    real, _ = pair
+    change = np.abs(with_lips_of(real, real).astype(int) - real.crops)
+    assert change.mean() < 0.5 and change.max() < 40
+
+
+def test_what_is_read_is_the_other_clip_and_the_rest_stays(pair):
+    real, other = pair
+    mixed = with_lips_of(real, other)
+    seen, theirs, own = (
+        mouths(crops, clip, real.margin, "aligned")
+        for crops, clip in ((mixed, real.clip), (other.crops, other.clip), (real.crops, real.clip))
+    )
+    middle = (slice(None, 28), 0, slice(20, 68), slice(20, 68))
+    assert (seen[middle] - theirs[middle]).abs().mean() < 0.03
+    assert (seen[middle] - own[middle]).abs().mean() > 0.06
+    assert (mixed[:, :40] == real.crops[:, :40]).all()  # forehead and eyes
+
+
+def test_a_shorter_clip_lends_its_lips_forth_and_back(pair):
+    long, short = pair if len(pair[0].crops) > len(pair[1].crops) else pair[::-1]
+    assert len(long.crops) > len(short.crops)
+    assert len(with_lips_of(long, short)) == len(long.crops)
+
+
+@pytest.mark.parametrize("kind", ["talklip_g", "wav2lip"])
+def test_a_generator_draws_for_three_sounds_within_the_face_box(pair, tmp_path, kind):
+    torch.manual_seed(0)
+    drawer = Drawer(export_narrow(tmp_path / "mine.safetensors", **WEIGHTS[kind]))
+    real, other = pair
+    rows = drawer.rows(real, other)
+    assert list(rows) == ["mine", "mine, other clip's sound", "mine, silence"]
+    for crops in rows.values():
+        changed = (crops != real.crops).any((0, 3))
+        assert changed[16:-16, 16:-16].any() and not changed[:16].any() and not changed[:, -16:].any()
+    assert (rows["mine"] != rows["mine, silence"]).any()
+    assert (drawer.draw(real, real.clip.wav) == rows["mine"]).all()  # the same every time
