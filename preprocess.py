@@ -67,9 +67,7 @@ def preprocess(args):
         args.data_root, args.out = args.data_root.resolve(), args.out.resolve()
     corpus = read_corpus(args.data_root, args.dataset)
     splits = chosen_splits(corpus, args.splits)
-    detectors.DETECTORS[args.detector](
-        "cpu"
-    )  # a missing package is told here, once: a worker that cannot start says nothing
+    detectors.DETECTORS[args.detector]("cpu")  # a missing package is told here: a worker that cannot start is mute
     sync = sync_model(args)
     settings = {"face_px": args.face_px, "crop_px": round(args.face_px * SURROUNDINGS), "corpus": corpus.kind}
     settings["sync"] = [checkpoint.sha256(sync[0]), sync[1]] if sync else None

@@ -95,31 +95,27 @@ def hdtf(root):
             name = f"{video}_{k}"
             if name in here:
                 corpus.add(Source(f"{video}/{name}", here[name]))
-            elif video in here:
-                corpus.add(cut_source(f"{video}/{name}", here[video], span, tables))
-            else:
+            elif video not in here:
                 corpus.refused[f"{video}/{name}"] = f"neither {video}.mp4 nor {name}.mp4 is here"
+            elif source := cut_source(f"{video}/{name}", here[video], span, tables):
+                corpus.add(source)
+            else:
+                corpus.refused[f"{video}/{name}"] = f"its list has {span!r} for its times, or letters for its region"
     if not listed(corpus, root):
         corpus.divide(speaker)
     return corpus
 
 
 def cut_source(name, video, span, tables):
-    """The part of a whole HDTF video that is one clip: span is like 00:30-01:00."""
+    """The part of a whole HDTF video that is one clip: span is like 00:30-01:00. None where the lists are garbled."""
     start_s, stop_s = (seconds(part) for part in span.split("-", 1)) if "-" in span else (None, None)
-    if start_s is None or stop_s is None or stop_s <= start_s:
-        raise InputError(f"HDTF's list of times has {span!r} for {name}: a span looks like 00:30-01:00")
-    numbers = tables["crop_wh"].get(name.rpartition("/")[2], ())
-    region = tuple(int(numbers[i]) for i in (0, 2, 1, 3)) if len(numbers) == 4 else None  # listed x, width, y, height
+    numbers = tables["crop_wh"].get(name.rpartition("/")[2], [])
     height = tables["resolution"].get(speaker(name), [])[:1]
-    return Source(
-        name,
-        video,
-        start_s=start_s,
-        stop_s=stop_s,
-        region=region,
-        region_height=int(height[0]) if height else None,
-    )
+    if start_s is None or stop_s is None or stop_s <= start_s or not all(map(str.isdigit, numbers + height)):
+        return None
+    region = tuple(int(numbers[i]) for i in (0, 2, 1, 3)) if len(numbers) == 4 else None  # listed x, width, y, height
+    times = {"start_s": start_s, "stop_s": stop_s}
+    return Source(name, video, **times, region=region, region_height=int(height[0]) if height else None)
 
 
 def seconds(text):

@@ -124,9 +124,12 @@ def test_hdtf_cuts_whole_videos_and_takes_cut_clips(tmp_path):
     assert (second.start_s, second.stop_s, second.region) == (3690, 3750, None)
     assert corpus.sources["Obama/Obama_0"].stop_s is None
     assert corpus.refused == {"Gone/Gone_0": "neither Gone.mp4 nor Gone_0.mp4 is here"}
-    (root / "HDTF_dataset/RD_annotion_time.txt").write_text("Radio11.mp4 00:30-now\n")
-    with pytest.raises(InputError, match="'00:30-now' for Radio11/Radio11_0"):
-        read_corpus(root)
+    for lists, span in (("annotion_time", "Radio11.mp4 00:30-now\n"), ("crop_wh", "Radio11_0.mp4 a b c d\n")):
+        path = root / f"HDTF_dataset/RD_{lists}.txt"
+        before = path.read_text()
+        path.write_text(span)
+        assert "its list has" in read_corpus(root).refused["Radio11/Radio11_0"]
+        path.write_text(before)
 
 
 def test_voxceleb2(tmp_path):
