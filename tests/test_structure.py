@@ -196,7 +196,7 @@ def test_every_script_has_help(module, monkeypatch, capsys):
     assert "--help" in flags_of(module, monkeypatch, capsys)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/evaluation.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/evaluation.md", "docs/talklip.md"])
 def test_every_flag_in_a_page_exists(page, monkeypatch, capsys):
     known = set().union(*(flags_of(module, monkeypatch, capsys) for module in SCRIPT_MODULES))
     for number, line in enumerate((ROOT / page).read_text(encoding="utf-8").splitlines(), start=1):
