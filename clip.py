@@ -26,15 +26,14 @@ LIP_NUMBERS, LIP_SCALE = 2 * len(LIP_POINTS), 100.0  # lips move by about a hund
 QUALITY = 95  # of JPEG files
 
 
-def joined(pictures):
-    """Pictures as JPEG files one after the other: (bytes,) uint8, and where each ends, (L,) int64.
+def encoded(picture):
+    """A picture, (H, W, 3) uint8, RGB, or (H, W) uint8, grey, as a JPEG file: (bytes,) uint8."""
+    picture = picture[..., ::-1] if picture.ndim == 3 else picture
+    return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].ravel()
 
-    pictures: a list of (H, W, 3) uint8, RGB, or (H, W) uint8, grey.
-    """
-    jpegs = []
-    for picture in pictures:
-        picture = picture[..., ::-1] if picture.ndim == 3 else picture
-        jpegs.append(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].ravel())
+
+def joined(jpegs):
+    """A list of JPEG files one after the other: (bytes,) uint8, and where each ends, (L,) int64."""
     return np.concatenate(jpegs), np.cumsum([len(jpeg) for jpeg in jpegs])
 
 
@@ -42,6 +41,7 @@ def write_clip(path, arrays, about):
     """Writes a clip's file whole or not at all, in a folder that is made if need be. See `Clip` for what it holds.
 
     arrays: numpy arrays by name.  about: what else is known of it, for JSON.
+    Raises OSError where there is no room or no right to write.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{uuid.uuid4().hex}.partial")  # beside it, so that the renaming is one step
@@ -49,6 +49,8 @@ def write_clip(path, arrays, about):
         arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         save_file(arrays, partial, metadata={"about": json.dumps({"format": FORMAT, "fps": FPS, **about})})
         os.replace(partial, path)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
     finally:
         partial.unlink(missing_ok=True)
 

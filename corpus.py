@@ -10,6 +10,7 @@ from hparams import InputError
 
 VIDEOS = (".mp4", ".mpg", ".mpeg", ".mov", ".mkv", ".avi", ".webm", ".m4v")
 SPLITS = ("train", "val", "test")
+LONGEST_NAME = 230  # bytes: with what is added to it, file systems take 255
 HELD_OUT = 20  # one in so many is held out for val, as many for test, where the corpus has no lists
 
 
@@ -44,8 +45,10 @@ class Corpus:
             self.refused[name] = "its path leads out of the root"
         elif not name.isprintable() or name != name.strip():
             self.refused[name] = "its name has a line break or another character that lists cannot hold: rename it"
+        elif max(len(part.encode()) for part in name.split("/")) > LONGEST_NAME:
+            self.refused[name] = f"its name is longer than {LONGEST_NAME} bytes: rename it"
         elif name in self.sources and self.sources[name] != source:
-            self.refused[str(source.video.name)] = f"another video is named {name} too: rename one"
+            self.refused[f"{name}{source.video.suffix}"] = f"another video is named {name} too: rename one"
         else:
             self.sources[name] = source
             if split:
@@ -91,9 +94,9 @@ def filelists(*folders, known=()):
         split = {"valid": "val"}.get(path.stem, path.stem)
         if split not in (*SPLITS, "pretrain") and not split.startswith("test"):
             continue
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
         lines = [line.strip() for line in lines if line.strip()]
-        if not lines or "/" not in lines[0].split()[0] and lines[0] not in known:
+        if not lines or "/" not in lines[0].split()[0] and not any(without_suffix(line) in known for line in lines):
             continue
         if lists.get(split, lines) != lines:
             raise InputError(f"{path} and {found[split]} are two lists of one split: take one away")
@@ -102,16 +105,30 @@ def filelists(*folders, known=()):
 
 
 def listed(corpus, root):
-    """Divides a corpus by the filelists in its root, where there are any; ids without a video are refused."""
+    """Divides a corpus by the filelists in its root, where there are any; ids without a video are refused.
+
+    Raises InputError for lists that name none of its clips.
+    """
     lists = filelists(root, known=corpus.sources)
     for split, lines in lists.items():
         for line in lines:
-            name = line if line in corpus.sources else line.split()[0]
+            name = without_suffix(line)
+            name = name if name in corpus.sources else line.split()[0]
             if name in corpus.sources:
                 corpus.lists.setdefault(split, []).append(name)
             else:
                 corpus.refused[name] = "its path leads out of the root" if leads_out(name) else "there is no such video"
+    if lists and not corpus.lists:
+        first = next(iter(lists.values()))[0]
+        raise InputError(
+            f"{root}: its lists name none of its videos, the first {first!r}; {next(iter(corpus.sources))} is one"
+        )
     return bool(lists)
+
+
+def without_suffix(line):
+    """A line of a list without the ending of a video's name."""
+    return os.path.splitext(line)[0] if line.lower().endswith(VIDEOS) else line
 
 
 def videos(root, corpus):

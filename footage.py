@@ -10,7 +10,7 @@ import detectors
 import faces
 import mouth
 import video
-from clip import FPS, joined, write_clip
+from clip import FPS, encoded, joined, write_clip
 from hparams import InputError
 from transcripts import read_transcript
 
@@ -18,6 +18,7 @@ SURROUNDINGS = 4 / 3  # a stored crop shows so many times the face box
 LEAST_FRAMES = 6  # of a clip: a window of 5 and a place to move it to
 LONGEST_GAP = 5  # frames without a face that are filled from those around
 RIVAL = 0.8  # a second face of this share of the first one's size, summed over its frames, makes a clip ambiguous
+INDEXED = (".mp4", ".m4v", ".mov")  # files that tell how long their pictures are; of others it is the whole file
 WHOLE = 0.9  # share of its length that a clip must have in pictures that can be decoded, and in sound
 ROOM = 512 << 20  # bytes of a clip's pictures that are kept for the second look at them; more are decoded again
 JUDGED = 500  # frames by which it is told how late the sound is: 20 s
@@ -112,7 +113,7 @@ def hear(source, count):
     It begins with the first frame and ends `HEARD_AFTER_S` after the last, if there is so much.
     """
     wav = audio.read_audio(source.sound or source.video)
-    wav = wav[round(source.start_s * audio.RATE) :][: round((count / FPS + HEARD_AFTER_S) * audio.RATE)]
+    wav = wav[round(source.start_s * FPS) * audio.RATE // FPS :][: round((count / FPS + HEARD_AFTER_S) * audio.RATE)]
     heard_s, seen_s = len(wav) / audio.RATE, count / FPS
     if heard_s < WHOLE * seen_s:
         raise InputError(f"{heard_s:.2f} s of sound for {seen_s:.2f} s of pictures")
@@ -121,7 +122,7 @@ def hear(source, count):
 
 def check_length(source, about, count):
     """Raises InputError for a clip of whose pictures much can't be decoded. about: what `video.probe` says of it."""
-    told_s = about.duration_s
+    told_s = about.duration_s if source.video.suffix.lower() in INDEXED else None
     if told_s and source.stop_s:
         told_s = min(told_s, source.stop_s)
     if told_s and count / FPS < WHOLE * (told_s - source.start_s) - 1 / FPS:
@@ -158,36 +159,36 @@ def record(source, detector, face_px=96, sync=None):
         "wav": wav,
         "word_times": np.asarray(times, np.float32),
     }
-    for name, cut in seen.items():
-        arrays[name], arrays[f"{name.removesuffix('s')}_ends"] = joined(cut)
+    for name, jpegs in seen.items():
+        arrays[name], arrays[f"{name.removesuffix('s')}_ends"] = joined(jpegs)
     facts |= {"text": text, "words": words, "size": list(face.size), "source_fps": float(about.fps)}
     return arrays, facts | {"offset": offset, "others": face.others}
 
 
 def look(pictures, boxes, windows, face, face_px):
-    """Cuts face, mouth and, of frames of LRS2's size, the middle out of every picture: lists of pictures by name."""
+    """Cuts face, mouth and, of frames of LRS2's size, the middle out of every picture: lists of JPEG files by name."""
     seen = {"faces": [], "mouths": []}
     if face.size == (mouth.LRS2_PX, mouth.LRS2_PX):
         seen["middles"] = []
     crop_px, edge = round(face_px * SURROUNDINGS), (mouth.LRS2_PX - mouth.WINDOW_PX) // 2
     for rgb, box, window in zip(pictures, boxes, windows, strict=True):
         grey = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)
-        seen["faces"].append(faces.crop(rgb, box, crop_px, SURROUNDINGS))
-        seen["mouths"].append(mouth.seen(grey, window, box))
+        seen["faces"].append(encoded(faces.crop(rgb, box, crop_px, SURROUNDINGS)))
+        seen["mouths"].append(encoded(mouth.seen(grey, window, box)))
         if "middles" in seen:
-            seen["middles"].append(grey[edge:-edge, edge:-edge])
+            seen["middles"].append(encoded(grey[edge:-edge, edge:-edge]))
     return seen
 
 
 def shifted(wav, times, offset):
     """Sound and word times of a clip whose sound is `offset` frames late (early if negative), put right.
 
-    What is missing at an end is silence; words that fall out of the clip keep their place at its edge.
+    What is missing at an end is silence; words that fall out of the clip lie at its edge.
     """
     samples = round(offset * audio.RATE / FPS)
     moved = wav[samples:] if samples >= 0 else np.concatenate([np.zeros(-samples, np.int16), wav])
     moved = np.pad(moved, (0, max(0, len(wav) - len(moved))))[: len(wav)]
-    return moved, np.clip(np.asarray(times) - offset / FPS, 0, None)
+    return moved, np.clip(np.asarray(times) - offset / FPS, 0, len(wav) / audio.RATE)
 
 
 class Face(NamedTuple):
@@ -219,7 +220,8 @@ class Lateness:
         room = (boxes[:, 2:] - boxes[:, :2]).max()  # around the face: of a large frame the rest is not needed
         left, top = np.maximum(boxes[:, :2].min(0) - room, 0).astype(int)
         right, bottom = np.ceil(boxes[:, 2:].max(0) + room).astype(int)
-        frames = np.stack([rgb[top:bottom, left:right] for rgb, _ in zip(pictures, boxes, strict=False)])
+        cut = (rgb[top:bottom, left:right].copy() for rgb, _ in zip(pictures, boxes, strict=False))
+        frames = np.stack(list(cut))
         face = Face(boxes - np.float32([left, top, left, top]), meshes, frames.shape[1:3])
         found = self.scorer(frames, wav, face)
         if abs(found["offset"]) > self.most:
@@ -256,11 +258,12 @@ class Recorder:
         result, target = {"name": source.name, "reason": None, "seconds": 0.0, "bytes": 0}, self.root.clip(source.name)
         if target.is_file():
             return result
+        self.root.begin(source)
         try:
             arrays, facts = record(source, self.detector, self.face_px, self.sync)
             write_clip(target, arrays, facts)
         except InputError as error:
             self.root.skip(source, str(error))
             return result | {"reason": str(error)}
-        self.root.marker(source).unlink(missing_ok=True)  # of another try
+        self.root.marker(source).unlink(missing_ok=True)
         return result | {"seconds": len(arrays["boxes"]) / FPS, "bytes": target.stat().st_size}

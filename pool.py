@@ -6,11 +6,13 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from pathlib import Path
+from shutil import copyfile
+from tempfile import TemporaryDirectory
 
 from hparams import InputError
 
 ROOT = Path(__file__).parent
-NOT_SENT = [".git", ".venv", "data", "runs", "results", "docs", "examples", "tests", "weights/[!s]*"]  # to a cluster
+SENT = ("*.py", "models/*.py", "evaluation/*.*")  # of our files, to a cluster
 
 _job = None  # of this process
 
@@ -22,8 +24,8 @@ def local(make, items, workers):
     has begun is finished and the rest is not begun. Raises InputError if a process dies.
     """
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin, initargs=(make,)) as pool:
-        jobs = [pool.submit(_do, item) for item in items]
         try:
+            jobs = [pool.submit(_do, item) for item in items]
             for job in as_completed(jobs):
                 yield job.result()
         except BrokenProcessPool as error:
@@ -47,21 +49,30 @@ def _do(item):
 def on_ray(make, items, address, workers=None):
     """As `local`, on a Ray cluster: address is that of its head, "auto", or "local" for one of this machine alone.
 
-    workers: at once; by default one for each processor of the cluster. The files that `items` name must be found under
-    the same paths on all machines. Raises InputError without the package, the cluster, or when a worker dies.
+    workers: at most so many at once, of one free processor each; by default all there are. The files that `items` name
+    must be found under the same paths on all machines; our code is sent there.
+    Raises InputError without the package, the cluster or a free processor, or when a worker dies.
     """
     try:
         import ray
         from ray.util import ActorPool
     except ImportError as error:
         raise InputError("--ray: the package is missing: pip install -r requirements-cluster.txt") from error
-    code = {"working_dir": str(ROOT), "excludes": NOT_SENT}
+    with TemporaryDirectory() as folder:
+        for path in (path for pattern in SENT for path in ROOT.glob(pattern)):
+            target = Path(folder) / path.relative_to(ROOT)
+            target.parent.mkdir(exist_ok=True)
+            copyfile(path, target)
+        code = {"working_dir": folder}
+        try:
+            ray.init(address=address, runtime_env=code, log_to_driver=False, configure_logging=False)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise InputError(f"--ray {address}: no cluster there ({' '.join(str(error).split())[:200]})") from error
     try:
-        ray.init(address=address, runtime_env=code, log_to_driver=False, configure_logging=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise InputError(f"--ray {address}: no cluster there ({' '.join(str(error).split())[:200]})") from error
-    try:
-        workers = workers or int(ray.cluster_resources().get("CPU", 1))
+        free = int(ray.available_resources().get("CPU", 0))
+        if not free:
+            raise InputError(f"--ray {address}: no processor of the cluster is free")
+        workers = min(workers or free, free)  # one that never starts would be waited for
         actors = [ray.remote(num_cpus=1)(Actor).remote(make) for _ in range(workers)]
         yield from ActorPool(actors).map_unordered(lambda actor, item: actor.do.remote(item), items)
     except ray.exceptions.RayActorError as error:

@@ -41,7 +41,7 @@ def check(args):
 def shard_of(text):
     """(I, N) of "I/N", the I-th of N parts. Raises InputError for anything else."""
     number, _, count = text.partition("/")
-    if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
         raise InputError(f"--shard {text}: it is I/N, the I-th of N parts, from 1/N to N/N")
     return int(number), int(count)
 
@@ -70,9 +70,12 @@ def preprocess(args):
     detectors.DETECTORS[args.detector]("cpu")  # a missing package is told here: a worker that cannot start is mute
     sync = sync_model(args)
     settings = {"face_px": args.face_px, "crop_px": round(args.face_px * SURROUNDINGS), "corpus": corpus.kind}
+    settings["detector"] = args.detector
     settings["sync"] = [checkpoint.sha256(sync[0]), sync[1]] if sync else None
     root = DataRoot(args.out, settings)
     names = sorted({name for split in splits for name in corpus.lists[split]})[number - 1 :: count]
+    refused = {name: corpus.refused[name] for name in sorted(corpus.refused)[number - 1 :: count]}
+    most = args.max_skipped * (len(names) + len(refused)) - len(refused)
     todo = [corpus.sources[name] for name in names if not root.clip(name).is_file()]
     reasons = {source.name: reason for source in todo if (reason := root.reason(source))}
     todo = [source for source in todo if source.name not in reasons]
@@ -80,16 +83,19 @@ def preprocess(args):
     make = partial(Recorder, root, args.face_px, args.detector, sync)
     results = pool.on_ray(make, todo, args.ray, args.workers) if args.ray else pool.local(make, todo, workers(args))
     try:
-        done = record_all(results, reasons, len(todo), args.max_skipped * len(names))
-    finally:
-        skipped = root.finish(corpus, splits)
-    print(json.dumps({"corpus": corpus.kind, "clips": len(names), "skipped": len(reasons), **done}))
-    if len(reasons) > args.max_skipped * len(names):
-        (reason, times), told = Counter(map(general, reasons.values())).most_common(1)[0], args.out / "skipped.txt"
-        why = f"{len(reasons)} of {len(names)} clips could not be used, {times} of them: {reason}. See {told}"
-        raise InputError(f"{why}; if that is as it should be, raise --max_skipped {args.max_skipped:g}")
-    if len(skipped) > len(reasons):
-        print(f"{len(skipped)} are in {args.out / 'skipped.txt'}, names that were refused among them", file=sys.stderr)
+        done = record_all(results, reasons, len(todo), most)
+        root.finish(corpus, splits)
+    except OSError as error:
+        raise InputError(f"{args.out} cannot be written: {error.strerror or error}") from error
+    except BaseException:
+        root.finish(corpus, splits)
+        raise
+    skipped = reasons | refused
+    print(json.dumps({"corpus": corpus.kind, "clips": len(names), "skipped": len(skipped), **done}))
+    if len(reasons) > most:
+        (reason, times), told = Counter(map(general, skipped.values())).most_common(1)[0], args.out / "skipped.txt"
+        why = f"{len(skipped)} of {len(names) + len(refused)} clips could not be used, {times} of them: {reason}"
+        raise InputError(f"{why}. See {told}; if that is as it should be, raise --max_skipped {args.max_skipped:g}")
 
 
 def sync_model(args):

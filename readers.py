@@ -86,15 +86,16 @@ def hdtf(root):
     """
     corpus, tables = Corpus("hdtf"), {"annotion_time": {}, "crop_wh": {}, "resolution": {}}
     for what, table in tables.items():
-        for path in sorted(root.rglob(f"*_{what}.txt")):
+        for path in walk(root, (f"_{what}.txt",), corpus):
             rows = (line.split() for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
             table.update({row[0].removesuffix(".mp4"): row[1:] for row in rows if row})
-    here = {path.stem: path for path in videos(root, corpus)}
+    here = {re.sub(r"^(RD|WDA|WRA)_", "", path.stem): path for path in videos(root, corpus)}
     for video, spans in tables["annotion_time"].items():
         for k, span in enumerate(spans):
             name = f"{video}_{k}"
-            if name in here:
-                corpus.add(Source(f"{video}/{name}", here[name]))
+            cut = here.get(name) or here.get(f"{video}_{k:03}")  # as the lists' authors number them, or a downloader
+            if cut:
+                corpus.add(Source(f"{video}/{name}", cut))
             elif video not in here:
                 corpus.refused[f"{video}/{name}"] = f"neither {video}.mp4 nor {name}.mp4 is here"
             elif source := cut_source(f"{video}/{name}", here[video], span, tables):
@@ -111,7 +112,7 @@ def cut_source(name, video, span, tables):
     start_s, stop_s = (seconds(part) for part in span.split("-", 1)) if "-" in span else (None, None)
     numbers = tables["crop_wh"].get(name.rpartition("/")[2], [])
     height = tables["resolution"].get(speaker(name), [])[:1]
-    if start_s is None or stop_s is None or stop_s <= start_s or not all(map(str.isdigit, numbers + height)):
+    if start_s is None or stop_s is None or stop_s <= start_s or not all(map(str.isdecimal, numbers + height)):
         return None
     region = tuple(int(numbers[i]) for i in (0, 2, 1, 3)) if len(numbers) == 4 else None  # listed x, width, y, height
     times = {"start_s": start_s, "stop_s": stop_s}
@@ -121,7 +122,7 @@ def cut_source(name, video, span, tables):
 def seconds(text):
     """01:35, 1:02:03 or 95 in seconds, or None."""
     parts = text.split(":")
-    if not all(part.replace(".", "", 1).isdigit() for part in parts) or len(parts) > 3:
+    if not all(part.replace(".", "", 1).isdecimal() for part in parts) or len(parts) > 3:
         return None
     return sum(float(part) * 60**k for k, part in enumerate(reversed(parts)))
 
@@ -182,11 +183,11 @@ def recognised(root):
         return "lrs3"
     if (root / "lipread_mp4").is_dir() or any(root.glob("[A-Z]*/train/[A-Z]*_[0-9]*.mp4")):
         return "lrw"
-    if any(root.rglob("*_annotion_time.txt")):
+    if walk(root, ("_annotion_time.txt",), Corpus("")):
         return "hdtf"
     if any(any(root.glob(f"{part}mp4/id*")) for part in ("", "dev/", "test/")):
         return "voxceleb2"
-    if any(root.rglob("*.align")):
+    if walk(root, (".align",), Corpus("")):
         return "grid"
     if videos(root, Corpus("")):
         return "folder"

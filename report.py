@@ -62,7 +62,7 @@ def listed_clips(root):
         settings = dict(json.loads(about.read_text()))
     except (OSError, ValueError) as error:
         raise InputError(f"{root}: not a data root, its dataset.json cannot be read ({error})") from error
-    if settings.get("format") != FORMAT:
+    if settings.get("format") != FORMAT or "crop_px" not in settings:
         raise InputError(f"{root}: format {settings.get('format')}, this code reads {FORMAT}: preprocess it again")
     lists = {}
     for path in sorted(root.glob("*.txt")):

@@ -8,11 +8,14 @@ import json
 import os
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from clip import FORMAT, FPS, SUFFIX
 from hparams import InputError
 
+LOOKS = 3  # at what other runs may have finished meanwhile
+OFTEN = 2  # times that reading a clip was begun and not ended, by a result or a reason, after which it is left alone
 LITTER_S = 3600  # age of a partial file that nobody is writing any more
 
 
@@ -41,6 +44,8 @@ class DataRoot:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not path.exists():
+                if own := sorted(self.folder.glob("*.txt")):
+                    raise InputError(f"{folder} has lists of its own ({own[0].name}) and is no data root: name another")
                 write(path, json.dumps(about) + "\n")
             found = dict(json.loads(path.read_text()))
         except OSError as error:
@@ -60,37 +65,55 @@ class DataRoot:
         """Where it is noted why a clip was left out."""
         return self.folder / "clips" / f"{source.name}.skipped"
 
+    def begin(self, source):
+        """Notes that a clip is being read, and how often that was begun: a clip may end the process that reads it."""
+        self._note(source, {"begun": self._noted(source).get("begun", 0) + 1})
+
     def skip(self, source, reason):
         """Notes why a clip is left out."""
+        self._note(source, {"reason": " ".join(reason.split())})
+
+    def _note(self, source, what):
         path = self.marker(source)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, json.dumps({"reason": " ".join(reason.split()), "files": stamp(source)}))
+        write(path, json.dumps(what | {"files": stamp(source)}))
+
+    def _noted(self, source):
+        """What was noted of a clip, if its files are still the same."""
+        try:
+            note = dict(json.loads(self.marker(source).read_text(encoding="utf-8")))
+        except (OSError, TypeError, ValueError):
+            return {}
+        return note if note.get("files") == stamp(source) else {}
 
     def reason(self, source):
         """Why a clip was left out, or None: nobody tried it, or its files are others now."""
-        try:
-            note = json.loads(self.marker(source).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return note["reason"] if note.get("files") == stamp(source) else None
+        note = self._noted(source)
+        if note.get("begun", 0) >= OFTEN:
+            return f"it ended the process that read it, {note['begun']} times"
+        return note.get("reason")
 
     def finish(self, corpus, splits):
         """Writes skipped.txt and the lists of `splits` from what is there now; returns {name: reason} of the skipped.
 
-        Other runs may finish clips meanwhile, so it looks again until nothing has changed.
+        Another run may finish meanwhile, so it looks once more; the last run to finish sees all clips.
         """
         written = None
-        while (found := self._state(corpus, splits)) != written:
+        for _ in range(LOOKS):
+            found = self._state(corpus, splits)
+            if found == written:
+                break
             written = found
             for path, text in found[0].items():
                 write(self.folder / path, text)
         for partial in self.folder.rglob("*.partial"):  # of runs that were killed
-            if partial.is_file() and time.time() - partial.stat().st_mtime > LITTER_S:
-                partial.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another run has just finished it
+                if time.time() - partial.stat().st_mtime > LITTER_S:
+                    partial.unlink()
         return found[1]
 
     def _state(self, corpus, splits):
-        names = dict.fromkeys(name for split in splits for name in corpus.lists[split])
+        names = dict.fromkeys(name for part in corpus.lists.values() for name in part)
         usable = {name for name in names if self.clip(name).is_file()}
         skipped = {escaped(name): reason for name, reason in corpus.refused.items()}
         for name in names:
@@ -103,14 +126,14 @@ class DataRoot:
 
 
 def stamp(source):
-    """Size and time of change of a clip's files: a clip that was left out is tried again when they change."""
+    """Size and time of change of a clip's files, of their rights too: a clip is tried again when they change."""
     found = []
     for path in (source.video, source.sound, source.transcript):
         try:
             status = path.stat() if path else None
         except OSError:
             status = None
-        found.append([status.st_size, status.st_mtime_ns] if status else None)
+        found.append([status.st_size, status.st_ctime_ns] if status else None)
     return found
 
 

@@ -21,7 +21,7 @@ def read_transcript(path, kind):
     if not path.is_file():
         raise InputError(f"its transcript is missing: there is no {path.name}")
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     try:

@@ -5,7 +5,7 @@ import uuid
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from math import inf
+from math import ceil, inf
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from hparams import InputError
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
 AAC_RATES = (8000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+EARLY = 0.1  # of a frame: how much after its time a frame may begin, by the rounding of its clock
 HELD_BYTES = 256 << 20  # most that playing backward keeps in memory
 HELD_FRAMES = 64
 
@@ -106,7 +107,7 @@ def frames_at(path, fps, start=0, stop=None):
     """
     k, shown = start, None
     for frame in read_frames(path, float(start / fps)):
-        slot = round(frame.time_s * fps)
+        slot = ceil(frame.time_s * fps - EARLY)
         while shown is not None and k < slot:
             if k == stop:
                 return

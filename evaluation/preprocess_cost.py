@@ -25,7 +25,7 @@ PLANS = {"LRS2, main": (160, 29), "LRS2, main and pretrain": (160, 224), "LRS3":
 
 
 def small_copies(sources, folder, px):
-    """Writes the middle of clips as videos of px x px, with their sound, as a folder of videos; returns their bytes."""
+    """Writes the middle of clips as videos of px x px, with their sound, as a folder of videos."""
     for source in sources:
         path = folder / f"{source.name}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def measured(corpus, *flags):
         command += ["--max_skipped", "1", *flags]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise InputError(f"preprocess.py {' '.join(flags)} failed: {done.stderr.splitlines()[-1]}")
+        raise InputError(f"preprocess.py {' '.join(flags)} failed: {done.stderr[-200:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 

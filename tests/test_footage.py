@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from conftest import buzz, make_video, make_wav
+from conftest import buzz, make_video, make_wav, number_of, numbered
 from footage_clips import FRAMES, TRANSCRIPT, portrait, write_clip
 from portraits import head, moving_head
 
@@ -109,6 +109,10 @@ def test_other_rates_are_resampled_by_time(detector, tmp_path):
     path = write_clip(tmp_path / "fast.mp4", portrait(count=23), fps=50)
     arrays, facts = record(Source("fast", path), detector)
     assert len(arrays["boxes"]) == 12 and facts["source_fps"] == 50
+    shown = [
+        number_of(frame.rgb()) for _, frame in video.frames_at(make_video(tmp_path / "n.mp4", numbered(23), 50), 25)
+    ]
+    assert shown == list(range(0, 23, 2)), "the frame that is shown at k / 25 s"
     np.testing.assert_allclose(np.diff(arrays["boxes"][:, 0])[3:-3], 2, atol=0.3)  # px a frame, two of the source's
 
 
@@ -186,6 +190,7 @@ def test_moving_sound_keeps_its_length():
     late, moved = shifted(wav, times, 2)
     assert len(late) == 6400 and late[0] == 1281 and not late[-1280:].any() and np.allclose(moved, [[0.02, 0.12]])
     early, moved = shifted(wav, times, -2)
+    assert shifted(wav, [[0.3, 0.4]], -2)[1].tolist() == [[0.38, 0.4]], "words end with the clip"
     assert len(early) == 6400 and not early[:1280].any() and early[1280] == 1 and np.allclose(moved, [[0.18, 0.28]])
 
 

@@ -17,7 +17,8 @@ import pool
 import preprocess
 from clip import SUFFIX, Clip
 from data import Clips
-from hparams import HParams
+from footage import Recorder
+from hparams import HParams, InputError
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = ROOT / "weights" / "words_compact.safetensors"
@@ -64,7 +65,8 @@ def files(out):
 
 def test_what_is_made_can_be_trained_on(made):
     out, _ = made
-    about = {"format": 2, "fps": 25, "face_px": 96, "crop_px": 128, "corpus": "lrs2", "sync": None}
+    about = {"format": 2, "fps": 25, "face_px": 96, "crop_px": 128, "corpus": "lrs2"}
+    about |= {"detector": "blazeface", "sync": None}
     assert json.loads((out / "dataset.json").read_text()) == about
     clips = Clips(out, "train", HParams(window=3, windows=2))
     drawn = clips[0]
@@ -174,6 +176,45 @@ def test_only_the_splits_that_are_asked_for(corpus, tmp_path, in_this_process, c
     assert counts(run(corpus, tmp_path, "--splits", "val")) == (1, 1, 0)
     assert files(tmp_path) == ["dataset.json", "skipped.txt", "val.txt"]
     assert "this corpus has test, train, val" in refused(capsys, corpus, tmp_path, "--splits", "pretrain")
+
+
+def test_lists_of_the_users_own_are_not_overwritten(corpus, tmp_path, capsys):
+    (tmp_path / "test.txt").write_text("a/1 NF\n")
+    assert "has lists of its own (test.txt)" in refused(capsys, corpus, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["test.txt"]
+
+
+def test_a_clip_that_ends_its_process_is_left_alone_the_third_time(corpus, tmp_path, in_this_process, monkeypatch):
+    work = Recorder.__call__
+
+    def dies(self, source):
+        if source.name == "ann/two":
+            self.root.begin(source)  # and then no more is heard of it
+            raise InputError("a worker process died")
+        return work(self, source)
+
+    monkeypatch.setattr(Recorder, "__call__", dies)
+    for _ in range(2):
+        assert preprocess.main(flags(corpus, tmp_path)) == 1
+    assert run(corpus, tmp_path)["skipped"] == 6
+    assert "ann/two\tit ended the process that read it, 2 times" in (tmp_path / "skipped.txt").read_text()
+
+
+def test_a_full_disk_is_told_in_one_line(corpus, tmp_path, in_this_process, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("footage.write_clip", full)
+    assert "cannot be written: No space left on device" in refused(capsys, corpus, tmp_path, "--max_skipped=1")
+
+
+def test_clips_that_are_not_there_count_as_skipped(tmp_path, in_this_process, capsys):
+    write_clip(tmp_path / "in" / "a" / "good.mp4")
+    write_lists(tmp_path / "in", {"train": "a/good a/gone a/lost", "val": "a/good"})
+    assert "2 of 3 clips could not be used, 2 of them: there is no such video" in refused(
+        capsys, tmp_path / "in", tmp_path / "out"
+    )
+    assert run(tmp_path / "in", tmp_path / "out")["skipped"] == 2
 
 
 def test_refused_names_are_listed_in_one_line_each(tmp_path, in_this_process):

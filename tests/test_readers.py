@@ -132,6 +132,14 @@ def test_hdtf_cuts_whole_videos_and_takes_cut_clips(tmp_path):
         path.write_text(before)
 
 
+def test_hdtf_as_downloaders_name_it_and_in_a_linked_folder(tmp_path):
+    there = tree(tmp_path / "there", "RD_Radio11_000.mp4", RD_annotion_time="Radio11.mp4 00:30-01:00\n")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "hdtf").symlink_to(there)
+    corpus = read_corpus(tmp_path / "here")
+    assert corpus.kind == "hdtf" and list(corpus.sources) == ["Radio11/Radio11_0"] and not corpus.refused
+
+
 def test_voxceleb2(tmp_path):
     dev = [f"dev/mp4/id{k:05}/abc/00001.mp4" for k in range(30)]
     root = tree(tmp_path, *dev, "dev/aac/id00000/abc/00001.m4a", "test/mp4/id00099/xyz/00007.mp4")
@@ -164,14 +172,27 @@ def test_any_folder(tmp_path):
     assert read_corpus(root).lists == {"train": ["a/one two"], "val": ["four", "a/b/three"]}
 
 
+def test_lists_as_people_write_them(tmp_path):
+    root = tree(tmp_path, "a.mp4", "b.mp4", "c c.mp4", "s/d.mp4")
+    (root / "train.txt").write_text("\ufeffa.mp4\ngone.mp4\n", encoding="utf-8")
+    (root / "val.txt").write_text("gone\nc c\ns/d.mp4\n")
+    corpus = read_corpus(root)
+    assert corpus.lists == {"train": ["a"], "val": ["c c", "s/d"]} and sorted(corpus.refused) == ["gone", "gone.mp4"]
+    (root / "train.txt").write_text("x/a\nx/b\n")
+    (root / "val.txt").write_text("x/c\n")
+    with pytest.raises(InputError, match="its lists name none of its videos, the first 'x/a'; a is one"):
+        read_corpus(root)
+
+
 def test_one_video_is_trained_on_and_validated_on(tmp_path):
     assert read_corpus(tree(tmp_path, "a.mp4")).lists == {"train": ["a"], "val": ["a"]}
 
 
 def test_names_that_no_list_can_hold_are_refused(tmp_path):
-    corpus = read_corpus(tree(tmp_path, "good.mp4", "two\nlines.mp4", " space.mp4", "good.avi"))
-    assert list(corpus.sources) == ["good"] and len(corpus.refused) == 3
+    corpus = read_corpus(tree(tmp_path, "good.mp4", "two\nlines.mp4", " space.mp4", "good.avi", "x" * 240 + ".mp4"))
+    assert list(corpus.sources) == ["good"] and len(corpus.refused) == 4
     assert "line break" in corpus.refused["two\nlines"] and "another video is named good" in corpus.refused["good.mp4"]
+    assert "longer than 230 bytes" in corpus.refused["x" * 240]
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path):

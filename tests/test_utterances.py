@@ -9,7 +9,7 @@ import torch
 from conftest import SPOKEN, retell
 
 import audio
-from clip import Clip, joined
+from clip import Clip, encoded, joined
 from expert_hparams import ExpertHParams
 from hparams import InputError
 from text import END, PAD, Tokenizer
@@ -92,7 +92,7 @@ def test_frames_of_lrs2_are_seen_in_their_middle(root):
     with pytest.raises(InputError, match="ann/one.*frames of 360x288 px.*--roi aligned"):
         Utterances(root, "train", hp)[0, None]
     middles = np.random.default_rng(0).integers(0, 256, (20, 12, 12), np.uint8).repeat(8, 1).repeat(8, 2)
-    joined_middles, ends = joined(list(middles))
+    joined_middles, ends = joined([encoded(middle) for middle in middles])
     retell(path, size=[160, 160], middles=joined_middles, middle_ends=ends)
     seen = Clip(path).middles()[:, 4:92, 4:92] / np.float32(255)
     torch.testing.assert_close(
