@@ -22,8 +22,8 @@ DETECT_EVERY = 12  # frames between two searches for new faces
 EDGES_S, JAW_S = 0.08, 1.0  # s over which a box's edges, and the jaw's share of it, are averaged
 
 
-def _roi_of_mesh(mesh):
-    """The roi in which the next frame's mesh is looked for."""
+def roi_of_mesh(mesh):
+    """Where a mesh is looked for that lies about where this one, (468, 2) px, does: a roi, see `BlazeFace.rois`."""
     (x1, y1), (x2, y2) = mesh.min(0), mesh.max(0)
     eyes = mesh[LEFT_EYE] - mesh[RIGHT_EYE]
     return (x1 + x2) / 2, (y1 + y2) / 2, ROI_SCALE * max(x2 - x1, y2 - y1), np.arctan2(eyes[1], eyes[0])
@@ -31,7 +31,7 @@ def _roi_of_mesh(mesh):
 
 def _sharpness(rgb, mesh):
     """Variance of the Laplacian of a face at 64 px: falls with blur, whatever the face's size."""
-    patch = cv2.warpAffine(rgb, roi_matrix(_roi_of_mesh(mesh), 64), (64, 64), borderMode=cv2.BORDER_REPLICATE)
+    patch = cv2.warpAffine(rgb, roi_matrix(roi_of_mesh(mesh), 64), (64, 64), borderMode=cv2.BORDER_REPLICATE)
     return float(cv2.Laplacian(cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY), cv2.CV_32F).var())
 
 
@@ -69,7 +69,7 @@ class Tracker:
         tracks, lost = self.shots[-1], False
         for track in tracks:
             if track.last is not None:
-                mesh, score = self.detector.mesh(rgb, _roi_of_mesh(track.last))
+                mesh, score = self.detector.mesh(rgb, roi_of_mesh(track.last))
                 track.last = mesh if score > MESH_SCORE and _overlap(mesh, track.last) > 0.2 else None
                 lost |= track.last is None
         alive = [track for track in tracks if track.last is not None]
@@ -100,6 +100,18 @@ class Tracker:
     def largest(self):
         """The largest face of each shot: a list of tracks, shots without a face left out."""
         return [max(tracks, key=lambda track: track.size) for tracks in self.shots if tracks]
+
+
+def interpolated(meshes, frames):
+    """The mesh of a track in any frames: between two in time, and beyond the ends the first or last one.
+
+    meshes: {frame number: (468, 2) px}.  frames: (L,) frame numbers. Returns (L, 468, 2) float64.
+    """
+    seen = np.array(sorted(meshes))
+    known = np.stack([meshes[i] for i in seen])
+    at = np.interp(frames, seen, np.arange(len(seen)))
+    low, share = np.floor(at).astype(int), (at % 1)[:, None, None]
+    return (1 - share) * known[low] + share * known[np.minimum(low + 1, len(seen) - 1)]
 
 
 def face_boxes(meshes, smooth=True, fps=25):

@@ -100,11 +100,7 @@ def without_gaps(meshes, count):
     if gaps.max() > LONGEST_GAP:
         where = int(np.concatenate([[-1], seen])[gaps.argmax()]) + 1
         raise InputError(f"no face in {gaps.max()} frames from frame {where} on")
-    known = np.stack([meshes[i] for i in seen]).reshape(len(seen), -1)
-    at = np.clip(np.interp(np.arange(count), seen, np.arange(len(seen))), 0, len(seen) - 1)
-    low, share = np.floor(at).astype(int), (at % 1)[:, None]
-    high = np.minimum(low + 1, len(seen) - 1)
-    return ((1 - share) * known[low] + share * known[high]).reshape(-1, 468, 2).astype(np.float32)
+    return faces.interpolated(meshes, np.arange(count)).astype(np.float32)
 
 
 def hear(source, count):

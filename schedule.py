@@ -57,9 +57,6 @@ def stage_plan(hp):
         how = f"lip-reading loss x {hp.lip_weight:g} ({'sum' if hp.lip_sum else 'mean'} over tokens)"
         how += f", contrastive loss x {hp.contrastive_weight:g}" if hp.contrastive_weight else ""
         starts.setdefault(hp.lip_from, []).append(how)
-    lines = [
-        f"from step {start}: {', '.join(parts)}" for start, parts in sorted(starts.items()) if start < hp.max_steps
-    ]
     if hp.freeze_norms:
         starts.setdefault(hp.lip_from, []).append("batch norms keep their statistics")
     lines = [

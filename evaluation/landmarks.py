@@ -5,7 +5,7 @@ import numpy as np
 
 import faces
 import mouth
-from detectors import MESH_SCORE, ROI_SCALE, BlazeFace
+from detectors import MESH_SCORE, BlazeFace
 
 LIPS = faces.OUTER_LIPS + faces.INNER_LIPS
 LEAST_MOVE = 1e-6  # eye distances: a mouth that moves less stands still
@@ -30,18 +30,11 @@ class Mesher:
         """
         px = pictures.shape[1]
         inside = (mouth.smoothed(meshes) + margin) / (1 + 2 * margin) * px - 0.5  # px of the crop; a steady place
-        found = [self.network.mesh(rgb, around(mesh)) for rgb, mesh in zip(pictures, inside, strict=True)]
+        found = [self.network.mesh(rgb, faces.roi_of_mesh(mesh)) for rgb, mesh in zip(pictures, inside, strict=True)]
         points, belief = np.stack([mesh for mesh, _ in found]), np.array([score for _, score in found])
         sizes = boxes[:, None, 2:] - boxes[:, None, :2]
         in_box = (points + 0.5) / px * (1 + 2 * margin) - margin
         return (in_box * sizes + boxes[:, None, :2]).astype(np.float32), belief > MESH_SCORE
-
-
-def around(mesh):
-    """The upright square, as (cx, cy, side, angle) in px and radians, in which the network looks for a mesh."""
-    (x1, y1), (x2, y2) = mesh.min(0), mesh.max(0)
-    eyes = mesh[faces.LEFT_EYE] - mesh[faces.RIGHT_EYE]
-    return (x1 + x2) / 2, (y1 + y2) / 2, ROI_SCALE * max(x2 - x1, y2 - y1), np.arctan2(eyes[1], eyes[0])
 
 
 def eye_distance(meshes):

@@ -92,14 +92,11 @@ def followed(frames):
     if not tracks:
         raise InputError(f"no face in any of {len(frames)} frames: sync cannot be told")
     meshes = max(tracks, key=lambda track: (len(track.meshes), track.size)).meshes
-    seen = np.array(sorted(meshes))
-    at = np.interp(np.arange(seen[0], seen[-1] + 1), seen, np.arange(len(seen)))
-    low, share = np.floor(at).astype(int), (at % 1)[:, None, None]
-    known = np.stack([meshes[i] for i in seen])
-    whole = (1 - share) * known[low] + share * known[np.minimum(low + 1, len(seen) - 1)]
+    first = min(meshes)
+    whole = faces.interpolated(meshes, np.arange(first, max(meshes) + 1))
     found = faces.face_boxes(dict(enumerate(whole)))
     boxes = np.stack([found[i] for i in range(len(whole))])
-    return int(seen[0]), boxes, np.stack([faces.to_crop(m, b) for m, b in zip(whole, boxes, strict=True)])
+    return first, boxes, np.stack([faces.to_crop(m, b) for m, b in zip(whole, boxes, strict=True)])
 
 
 def placed(frames, wav, clip):
