@@ -13,6 +13,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields, replace
+from itertools import product
 from pathlib import Path
 
 from hparams import HParams, InputError, add_flags, exit_code, preset
@@ -46,6 +47,15 @@ def call(command):
         raise InputError(f"{command[0]} ended with {code}, see above; the same command goes on from there")
 
 
+def at_once(jobs, do, *items):
+    """Has `do` done with every item, so many at once. After a failure, or Ctrl-C, no other begins."""
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        list(pool.map(do, *items))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def train(args, name, row, *more):
     """Trains `row` under `name`, or goes on with it."""
     flags = [f"--{knob}={value}" for knob, value in given(args).items() if not isinstance(value, bool)]
@@ -60,8 +70,7 @@ def grow(args):
     knobs, out = given(args), args.out.resolve()
     begun = trunks(args.rows, knobs)
     joins = replace(preset("compact_talklip_g"), **knobs).lip_from
-    with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(lambda row: train(args, f"trunk_{row}", row, "--stop", joins), dict.fromkeys(begun.values())))
+    at_once(args.jobs, lambda row: train(args, f"trunk_{row}", row, "--stop", joins), dict.fromkeys(begun.values()))
     for row, trunk in begun.items():
         folder = args.runs / row
         if not (folder / "last.pt").is_file():
@@ -70,8 +79,7 @@ def grow(args):
                 if (args.runs / f"trunk_{trunk}" / name).is_file():
                     shutil.copyfile(args.runs / f"trunk_{trunk}" / name, folder / name)
     weights = {row: out / f"{row}.safetensors" for row in args.rows}
-    with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(lambda row: train(args, row, row, "--export", weights[row]), args.rows))
+    at_once(args.jobs, lambda row: train(args, row, row, "--export", weights[row]), args.rows)
     return weights
 
 
@@ -80,15 +88,18 @@ def draw(args, weights):
     clips = [
         name for split in args.splits for name in (args.data_root / f"{split}.txt").read_text().split("\n") if name
     ]
-    for row, path in weights.items():
-        for clip in clips:
-            video, drawn = args.corpus / "main" / f"{clip}.mp4", args.out / "videos" / row / f"{clip}.mp4"
-            if not video.is_file():
-                raise InputError(f"{video}: no such video. --corpus is the folder that preprocess.py was given")
-            if not drawn.is_file():
-                drawn.parent.mkdir(parents=True, exist_ok=True)
-                of = ["--face", video.resolve(), "--audio", video.resolve(), "--outfile", drawn.resolve()]
-                call(["inference.py", *map(str, of), "--checkpoint_path", str(path), "--quiet"])
+    filmed = {clip: args.corpus.resolve() / "main" / f"{clip}.mp4" for clip in clips}
+    if missing := [path for path in filmed.values() if not path.is_file()]:
+        raise InputError(f"{missing[0]}: no such video. --corpus is the folder that preprocess.py was given")
+
+    def redraw(row, clip):
+        drawn = args.out / "videos" / row / f"{clip}.mp4"
+        if not drawn.is_file():
+            drawn.parent.mkdir(parents=True, exist_ok=True)
+            of = ["--face", filmed[clip], "--audio", filmed[clip], "--outfile", drawn]
+            call(["inference.py", *map(str, of), "--checkpoint_path", str(weights[row]), "--quiet"])
+
+    at_once(args.jobs, lambda each: redraw(*each), product(weights, clips))
     return [args.out / "videos" / row for row in weights]
 
 
@@ -117,7 +128,7 @@ def main(argv=None):
         "--runs", default=Path("runs/ablation"), type=Path, help="folder of runs (default: %(default)s)"
     )
     parser.add_argument("--out", default=Path("results/ablation"), type=Path, help="folder (default: %(default)s)")
-    parser.add_argument("--jobs", default=1, type=int, help="rows trained at once (default: %(default)s)")
+    parser.add_argument("--jobs", default=1, type=int, help="rows, then clips, at work at once (default: %(default)s)")
     parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     add_flags(parser)
     args = parser.parse_args(argv)

@@ -48,13 +48,14 @@ def load(path):
     return state
 
 
-def export(path, generator, hp, **facts):
-    """Writes a generator's weights alone, in 16 bits, with its knobs and `facts` about it (anything JSON can hold).
+def export(path, net, hp, **facts):
+    """Writes a network's weights alone, in 16 bits, with its knobs and `facts` about it (anything JSON can hold).
 
+    One that is no generator has its kind among them, such as network="discriminator".
     Whole or not at all. Raises InputError if a weight is not finite in 16 bits.
     """
     weights = {}
-    for name, value in generator.state_dict().items():
+    for name, value in net.state_dict().items():
         if value.is_floating_point():
             weights[name] = value.detach().cpu().half().contiguous()
             if not weights[name].isfinite().all():
@@ -107,7 +108,7 @@ def with_gain(weights):
 
 
 def load_discriminator(path):
-    """The discriminator of our run checkpoint or of a published file: (discriminator in eval mode, hparams, about)."""
+    """The discriminator of a file of ours or of a published one: (discriminator in eval mode, hparams, about)."""
     path = Path(path)
     state, about = read(path)
     if is_ours(state):
@@ -251,6 +252,8 @@ def describe(state):
         return next((kind for fact, kind in kinds.items() if state.get(fact)), "a lip reader's pre-trained encoder")
     if is_ours(state) and "sync" in state:
         return "a sync model"
+    if is_ours(state) and state.get("network") == "discriminator":
+        return "a discriminator"
     if is_ours(state):
         return f"our checkpoint with {listing(state)}"
     if {"state", "param_groups"} <= state.keys() or ("optimizer" in state and not state.get("state_dict")):

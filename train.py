@@ -119,8 +119,8 @@ def start(args):
 
 def work(args):
     """Trains the run that the flags describe, and exports it where that is asked for."""
-    if args.export:
-        args.export.parent.mkdir(parents=True, exist_ok=True)
+    for path in filter(None, (args.export, args.export_discriminator)):
+        path.parent.mkdir(parents=True, exist_ok=True)
     run, folder = start(args)
     hp, expert = run.hp, run.expert
     clips, late = Clips(args.data_root, "train", hp), hp.paced(hp.lip_from)
@@ -132,6 +132,9 @@ def work(args):
     train(run, clips, valid, folder, args.workers, args.stop, later)
     if args.export and not ranks.rank()[0]:
         checkpoint.export(args.export, run.shown, hp, step=run.step)
+    if args.export_discriminator and not ranks.rank()[0]:
+        judge = run.nets["discriminator"]
+        checkpoint.export(args.export_discriminator, judge, hp, step=run.step, network="discriminator")
     ranks.leave()
 
 
@@ -144,6 +147,7 @@ def main(argv=None):
     parser.add_argument("--workers", default=1, type=int, help="processes that read clips (default: %(default)s)")
     parser.add_argument("--stop", type=int, help="stop after this step, without changing the schedule")
     parser.add_argument("--export", type=Path, help="write the generator here at the end, as safetensors")
+    parser.add_argument("--export_discriminator", type=Path, help="and the discriminator here, to go on training with")
     parser.add_argument("--init", type=Path, help="begin with this generator's weights: ours or a published one")
     parser.add_argument("--init_discriminator", type=Path, help="and with this discriminator's")
     parser.add_argument(

@@ -1,12 +1,17 @@
 """The six rows are trained for equal steps, what they share once, and each is as if it had been trained alone."""
 
+import time
+from pathlib import Path
+
+import pytest
 import torch
 from experts import NARROW, write_expert
 
 import ablation
 import checkpoint
 import train
-from ablation import ROWS, trunks
+from ablation import ROWS, at_once, trunks
+from hparams import InputError
 
 torch.set_num_threads(1)
 SHORT = {"max_steps": 4, "lip_from": 2, "adv_from": 1, "batch_size": 2, "lip_window": 4}
@@ -72,3 +77,49 @@ def test_a_row_that_fails_stops_the_command_in_one_line(spoken_root, tmp_path, c
     assert ablation.main([*argv, "--device=cpu", "--rows", "talklip_g", *flags(window=90)]) == 1
     lines = capfd.readouterr().err.splitlines()
     assert lines[-1].endswith("train.py ended with 1, see above; the same command goes on from there")
+
+
+def test_rows_redraw_the_clips_of_the_splits_and_are_compared(tmp_path, monkeypatch, capsys):
+    root, corpus, out, called = tmp_path / "root", tmp_path / "corpus", tmp_path / "out", []
+    for folder in (root, corpus / "main" / "a"):
+        folder.mkdir(parents=True)
+    (root / "test.txt").write_text("a/1\na/2\n")
+
+    def call(command):
+        called.append(command)
+        if "--outfile" in command:
+            Path(command[command.index("--outfile") + 1]).touch()
+
+    monkeypatch.setattr(ablation, "call", call)
+    monkeypatch.setattr(ablation, "grow", lambda args: {row: out / f"{row}.safetensors" for row in args.rows})
+    argv = ["--data_root", root, "--corpus", corpus, "--runs", tmp_path / "runs", "--out", out, "--jobs", 2]
+    argv = [*map(str, argv), "--splits", "test", "--rows", "talklip_l", "talklip_g"]
+    assert ablation.main(argv) == 1
+    assert "main/a/1.mp4: no such video. --corpus is the folder" in capsys.readouterr().err and not called
+    for clip in "12":
+        (corpus / "main" / "a" / f"{clip}.mp4").touch()
+    assert ablation.main(argv) == 0
+    *drawn, judged = called
+    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*.mp4")) == [
+        f"videos/{row}/a/{clip}.mp4" for row in ("talklip_g", "talklip_l") for clip in "12"
+    ]
+    assert len(drawn) == 4 and all(
+        str(out / f"{command[6].split('/')[-3]}.safetensors") in command for command in drawn
+    )
+    compared = judged[judged.index("--compare") + 1 : judged.index("--out")]
+    assert compared == [str(out / "videos" / row) for row in ("talklip_l", "talklip_g")]
+    called.clear()
+    assert ablation.main(argv) == 0 and called == [judged], "what has been drawn is not drawn again"
+
+
+def test_after_a_failure_nothing_else_begins():
+    begun = []
+
+    def do(item):
+        begun.append(item)
+        time.sleep(0.1)
+        raise InputError("broken")
+
+    with pytest.raises(InputError, match="broken"):
+        at_once(1, do, range(9))
+    assert len(begun) < 9

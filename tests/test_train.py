@@ -287,6 +287,22 @@ def test_the_command_trains_exports_and_resumes(data_root, tmp_path, capsys):
     assert command(data_root, tmp_path) == 0 and len(metrics(folder)) == 5 + 3, "a finished run has nothing to do"
 
 
+def test_a_discriminator_is_exported_for_those_who_go_on(data_root, tmp_path, capsys):
+    exported = tmp_path / "new folder" / "judge.safetensors"
+    assert command(data_root, tmp_path, *FLAGS, "--stop=2", "--export_discriminator", exported) == 0
+    trained = checkpoint.load(tmp_path / "tiny" / "last.pt")["discriminator"]
+    judge, hp, about = checkpoint.load_discriminator(exported)
+    assert hp == WHOLE and about["step"] == 2
+    assert all(torch.equal(value, trained[name].half().float()) for name, value in judge.state_dict().items())
+    begun = ["--name=second", "--stop=1", "--adv_from=3", "--init_discriminator", exported]
+    assert command(data_root, tmp_path, *FLAGS, *begun) == 0
+    second = checkpoint.load(tmp_path / "second" / "last.pt")["discriminator"]
+    assert all(torch.equal(value, second[name]) for name, value in judge.state_dict().items()), "it has not learnt yet"
+    capsys.readouterr()
+    assert command(data_root, tmp_path, "--name=third", *FLAGS, "--init", exported) == 1
+    assert "holds no generator but a discriminator. Give" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_faults_of_the_user_are_one_line(data_root, tmp_path, capsys):
     assert command(tmp_path, tmp_path, *FLAGS) == 1
     assert "not a data root" in capsys.readouterr().err.splitlines()[-1]
