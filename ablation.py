@@ -7,6 +7,7 @@ row goes on from there, bit for bit as if it had been trained alone. The same co
 """
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -60,60 +61,97 @@ def train(args, name, row, *more):
     """Trains `row` under `name`, or goes on with it."""
     flags = [f"--{knob}={value}" for knob, value in given(args).items() if not isinstance(value, bool)]
     flags += [f"--{'' if value else 'no-'}{knob}" for knob, value in given(args).items() if isinstance(value, bool)]
-    where = ["--data_root", args.data_root, "--runs", args.runs.resolve(), "--name", name]
-    more = [*more, *(["--device", args.device] if args.device else [])]
-    call(["train.py", *map(str, where), "--preset", f"compact_{row}", *flags, *map(str, more)])
+    where = ["--data_root", args.data_root, "--runs", args.runs, "--name", name, *more]
+    call(["train.py", "--preset", f"compact_{row}", *map(str, where), *flags, *device(args)])
+
+
+def device(args):
+    """The flag that chooses where networks compute, if it was given."""
+    return ["--device", args.device] if args.device else []
+
+
+def begin(folder, trunk):
+    """Has the row in `folder` go on from where `trunk` is, unless it has begun."""
+    for name in reversed(KEPT) if not (folder / "last.pt").is_file() else ():
+        if (trunk / name).is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(trunk / name, folder / f"{name}.partial")
+            os.replace(folder / f"{name}.partial", folder / name)
 
 
 def grow(args):
     """Trains every row: first what rows share, then each of them; returns {row: its exported weights}."""
-    knobs, out = given(args), args.out.resolve()
+    knobs = given(args)
     begun = trunks(args.rows, knobs)
     joins = replace(preset("compact_talklip_g"), **knobs).lip_from
     at_once(args.jobs, lambda row: train(args, f"trunk_{row}", row, "--stop", joins), dict.fromkeys(begun.values()))
     for row, trunk in begun.items():
-        folder = args.runs / row
-        if not (folder / "last.pt").is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            for name in reversed(KEPT):  # last.pt comes last: with it, the row has begun
-                if (args.runs / f"trunk_{trunk}" / name).is_file():
-                    shutil.copyfile(args.runs / f"trunk_{trunk}" / name, folder / name)
-    weights = {row: out / f"{row}.safetensors" for row in args.rows}
+        begin(args.runs / row, args.runs / f"trunk_{trunk}")
+    weights = {row: args.out / f"{row}.safetensors" for row in args.rows}
     at_once(args.jobs, lambda row: train(args, row, row, "--export", weights[row]), args.rows)
     return weights
 
 
-def draw(args, weights):
-    """Has inference.py redraw every clip of the splits with every row; returns the folders of videos."""
-    clips = [
-        name for split in args.splits for name in (args.data_root / f"{split}.txt").read_text().split("\n") if name
-    ]
-    filmed = {clip: args.corpus.resolve() / "main" / f"{clip}.mp4" for clip in clips}
-    if missing := [path for path in filmed.values() if not path.is_file()]:
-        raise InputError(f"{missing[0]}: no such video. --corpus is the folder that preprocess.py was given")
+def remember(args):
+    """Notes the knobs of these runs beside them; raises InputError if they were begun with others."""
+    note, knobs = args.runs / "knobs.json", {"data_root": str(args.data_root), **given(args)}
+    args.runs.mkdir(parents=True, exist_ok=True)
+    before = json.loads(note.read_text()) if note.is_file() else knobs
+    if other := sorted(name for name in before | knobs if before.get(name) != knobs.get(name)):
+        was = ", ".join(f"{name} {before.get(name, 'not given')}" for name in other)
+        raise InputError(f"{args.runs} was begun with {was}: say the same, or give another --runs")
+    note.write_text(json.dumps(knobs))
+
+
+def filmed(args):
+    """The videos that are to be redrawn, {clip: path}; raises InputError for a list or a video that is not there."""
+    from data import Clips  # torch is slow, and --help answers at once
+    from evaluation.videos import matched
+
+    lists = args.splits or [name for name in ("test", "test_unseen") if (args.data_root / f"{name}.txt").is_file()]
+    clips = [clip for split in lists for clip in Clips(args.data_root, split, HParams()).names]
+    found, _, _ = matched(args.corpus, clips)
+    if missing := [clip for clip in clips if clip not in found]:
+        raise InputError(f"{args.corpus}: no video of {missing[0]}. --corpus is what preprocess.py was given")
+    return lists, found
+
+
+def drawn_with(report, weights):
+    """Whether a video's report, JSON, says that it was drawn with these weights."""
+    from checkpoint import sha256
+
+    return report.is_file() and json.loads(report.read_text())["model"]["sha256"] == sha256(weights)
+
+
+def draw(args, weights, videos):
+    """Has inference.py redraw videos, {clip: path}, with every row; returns the folders of what it has drawn."""
 
     def redraw(row, clip):
-        drawn = args.out / "videos" / row / f"{clip}.mp4"
-        if not drawn.is_file():
-            drawn.parent.mkdir(parents=True, exist_ok=True)
-            of = ["--face", filmed[clip], "--audio", filmed[clip], "--outfile", drawn]
-            call(["inference.py", *map(str, of), "--checkpoint_path", str(weights[row]), "--quiet"])
+        path = args.out / "videos" / row / f"{clip}.mp4"
+        if not drawn_with(path.with_suffix(".json"), weights[row]):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            of = ["--face", videos[clip], "--audio", videos[clip], "--outfile", path, "--checkpoint_path", weights[row]]
+            call(["inference.py", *map(str, of), "--quiet", *device(args)])
 
-    at_once(args.jobs, lambda each: redraw(*each), product(weights, clips))
+    at_once(args.jobs, lambda each: redraw(*each), product(weights, videos))
     return [args.out / "videos" / row for row in weights]
 
 
 def work(args):
     """Trains, draws and judges."""
+    if args.jobs < 1:
+        raise InputError(f"--jobs {args.jobs} must be at least 1")
     if "seed" not in given(args):
         args.seed = 0
-    for folder in (args.runs, args.out):
-        folder.mkdir(parents=True, exist_ok=True)
-    args.data_root, args.out = args.data_root.resolve(), args.out.resolve()
+    for name in ("data_root", "corpus", "runs", "out"):  # scripts are called from the checkout's folder
+        if path := getattr(args, name):
+            setattr(args, name, path.resolve())
+    lists, videos = filmed(args) if args.corpus else ([], {})
+    remember(args)
     weights = grow(args)
-    if args.corpus:
-        folders = [str(folder) for folder in draw(args, weights)]
-        judge = ["evaluation/evaluate.py", "--real", str(args.data_root), "--split", *args.splits]
+    if videos:
+        folders = [str(folder) for folder in draw(args, weights, videos)]
+        judge = ["evaluation/evaluate.py", "--real", str(args.data_root), "--split", *lists, *device(args)]
         call([*judge, "--compare", *folders, "--out", str(args.out / "table")])
 
 
@@ -123,7 +161,9 @@ def main(argv=None):
     parser.add_argument("--data_root", required=True, type=Path, help="made by preprocess.py")
     parser.add_argument("--corpus", type=Path, help="what it was made of: the rows redraw its videos, and are judged")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, help="(default: all)")
-    parser.add_argument("--splits", nargs="+", default=["test", "test_unseen"], help="(default: %(default)s)")
+    parser.add_argument(
+        "--splits", nargs="+", help="lists of the data root (default: test and, if it is there, test_unseen)"
+    )
     parser.add_argument(
         "--runs", default=Path("runs/ablation"), type=Path, help="folder of runs (default: %(default)s)"
     )

@@ -143,10 +143,13 @@ class Clip:
         """The mouth windows of consecutive frames, cut out of the video itself: (T, 96, 96) uint8, grey."""
         return self._decoded("mouths", self.array("mouth_ends"), frames, cv2.IMREAD_GRAYSCALE)
 
+    @property
+    def has_middles(self):
+        """Whether there are `middles`: only of frames of 160x160 px."""
+        return "middles" in self.file.keys()
+
     def middles(self):
-        """The middle of every frame of 160x160 px, LRS2's size: (L, 96, 96) uint8, grey; None for other sizes."""
-        if "middles" not in self.file.keys():
-            return None
+        """The middle of every frame of 160x160 px, LRS2's size: (L, 96, 96) uint8, grey; see `has_middles`."""
         return self._decoded("middles", self.array("middle_ends"), slice(None), cv2.IMREAD_GRAYSCALE)
 
     def _decoded(self, name, ends, frames, colour):

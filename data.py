@@ -52,6 +52,19 @@ class Clips(Dataset):
     def __len__(self):
         return len(self.names)
 
+    def check(self, drawn=True):
+        """Raises InputError for the first clip of which no sample can be made, without decoding a picture of it.
+
+        drawn: windows are drawn from the clips, as in training; in validation they are taken whole.
+        """
+        for path in self.paths:
+            self.check_clip(Clip(path), drawn)
+
+    def check_clip(self, clip, drawn):
+        """Raises InputError for a clip with no two places for a window; see `check`."""
+        if drawn and len(clip) <= self.hp.window:
+            raise InputError(f"{clip.path}: a clip of {len(clip)} frames is too short for windows of {self.hp.window}")
+
     def __getitem__(self, draw):
         """Training sample number `draw` of a run: the same for the same seed, in any worker, resumed or not.
 
@@ -59,11 +72,9 @@ class Clips(Dataset):
         elsewhere, as published.
         """
         hp, rng = self.hp, np.random.default_rng((self.hp.seed, 1, draw))
-        path = self.paths[self._which(draw, rng)]
-        clip = Clip(path)
+        clip = Clip(self.paths[self._which(draw, rng)])
+        self.check_clip(clip, drawn=True)
         last = len(clip) - hp.window + 1  # number of places for a window
-        if last < 2:
-            raise InputError(f"{path}: a clip of {len(clip)} frames is too short for windows of {hp.window}")
         starts, windows = rng.permutation(last), hp.windows or max(int(PUBLISHED_SHARE * len(clip)), 1)
         apart = [starts[0]]
         for start in starts[1:]:

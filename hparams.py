@@ -130,6 +130,8 @@ class HParams(Knobs):
             raise InputError("--contrastive_weight: --model wav2lip has no space in which sound and lips are compared")
         if self.batch_size * self.window < 2 and self.windows < 2:
             raise InputError("--batch_size 1 --windows 1 --window 1: batch norm needs two faces in a step at least")
+        if not self.l1_weight + self.mouth_weight + self.lips_weight and min(self.adv_from, self.lip_from):
+            raise InputError("--l1_weight 0: no loss is left for step 0; --mouth_weight or --lips_weight would be one")
         if self.patience and not self.lip_weight + self.contrastive_weight and self.speech == "local":
             raise InputError("--patience: with --speech local and no expert there is no second stage to wait for")
 

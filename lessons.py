@@ -10,7 +10,7 @@ from clip import Clip
 from data import Clips, Look
 from hparams import InputError
 from text import END, PAD
-from utterances import mouths
+from utterances import check_roi, mouths
 
 
 class Lessons(Clips):
@@ -23,19 +23,26 @@ class Lessons(Clips):
         super().__init__(root, split, hp)
         self.tokenizer, self.roi, self.longest = tokenizer, roi, longest
 
+    def check_clip(self, clip, drawn):
+        """The tokens of a clip; raises InputError where it is too long, or short, or has no text that the tokenizer
+        knows, or no such ROI."""
+        super().check_clip(clip, drawn)
+        if len(clip) > self.longest:
+            raise InputError(f"{clip.path}: {len(clip)} frames, the lip expert takes {self.longest}: cut it")
+        check_roi(clip, self.roi)
+        try:
+            return self.tokenizer.encode(clip.text, strict=not self.hp.faithful)
+        except InputError as error:
+            raise InputError(f"{clip.path}: {error}") from error
+
     def build(self, clip, frames, identity, look, draw):
         """The sample of a draw, see `data.sample`, with what the expert is shown and should read.
 
         roi: (L, 1, 88, 88) grey in [0, 1], the mouth as filmed.  frames: (T,) the frames that are drawn.
         to_face: (T, 2, 3) from the ROI to the face that is to be drawn, [0, 1] x [0, 1].  tokens: (N,) with END.
-        Raises InputError for a clip that is too long, or has no text that the tokenizer knows, or no such ROI.
+        Raises InputError as `check_clip`.
         """
-        if len(clip) > self.longest:
-            raise InputError(f"{clip.path}: {len(clip)} frames, the lip expert takes {self.longest}: cut it")
-        try:
-            tokens = self.tokenizer.encode(clip.text, strict=not self.hp.faithful)
-        except InputError as error:
-            raise InputError(f"{clip.path}: {error}") from error
+        tokens = self.check_clip(clip, drawn=False)
         filmed, whole = mouths(clip, self.roi), np.tile(np.eye(2, 3), (len(clip), 1, 1))
         windows = clip.windows if self.roi == "aligned" else mouth.lrs2(clip.boxes, clip.size)
         # Numbers of its own: a draw is the same with and without the expert. Twice the same, for the same part is read.

@@ -16,8 +16,9 @@ SATURATED = 0.003  # nats: the discriminator knows every face, and its gradient 
 class Progress:
     """What a run finds out on its way and a resumed one must know: plain numbers and words, saved with it.
 
-    starts: knobs that say when a stage begins, found by plateaus.  least, stale: the best validation of this stage, and
-    how many since were no better.  brake: what the step size is multiplied by.  rollbacks: how often the run went back.
+    starts: knobs that say when a stage begins, found by plateaus; None: not yet.  least, stale: the best validation of
+    this stage, and how many since were no better.  brake: what the step size is multiplied by.  rollbacks: how often
+    the run went back.
     means, lows, steps: the running mean of each loss, its least so far, and of how many steps they are.
     over: the last stage has come to its end (only with `faithful`, as published).
     """
@@ -34,15 +35,14 @@ class Progress:
 
     @classmethod
     def of(cls, hp):
-        """The beginning of a run. With `patience`, the stages after the first have no step yet."""
-        starts = {"audio_from": hp.max_steps, "lip_from": hp.max_steps} if hp.patience else {}
-        if hp.patience and hp.speech == "local":
-            starts["audio_from"] = 0
+        """The beginning of a run. With `patience`, stages that do not begin at step 0 have no step yet."""
+        later = {"audio_from": hp.audio_from if hp.speech == "global" else 0, "lip_from": hp.lip_from}
+        starts = {name: None for name, start in later.items() if start} if hp.patience else {}
         return cls(starts, 100.0 if hp.faithful else math.inf)
 
     def knobs(self, hp):
         """`hp` with the steps at which stages began, where those were found on the way."""
-        return replace(hp, **self.starts)
+        return replace(hp, **{name: hp.max_steps if start is None else start for name, start in self.starts.items()})
 
     def state(self):
         """All of it, for a checkpoint."""
@@ -58,7 +58,7 @@ class Progress:
         if not hp.patience:
             return None
         self.least, self.stale = (score, 0) if score < self.least else (self.least, self.stale + 1)
-        waiting = [name for name, start in self.starts.items() if start == hp.max_steps]
+        waiting = [name for name, start in self.starts.items() if start is None]
         if self.stale <= hp.patience or not (waiting or hp.faithful):
             return None
         self.stale = 0
@@ -75,7 +75,7 @@ class Progress:
         if "d_real" in losses:
             judged["discriminator"] = (losses["d_real"] + losses["d_fake"]) / 2
         for name, loss in judged.items():
-            loss = loss.detach().double()
+            loss = loss.detach().float()
             old = self.means.get(name, loss).to(loss.device)
             self.means[name] = torch.lerp(loss, old, MEMORY)
             self.steps[name] = self.steps.get(name, 0) + 1
@@ -97,4 +97,3 @@ class Progress:
         """Goes back to `other`, the progress of an earlier step, with half the step size."""
         brake, rollbacks = self.brake / 2, self.rollbacks + 1
         self.__dict__.update(other.__dict__ | {"brake": brake, "rollbacks": rollbacks})
-        self.means, self.lows, self.steps = {}, {}, {}

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import os
 from contextlib import contextmanager
 from dataclasses import asdict
 
@@ -88,11 +89,16 @@ class Run:
             if self.mean:  # a run that averages from now on begins with what it has
                 self.mean.load_state_dict(state.get("ema", state["generator"]))
             self.step, self.best = state["step"], state["best"]
-            known = state.get("expert")
-            if self.expert and known and known != self.expert.sha256:
-                raise ValueError("its --expert was another file")
             if "progress" in state:  # older checkpoints have none
                 self.progress = Progress(**state["progress"])
+        for group in (group for optim in self.optims.values() for group in optim.param_groups):
+            group["betas"] = self.hp.beta1, self.hp.beta2
+        if state["hparams"]["lr"] != self.hp.lr:  # chosen anew: what slowed the run down belongs to the old one
+            self.progress.brake, self.progress.rollbacks = 1.0, 0
+        if self.expert and (state.get("expert") or self.expert.sha256) != self.expert.sha256:
+            raise InputError(f"{path} was trained under another lip reader: give its --expert, or another --name")
+        if bool(self.progress.starts) != bool(Progress.of(self.hp).starts):
+            raise InputError(f"{path} began {'' if self.progress.starts else 'without '}--patience: that cannot change")
 
     def go_back(self, path, fault):
         """Goes back to the checkpoint at `path` with half the step size, because of `fault`, and says so in one line.
@@ -100,9 +106,11 @@ class Run:
         Raises InputError when there is nothing to go back to, or when it has been done often enough.
         """
         progress, found = self.progress, f"step {self.step}: {fault}"
-        if progress.rollbacks >= self.hp.rollbacks or not path.is_file():
+        if not path.is_file():
+            raise InputError(f"{found}, before anything was saved. Lower --lr")
+        if progress.rollbacks >= self.hp.rollbacks:
             times = f" after {progress.rollbacks} times back to an earlier step" if progress.rollbacks else ""
-            raise InputError(f"{found}{times}. Lower --lr; what was saved before is sound")
+            raise InputError(f"{found}{times}. Lower --lr; the same command goes on from {path}")
         self.resume(path, checkpoint.load(path))
         progress.back(self.progress)
         self.progress = progress
@@ -152,5 +160,7 @@ def open_log(path, step):
     """The log of a run, opened to go on after `step`; what a killed run did beyond its last checkpoint is dropped."""
     lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
     kept = [line for line in lines if -1 < step_of(line) <= step]
-    path.write_text("".join(f"{line}\n" for line in kept))
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("".join(f"{line}\n" for line in kept))
+    os.replace(partial, path)
     return path.open("a")

@@ -46,21 +46,25 @@ def set_stage(generator, hp, step):
 
 
 def stage_plan(hp):
-    """The schedule in words, one line per stage, as it is printed at the start of a run."""
-    starts = {0: ["generator under " + " + ".join(n for n, w in loss_weights(hp, 0).items() if w)]}
+    """The schedule in words, one line per stage, as it is printed at the start of a run. hp: see `Run.now`."""
+    parts = [(0, "generator under " + " + ".join(name for name, weight in loss_weights(hp, 0).items() if weight))]
     if hp.adv_weight:
-        starts.setdefault(hp.adv_from, []).append(f"discriminator, adversarial loss x {hp.adv_weight}")
+        parts.append((hp.adv_from, f"discriminator, adversarial loss x {hp.adv_weight}"))
     if hp.speech == "global":
         what = f"top {hp.audio_train_layers} blocks" if hp.audio_train_layers else "all"
-        starts.setdefault(hp.audio_from, []).append(f"audio encoder trains ({what})")
+        parts.append((hp.audio_from, f"audio encoder trains ({what})"))
+    later = []
     if hp.guided:
-        how = f"lip-reading loss x {hp.lip_weight:g} ({'sum' if hp.lip_sum else 'mean'} over tokens)"
-        how += f", contrastive loss x {hp.contrastive_weight:g}" if hp.contrastive_weight else ""
-        starts.setdefault(hp.lip_from, []).append(how)
+        later.append(f"lip-reading loss x {hp.lip_weight:g} ({'sum' if hp.lip_sum else 'mean'} over tokens)")
+    if hp.guided and hp.contrastive_weight:
+        later.append(f"contrastive loss x {hp.contrastive_weight:g}")
     if hp.freeze_norms:
-        starts.setdefault(hp.lip_from, []).append("batch norms keep their statistics")
-    lines = [
-        f"from step {start}: {', '.join(parts)}" for start, parts in sorted(starts.items()) if start < hp.max_steps
-    ]
-    waits = f"a stage ends after more than {hp.patience} validations without a better L1"
-    return [*lines, waits] if hp.patience else lines
+        later.append("batch norms keep their statistics")
+    if later:
+        parts.append((hp.lip_from, ", ".join(later)))
+    starts = sorted({start for start, _ in parts if start < hp.max_steps})
+    lines = [f"from step {start}: {', '.join(what for at, what in parts if at == start)}" for start in starts]
+    if hp.patience:
+        lines += [f"then, at a plateau: {what}" for start, what in parts if start == hp.max_steps]
+        lines.append(f"a plateau is more than {hp.patience} validations without a better L1")
+    return lines

@@ -55,8 +55,8 @@ def learn(run, batches):
 def stretch(run, clips, later, workers, stop):
     """The batches of the steps until the next stage's take their place, or until `stop`: lists of `accumulate` each."""
     hp, (rank, world) = run.now.paced(run.step), ranks.rank()
-    chosen, end = (later, stop) if later and run.step >= hp.lip_from else (clips, min(stop, hp.lip_from))
-    end = end if later else stop
+    guided = later and run.step >= hp.lip_from
+    chosen, end = later if guided else clips, stop if guided or not later else min(stop, hp.lip_from)
     batches = range(run.step * hp.accumulate, end * hp.accumulate)
     draws = [(batch * world + rank) * hp.batch_size + i for batch in batches for i in range(hp.batch_size)]
 
@@ -70,7 +70,7 @@ def stretch(run, clips, later, workers, stop):
 
 def train(run, clips, valid, folder, workers, stop=None, later=None):
     """Runs from `run.step` to `max_steps` (or `stop`); from `lip_from` on `later`, if any, stands in for `clips`."""
-    stop = min(stop or run.hp.max_steps, run.hp.max_steps)
+    stop = run.hp.max_steps if stop is None else min(stop, run.hp.max_steps)
     with Diary(run, valid, folder, stop) as diary:
         while run.step < stop and not run.progress.over:
             for batches in stretch(run, clips, later, workers, stop):
@@ -111,6 +111,8 @@ def start(args):
         )
     if args.init_discriminator and not state:
         run.judge_with(args.init_discriminator)
+    if (steps := ranks.gathered(torch.tensor([run.step], device=device))).unique().numel() > 1:
+        raise InputError(f"{folder}: processes find steps {steps.tolist()} there: all machines must see one --runs")
     folder.mkdir(parents=True, exist_ok=True)
     for line in [f"{folder}: step {run.step} of {hp.max_steps}", *stage_plan(run.now)] if not ranks.rank()[0] else ():
         print(line, file=sys.stderr)
@@ -119,6 +121,9 @@ def start(args):
 
 def work(args):
     """Trains the run that the flags describe, and exports it where that is asked for."""
+    for flag in ("workers", "stop"):
+        if (value := getattr(args, flag)) is not None and value < 0:
+            raise InputError(f"--{flag} {value} must be at least 0")
     for path in filter(None, (args.export, args.export_discriminator)):
         path.parent.mkdir(parents=True, exist_ok=True)
     run, folder = start(args)
@@ -129,6 +134,8 @@ def work(args):
         later, valid = (Lessons(args.data_root, split, late, *shown) for split in ("train", "val"))
     else:
         later, valid = (Clips(args.data_root, split, late) for split in ("train", "val"))
+    later.check()
+    valid.check(drawn=False)
     train(run, clips, valid, folder, args.workers, args.stop, later)
     if args.export and not ranks.rank()[0]:
         checkpoint.export(args.export, run.shown, hp, step=run.step)

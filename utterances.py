@@ -98,11 +98,15 @@ class Utterances(Dataset):
 
 def mouths(clip, roi):
     """The mouth windows of a clip by the knob `roi`, (L, 96, 96) uint8 grey; raises InputError where it has none."""
-    found = clip.mouths() if roi == "aligned" else clip.middles()
-    if found is None:
+    check_roi(clip, roi)
+    return clip.mouths() if roi == "aligned" else clip.middles()
+
+
+def check_roi(clip, roi):
+    """Raises InputError for a clip that has no mouth windows by the knob `roi`."""
+    if roi == "lrs2" and not clip.has_middles:
         size = f"{clip.size[1]}x{clip.size[0]}"
         raise InputError(f"{clip.path}: frames of {size} px: --roi lrs2 is for LRS2's 160x160, say --roi aligned")
-    return found
 
 
 class Words(Utterances):

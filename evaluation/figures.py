@@ -18,6 +18,9 @@ from clip import FPS, Clip
 from data import Clips, Look, sample, to_tensor, write_picture
 from hparams import HParams, InputError, exit_code
 from painter import load
+from run import step_of
+
+COLOURS = "tab:red", "tab:blue", "tab:green"
 
 # matplotlib and scikit-learn are imported where they are used: both are slow.
 
@@ -78,6 +81,8 @@ def embeddings(args):
     from sklearn.neighbors import KNeighborsClassifier
 
     rows, words, clips = named(args.rows), [word.upper() for word in args.words], clips_of(args.data_root, args.splits)
+    if not 2 <= len(words) <= len(COLOURS):
+        raise InputError(f"--words {' '.join(words)}: give two or three")
     axes, write = plot(args.out, len(rows))
     print("| row | frames | told apart by 5 neighbours |\n|---|---|---|")
     for axis, (name, path) in zip(axes, rows.items(), strict=True):
@@ -88,7 +93,7 @@ def embeddings(args):
             raise InputError(f"--words {' '.join(words)}: one has {least} frames in these splits, 5 is the least")
         places = TSNE(perplexity=min(30, (len(labels) - 1) / 3), random_state=0, init="pca").fit_transform(vectors)
         score = cross_val_score(KNeighborsClassifier(5), vectors, labels, cv=5, scoring="balanced_accuracy").mean()
-        for number, (word, colour) in enumerate(zip(words, ("tab:red", "tab:blue", "tab:green"), strict=False)):
+        for number, (word, colour) in enumerate(zip(words, COLOURS, strict=False)):
             axis.scatter(*places[labels == number].T, s=9, color=colour, label=word)
         axis.set(title=f"TalkLip ({name})", xticks=[], yticks=[])
         axis.legend()
@@ -112,6 +117,8 @@ def strips(args):
     if name not in clips.names:
         raise InputError(f"--clip {name}: not in {args.splits[0]}.txt")
     clip, about = Clip(clips.paths[clips.names.index(name)]), clips.about
+    if args.frames < 1:
+        raise InputError(f"--frames {args.frames} must be at least 1")
     frames = args.first + args.every * np.arange(args.frames)
     if not 0 <= frames[0] <= frames[-1] < len(clip):
         raise InputError(f"--first {args.first}: {name} has {len(clip)} frames, not {frames[-1] + 1}")
@@ -135,7 +142,10 @@ def curves(args):
     rows, kinds = named(args.rows), args.losses
     axes, write = plot(args.out, len(kinds) + 1)
     for name, folder in rows.items():
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        log = folder / "metrics.jsonl"
+        if not log.is_file():
+            raise InputError(f"--rows {name}={folder}: no log of a run, {log}")
+        lines = [json.loads(line) for line in log.read_text(errors="replace").splitlines() if step_of(line) >= 0]
         for axis, kind in zip(axes, kinds, strict=False):
             if told := [(line["step"], line[kind]) for line in lines if kind in line]:
                 steps, values = np.array(told).T

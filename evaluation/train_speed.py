@@ -37,7 +37,7 @@ class PlainExpert(LipExpert):
 def made_up(clips, faces, hp):
     """A batch of clips with so many faces to be drawn in windows of five; its content does not matter."""
     torch.manual_seed(0)
-    windows, px = faces // WINDOW, hp.face_size
+    windows, px, speech = faces // WINDOW, hp.face_size, (104,) if hp.speech == "global" else (1, 80, 16)
     clip = torch.arange(windows) % clips
     starts = torch.arange(windows) // clips * (WINDOW + 1)
     frames = starts[:, None] + torch.arange(WINDOW)  # (W, T)
@@ -51,7 +51,7 @@ def made_up(clips, faces, hp):
         "frames": frames,
         "clip": clip,
         "to_face": to_face,
-        "audio": torch.randn(clips, FRAMES, 104),
+        "audio": torch.randn(clips, FRAMES, *speech),
         "lips": torch.zeros(clips, FRAMES, 80),
         "padding": torch.zeros(clips, FRAMES, dtype=torch.bool),
         "unseen": torch.zeros(clips, FRAMES, dtype=torch.bool),
@@ -62,7 +62,7 @@ def made_up(clips, faces, hp):
 
 
 def stepper(hp, reading, device, plain):
-    """A function that takes one training step on a batch: `plain`, or as train.py takes it."""
+    """A function that takes one training step on a batch: `plain`, or as train.py takes it with --amp."""
     torch.manual_seed(0)
     reader = Reader(build_reader(reading, TOKENS), reading, tokenizer=(), about={"sha256": ""})
     expert = (PlainExpert if plain else LipExpert)(reader, device, faithful=hp.faithful)
@@ -101,7 +101,10 @@ def measure(args):
     device = device_of(args.device)
     hp = replace(preset(args.preset), lip_from=0, audio_from=0)
     reading = preset("compact" if args.preset.startswith("compact") else "base", ExpertHParams)
-    faces = args.faces or 55 * args.clips // 2 // WINDOW * WINDOW
+    faces = (55 * args.clips // 2 if args.faces is None else args.faces) // WINDOW * WINDOW
+    most = FRAMES // (WINDOW + 1) * WINDOW * args.clips
+    if not WINDOW <= faces <= most:
+        raise InputError(f"--faces {args.faces}: from {WINDOW} to {most} can be drawn in {args.clips} clips")
     batch = {name: part.to(device) for name, part in made_up(args.clips, faces, hp).items()}
     slow, quick = (stepper(hp, reading, device, plain) for plain in (True, False))
     pairs = [(seconds(slow, batch, args.steps), seconds(quick, batch, args.steps)) for _ in range(args.rounds)]
@@ -112,7 +115,7 @@ def measure(args):
     )
     print("|---|---|---|")
     print(f"| float32, expert on every frame | {a:.2f} | {faces / a:.1f} |")
-    print(f"| as train.py runs it | {b:.2f} | {faces / b:.1f} |\n\n{ratio:.2f} times as fast")
+    print(f"| train.py with --amp | {b:.2f} | {faces / b:.1f} |\n\n{ratio:.2f} times as fast")
     if device.startswith("cuda"):
         print(f"peak memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB, both together")
 
@@ -123,7 +126,7 @@ def main(argv=None):
     rows = [name for name, row in HParams.presets.items() if row.get("lip_weight", 1) and "wav2lip" not in name]
     parser.add_argument("--preset", choices=rows, default="talklip_g_c", help="(default: %(default)s)")
     parser.add_argument("--clips", default=2, type=int, help="in a step (default: %(default)s)")
-    parser.add_argument("--faces", type=int, help="drawn in a step (default: 55 for two clips)")
+    parser.add_argument("--faces", type=int, help="drawn in a step, in windows of 5 (default: 55 for two clips)")
     parser.add_argument("--steps", default=1, type=int, help="timed in a round (default: %(default)s)")
     parser.add_argument("--rounds", default=3, type=int, help="the median of this many (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: %(default)s)")

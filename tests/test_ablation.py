@@ -1,5 +1,6 @@
 """The six rows are trained for equal steps, what they share once, and each is as if it had been trained alone."""
 
+import json
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import ablation
 import checkpoint
 import train
 from ablation import ROWS, at_once, trunks
+from checkpoint import sha256
 from hparams import InputError
 
 torch.set_num_threads(1)
@@ -79,37 +81,60 @@ def test_a_row_that_fails_stops_the_command_in_one_line(spoken_root, tmp_path, c
     assert lines[-1].endswith("train.py ended with 1, see above; the same command goes on from there")
 
 
-def test_rows_redraw_the_clips_of_the_splits_and_are_compared(tmp_path, monkeypatch, capsys):
-    root, corpus, out, called = tmp_path / "root", tmp_path / "corpus", tmp_path / "out", []
-    for folder in (root, corpus / "main" / "a"):
-        folder.mkdir(parents=True)
-    (root / "test.txt").write_text("a/1\na/2\n")
+def test_rows_redraw_the_clips_of_the_splits_and_are_compared(spoken_root, tmp_path, monkeypatch, capsys):
+    corpus, out, called = tmp_path / "corpus", tmp_path / "out", []
+    clips = (spoken_root / "val.txt").read_text().split()
+    rows = {row: out / f"{row}.safetensors" for row in ("talklip_l", "talklip_g")}
 
     def call(command):
         called.append(command)
         if "--outfile" in command:
-            Path(command[command.index("--outfile") + 1]).touch()
+            flags = dict(zip(command[1::2], command[2::2], strict=False))
+            about = {"model": {"sha256": sha256(flags["--checkpoint_path"])}}
+            Path(flags["--outfile"]).with_suffix(".json").write_text(json.dumps(about))
+
+    def grow(args):
+        out.mkdir(exist_ok=True)
+        for row, path in rows.items():
+            path.write_text(path.name)
+        return rows
 
     monkeypatch.setattr(ablation, "call", call)
-    monkeypatch.setattr(ablation, "grow", lambda args: {row: out / f"{row}.safetensors" for row in args.rows})
-    argv = ["--data_root", root, "--corpus", corpus, "--runs", tmp_path / "runs", "--out", out, "--jobs", 2]
-    argv = [*map(str, argv), "--splits", "test", "--rows", "talklip_l", "talklip_g"]
+    monkeypatch.setattr(ablation, "grow", grow)
+    argv = ["--data_root", spoken_root, "--corpus", corpus, "--runs", tmp_path / "runs", "--out", out, "--jobs", 2]
+    argv = [*map(str, argv), "--splits", "val", "--device", "cpu", "--rows", *rows]
     assert ablation.main(argv) == 1
-    assert "main/a/1.mp4: no such video. --corpus is the folder" in capsys.readouterr().err and not called
-    for clip in "12":
-        (corpus / "main" / "a" / f"{clip}.mp4").touch()
+    assert "corpus: there is no such folder" in capsys.readouterr().err and not called
+    for clip in [*clips[1:], "someone/else"]:
+        (corpus / "main" / clip).parent.mkdir(parents=True, exist_ok=True)
+        (corpus / "main" / f"{clip}.mp4").touch()
+    if len(clips) > 1:
+        assert ablation.main(argv) == 1
+        assert f"no video of {clips[0]}. --corpus is" in capsys.readouterr().err and not called
+    (corpus / "main" / clips[0]).parent.mkdir(parents=True, exist_ok=True)
+    (corpus / "main" / f"{clips[0]}.mp4").touch()
     assert ablation.main(argv) == 0
     *drawn, judged = called
-    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*.mp4")) == [
-        f"videos/{row}/a/{clip}.mp4" for row in ("talklip_g", "talklip_l") for clip in "12"
-    ]
-    assert len(drawn) == 4 and all(
-        str(out / f"{command[6].split('/')[-3]}.safetensors") in command for command in drawn
-    )
+    wanted = {(str(rows[row]), str(out / "videos" / row / f"{clip}.mp4")) for row in rows for clip in clips}
+    assert {(command[command.index("--checkpoint_path") + 1], command[6]) for command in drawn} == wanted
+    assert len(drawn) == len(wanted) and all(command[-2:] == ["--device", "cpu"] for command in drawn)
     compared = judged[judged.index("--compare") + 1 : judged.index("--out")]
-    assert compared == [str(out / "videos" / row) for row in ("talklip_l", "talklip_g")]
+    assert compared == [str(out / "videos" / row) for row in rows]
     called.clear()
     assert ablation.main(argv) == 0 and called == [judged], "what has been drawn is not drawn again"
+    rows["talklip_g"] = tmp_path / "other"
+    called.clear()
+    assert ablation.main(argv) == 0 and len(called) == len(clips) + 1, "but by other weights it is"
+
+
+def test_runs_begun_with_other_knobs_are_not_taken_for_these(spoken_root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ablation, "grow", lambda args: {})
+    argv = ["--data_root", str(spoken_root), "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    assert ablation.main([*argv, "--max_steps=9"]) == 0 and ablation.main([*argv, "--max_steps=9", "--seed=0"]) == 0
+    for more, words in ((["--max_steps=9", "--seed=1"], "seed 0"), ([], "max_steps 9"), (["--lr=1"], "lr not given")):
+        assert ablation.main([*argv, *more]) == 1
+        assert f"begun with {words}" in capsys.readouterr().err
+    assert ablation.main([*argv, "--jobs=0"]) == 1 and "--jobs 0 must be" in capsys.readouterr().err
 
 
 def test_after_a_failure_nothing_else_begins():

@@ -79,7 +79,7 @@ def test_a_strip_has_a_row_for_each_generator_and_the_filmed_mouth_below(spoken_
     assert abs(strip[-48:, 2 * 96 : 3 * 96].astype(int) - filmed[48:]).max() <= 1
 
 
-def test_curves_are_drawn_of_runs(tmp_path):
+def test_curves_are_drawn_of_runs(tmp_path, capsys):
     for name, first in (("a", 1), ("b", 5)):
         (tmp_path / name).mkdir()
         lines = [{"step": step, "l1": 1 / step} | ({"lip": 2.0} if step > first else {}) for step in range(1, 9)]
@@ -88,6 +88,12 @@ def test_curves_are_drawn_of_runs(tmp_path):
     out = tmp_path / "curves.png"
     assert main(["curves", "--out", str(out), "--rows", f"a={tmp_path / 'a'}", f"b={tmp_path / 'b'}"]) == 0
     assert cv2.imread(str(out)).std() > 5
+    with (tmp_path / "a" / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 9, "l1": 0.')  # what a killed run leaves
+    assert main(["curves", "--out", str(out), "--rows", f"a={tmp_path / 'a'}"]) == 0
+    capsys.readouterr()
+    assert main(["curves", "--out", str(out), "--rows", f"a={tmp_path}"]) == 1
+    assert "no log of a run" in capsys.readouterr().err
     assert smooth(np.arange(100.0)).tolist()[10:90] == pytest.approx(np.arange(10, 90), abs=1)
 
 
@@ -97,7 +103,9 @@ def test_curves_are_drawn_of_runs(tmp_path):
         (["embeddings", "--words", "BIN", "ZOO"], "not all of them are said"),
         (["strips", "--clip", "ann/nobody"], "not in train.txt"),
         (["strips", "--clip", "ann/one", "--first", "19"], "has 20 frames"),
+        (["strips", "--clip", "ann/one", "--frames", "0"], "--frames 0"),
         (["strips", "--rows", "nothing"], "NAME=PATH"),
+        (["embeddings", "--words", "A", "B", "C", "D"], "give two or three"),
     ],
 )
 def test_faults_of_the_user_are_one_line(spoken_root, weights, tmp_path, capsys, argv, words):

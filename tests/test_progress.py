@@ -48,8 +48,20 @@ def test_the_published_plateau_keeps_one_best_for_all_stages_and_ends_the_run():
 def test_a_local_audio_encoder_has_no_stage_of_its_own():
     hp = replace(HP, speech="local")
     progress = Progress.of(hp)
-    assert progress.knobs(hp).audio_from == 0
+    assert progress.starts == {"lip_from": None}
     assert told(progress, [0.5] * 4, hp)[-1] == "lip"
+
+
+def test_a_stage_that_is_there_from_the_start_waits_for_no_plateau():
+    hp = replace(HP, audio_from=0)
+    progress = Progress.of(hp)
+    assert progress.knobs(hp).audio_from == 0 and told(progress, [0.5] * 4, hp)[-1] == "lip"
+
+
+def test_a_run_that_is_made_longer_still_waits_for_its_stages():
+    progress, longer = Progress.of(HP), replace(HP, max_steps=5000)
+    assert progress.knobs(longer).lip_from == 5000
+    assert told(progress, [0.5] * 4, longer)[-1] == "audio" and not progress.over
 
 
 def note(progress, steps, **losses):
@@ -89,13 +101,17 @@ def test_a_discriminator_that_is_too_sure_is_named():
     assert "discriminator is saturated" in progress.fault()
 
 
-def test_going_back_halves_the_step_size_and_forgets_the_means():
+def test_going_back_halves_the_step_size_and_knows_what_a_sound_run_is():
     early = Progress({"audio_from": 10}, 0.5, 1)
+    note(early, ENOUGH, l1=0.02)
+    assert early.fault() is None
     late = Progress({"audio_from": 10, "lip_from": 20}, 0.4, 0, brake=0.5, rollbacks=1)
     note(late, 200, l1=0.1)
     late.back(early)
     assert (late.starts, late.least, late.stale) == ({"audio_from": 10}, 0.5, 1)
-    assert (late.brake, late.rollbacks, late.means, late.steps) == (0.25, 2, {}, {})
+    assert (late.brake, late.rollbacks, late.steps) == (0.25, 2, {"l1": ENOUGH})
+    note(late, 60, l1=0.5)
+    assert late.fault().startswith("l1 diverges: its running mean has gone from 0.02 to 0.")
 
 
 def test_progress_is_stored_as_plain_values():

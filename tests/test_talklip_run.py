@@ -15,6 +15,7 @@ import update
 from data import Clips
 from hparams import PRESETS, HParams, InputError, preset
 from lessons import Lessons
+from progress import Progress
 from run import Run
 from schedule import loss_weights, set_stage, stage_plan
 
@@ -212,7 +213,43 @@ def test_the_command_trains_under_an_expert_and_begins_with_its_encoder(spoken_r
     state["reader"]["decoder.norm.bias"] += 1
     checkpoint.save(other, **{name: value for name, value in state.items() if name != "format"})
     assert command(spoken_root, tmp_path, "--expert", other) == 1
-    assert "its --expert was another file" in capsys.readouterr().err.splitlines()[-1]
+    assert "was trained under another lip reader: give its --expert" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_what_is_chosen_anew_counts_in_a_resumed_run(spoken_root, tmp_path):
+    run = go(spoken_root, tmp_path, 2, replace(GUIDED, rollbacks=3))
+    run.progress.brake, run.progress.rollbacks = 0.125, 3
+    run.save(tmp_path / "last.pt")
+    for changes, brake in (({}, 0.125), ({"lr": GUIDED.lr / 2, "beta1": 0.7}, 1.0)):
+        again = Run(replace(GUIDED, **changes), CPU, expert(spoken_root))
+        again.resume(tmp_path / "last.pt", checkpoint.load(tmp_path / "last.pt"))
+        assert (again.progress.brake, again.progress.rollbacks) == (brake, 0 if changes else 3)
+        betas = {group["betas"][0] for optim in again.optims.values() for group in optim.param_groups}
+        assert betas == {changes.get("beta1", GUIDED.beta1)}
+    with pytest.raises(InputError, match="began without --patience: that cannot change"):
+        Run(replace(GUIDED, patience=2), CPU).resume(tmp_path / "last.pt", checkpoint.load(tmp_path / "last.pt"))
+
+
+def test_the_best_is_one_that_the_expert_has_taught(spoken_root, tmp_path, monkeypatch):
+    scores = iter([0.1, 0.3, 0.2])
+    monkeypatch.setattr("diary.validate", lambda *_: {"l1": 0.1, "mouth": next(scores)})
+    go(spoken_root, tmp_path, 6, replace(GUIDED, max_steps=6, valid_every=2, lip_from=2))
+    assert checkpoint.load(tmp_path / "best.pt")["step"] == 6, "not 2, though it was nearer"
+
+
+def test_clips_that_the_expert_cannot_use_are_named_before_the_first_step(spoken_root, tmp_path, capsys):
+    path, runs = write_expert(tmp_path / "expert.pt", spoken_root), tmp_path / "runs"
+    for flags, words in ((["--lip_window=21"], "too short for windows of 21"), (["--roi=lrs2"], "--roi aligned")):
+        assert command(spoken_root, runs, *FLAGS, "--expert", path, *flags) == 1
+        assert words in capsys.readouterr().err.splitlines()[-1]
+    assert not (runs / "tiny" / "metrics.jsonl").exists()
+
+
+def test_a_plan_with_patience_says_what_waits_for_a_plateau():
+    plan = stage_plan(Progress.of(PLATEAU).knobs(PLATEAU))
+    assert [line.split(":")[0] for line in plan[:4]] == ["from step 0", "from step 1"] + ["then, at a plateau"] * 2
+    assert plan[4:] == ["a plateau is more than 1 validations without a better L1"]
+    assert "audio encoder" in plan[-3] and "lip-reading loss" in plan[-2]
 
 
 @pytest.mark.parametrize(

@@ -309,6 +309,11 @@ def test_faults_of_the_user_are_one_line(data_root, tmp_path, capsys):
     assert command(data_root, tmp_path, *FLAGS, "--stop=1") == 0
     assert command(data_root, tmp_path, "--audio_dim=48") == 1
     assert "tiny/last.pt does not fit these flags" in capsys.readouterr().err.splitlines()[-1]
+    for flag in ("--workers=-1", "--stop=-1"):
+        assert command(data_root, tmp_path, flag) == 1
+        assert f"{flag.replace('=', ' ')} must be at least 0" in capsys.readouterr().err
+    assert command(data_root, tmp_path, "--name=none", *FLAGS, "--stop=0") == 0
+    assert not (tmp_path / "none" / "last.pt").exists()
     for workers in (0, 1):  # torch wraps a worker's error in its traceback
         assert command(data_root, tmp_path, "--window=30", "--stop=2", f"--workers={workers}") == 1
         last = capsys.readouterr().err.splitlines()[-1]

@@ -26,6 +26,20 @@ def test_both_ways_take_the_same_step():
         assert found[1][name] == pytest.approx(found[0][name], rel=0.05), name
 
 
-def test_odd_flags_are_told_in_one_line(capsys):
-    assert main(["--clips", "0"]) == 1
-    assert "--clips 0 must be at least 1" in capsys.readouterr().err
+def test_a_local_audio_encoder_is_timed_too():
+    hp = replace(HP, speech="local", sync_dim=32)
+    losses = stepper(hp, EXPERT, "cpu", plain=False)(made_up(1, 5, hp))
+    assert {"lip", "contrastive"} <= losses.keys()
+
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (["--clips", "0"], "--clips 0 must be at least 1"),
+        (["--faces", "3"], "--faces 3: from 5 to 120 can be drawn in 2 clips"),
+        (["--faces", "125"], "--faces 125: from 5 to 120"),
+    ],
+)
+def test_odd_flags_are_told_in_one_line(capsys, argv, words):
+    assert main(argv) == 1
+    assert words in capsys.readouterr().err
