@@ -137,23 +137,29 @@ def smooth(values, share=0.05):
     return np.convolve(np.pad(values, (size // 2, size - 1 - size // 2), mode="edge"), np.ones(size) / size, "valid")
 
 
+def told(lines, measure):
+    """What the lines of a log say of a measure: steps and values, two lists; those of a validation are "valid NAME"."""
+    name = measure.removeprefix("valid ")
+    lines = [line["valid"] | {"step": line["step"]} for line in lines if "valid" in line] if name != measure else lines
+    found = [(line["step"], line[name]) for line in lines if name in line]
+    return [list(each) for each in zip(*found, strict=True)] or [[], []]
+
+
 def curves(args):
-    """The losses of runs, step by step, and the mouth's L1 on validation clips."""
-    rows, kinds = named(args.rows), args.losses
-    axes, write = plot(args.out, len(kinds) + 1)
-    for name, folder in rows.items():
+    """Losses of runs, step by step, and measures of their validations."""
+    logs = {}
+    for name, folder in named(args.rows).items():
         log = folder / "metrics.jsonl"
         if not log.is_file():
             raise InputError(f"--rows {name}={folder}: no log of a run, {log}")
-        lines = [json.loads(line) for line in log.read_text(errors="replace").splitlines() if step_of(line) >= 0]
-        for axis, kind in zip(axes, kinds, strict=False):
-            if told := [(line["step"], line[kind]) for line in lines if kind in line]:
-                steps, values = np.array(told).T
-                axis.plot(steps, smooth(values), label=name)
-        if told := [(line["step"], line["valid"]["mouth"]) for line in lines if "valid" in line]:
-            axes[-1].plot(*np.array(told).T, label=name)
-    for axis, kind in zip(axes, [*kinds, "mouth, validation"], strict=True):
-        axis.set(title=kind, xlabel="step")
+        logs[name] = [json.loads(line) for line in log.read_text(errors="replace").splitlines() if step_of(line) >= 0]
+    axes, write = plot(args.out, len(args.measures))
+    for axis, measure in zip(axes, args.measures, strict=True):
+        for number, (name, lines) in enumerate(logs.items()):
+            steps, values = told(lines, measure)
+            values = values if measure.startswith("valid ") or not values else smooth(values)
+            axis.plot(steps, values, color=f"C{number}", label=name if steps else None)
+        axis.set(title=measure, xlabel="step")
         if axis.get_legend_handles_labels()[0]:
             axis.legend()
     write()
@@ -169,7 +175,8 @@ def main(argv=None):
         sub.add_argument("--rows", required=True, nargs="+", help="NAME=PATH: weights, or for curves folders of runs")
         sub.add_argument("--out", default=Path(f"results/{task}.png"), type=Path, help="(default: %(default)s)")
         if task == "curves":
-            sub.add_argument("--losses", nargs="+", default=["l1", "lip"], help="(default: l1 lip)")
+            measures = ["l1", "lip", "valid mouth", "valid misread"]
+            sub.add_argument("--measures", nargs="+", default=measures, help="(default: %(default)s)")
             continue
         sub.add_argument("--data_root", required=True, type=Path, help="made by preprocess.py")
         sub.add_argument("--splits", nargs="+", default=["test"], help="(default: test)")

@@ -95,7 +95,7 @@ def test_rows_redraw_the_clips_of_the_splits_and_are_compared(spoken_root, tmp_p
 
     def grow(args):
         out.mkdir(exist_ok=True)
-        for row, path in rows.items():
+        for path in rows.values():
             path.write_text(path.name)
         return rows
 

@@ -9,7 +9,7 @@ import torch
 from experts import NARROW
 
 import checkpoint
-from evaluation.figures import embedded, main, smooth
+from evaluation.figures import embedded, main, smooth, told
 from hparams import HParams
 from models import build_generator
 
@@ -95,6 +95,12 @@ def test_curves_are_drawn_of_runs(tmp_path, capsys):
     assert main(["curves", "--out", str(out), "--rows", f"a={tmp_path}"]) == 1
     assert "no log of a run" in capsys.readouterr().err
     assert smooth(np.arange(100.0)).tolist()[10:90] == pytest.approx(np.arange(10, 90), abs=1)
+
+
+def test_what_a_log_says_of_a_measure():
+    lines = [{"step": 1, "l1": 0.5}, {"step": 2, "valid": {"l1": 0.4, "mouth": 0.2}}, {"step": 2, "l1": 0.3}]
+    assert told(lines, "l1") == [[1, 2], [0.5, 0.3]]
+    assert told(lines, "valid l1") == [[2], [0.4]] and told(lines, "lip") == [[], []]
 
 
 @pytest.mark.parametrize(
