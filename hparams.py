@@ -203,11 +203,11 @@ _COMPACT_ROW = {  # batches, steps and weights of all six rows; the losses are t
     "freeze_norms": True,
     "lip_weight": 0.003,  # of the mean; published, 1e-5 of a sum over 8 clips is about 0.002 of the mean
     "lip_sum": False,
-    "max_steps": 4000,
-    "adv_from": 1000,
-    "audio_from": 1500,
+    "max_steps": 3000,
+    "audio_from": 1000,
     "audio_train_layers": 1,  # of 4 blocks, as the published 3 of 12: it begins as the expert's own
     "lip_from": 2000,
+    "adv_from": 2500,  # last, when there is something to judge: until then rows share more steps
 }
 
 
