@@ -76,7 +76,7 @@ class Progress:
             judged["discriminator"] = (losses["d_real"] + losses["d_fake"]) / 2
         for name, loss in judged.items():
             loss = loss.detach().float()
-            old = self.means.get(name, loss).to(loss.device)
+            old = self.means.get(name, loss).to(loss)
             self.means[name] = torch.lerp(loss, old, MEMORY)
             self.steps[name] = self.steps.get(name, 0) + 1
 

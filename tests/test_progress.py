@@ -122,3 +122,10 @@ def test_progress_is_stored_as_plain_values():
     assert again == progress and again.lows == progress.lows and math.isinf(again.least)
     note(progress, 3, l1=0.2)
     assert again != progress, "a copy"
+
+
+def test_means_of_an_older_checkpoint_are_gone_on_with():
+    progress = Progress.of(HP)
+    progress.means, progress.steps = {"l1": torch.tensor(0.1, dtype=torch.float64)}, {"l1": ENOUGH}
+    note(progress, 1, l1=0.1)
+    assert progress.means["l1"].item() == pytest.approx(0.1) and progress.fault() is None
