@@ -72,7 +72,9 @@ def device(args):
 
 def begin(folder, trunk):
     """Has the row in `folder` go on from where `trunk` is, unless it has begun."""
-    for name in reversed(KEPT) if not (folder / "last.pt").is_file() else ():
+    if (folder / "last.pt").is_file():
+        return
+    for name in reversed(KEPT):  # last.pt comes last: with it, the row has begun
         if (trunk / name).is_file():
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(trunk / name, folder / f"{name}.partial")

@@ -98,7 +98,9 @@ class Run:
         if self.expert and (state.get("expert") or self.expert.sha256) != self.expert.sha256:
             raise InputError(f"{path} was trained under another lip reader: give its --expert, or another --name")
         if bool(self.progress.starts) != bool(Progress.of(self.hp).starts):
-            raise InputError(f"{path} began {'' if self.progress.starts else 'without '}--patience: that cannot change")
+            raise InputError(
+                f"{path} began {'with' if self.progress.starts else 'without'} --patience: that cannot change"
+            )
 
     def go_back(self, path, fault):
         """Goes back to the checkpoint at `path` with half the step size, because of `fault`, and says so in one line.
