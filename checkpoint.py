@@ -34,8 +34,7 @@ AGAIN = "Download it again: see README, Weights."
 
 def save(path, **state):
     """Writes `state` whole or not at all: a run killed in the middle still has its last good checkpoint."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
+    partial = Path(f"{path}.partial")
     torch.save({"format": FORMAT, **state}, partial)
     os.replace(partial, path)
 
@@ -62,10 +61,17 @@ def export(path, net, hp, **facts):
                 raise InputError(f"{name} is not finite in 16 bits: was the training stable?")
     about = {"format": str(FORMAT), "hparams": json.dumps(asdict(hp))}
     about |= {name: json.dumps(fact) for name, fact in facts.items()}
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(safetensors.torch.save(weights, about))
+    partial = Path(f"{path}.partial")
+    partial.write_bytes(in_order(safetensors.torch.save(weights, about)))
     os.replace(partial, path)
+
+
+def in_order(data):
+    """A safetensors file with its header sorted: the library writes metadata in a new order each time."""
+    end = 8 + struct.unpack("<Q", data[:8])[0]
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the tensors after it stay aligned
+    return struct.pack("<Q", len(header)) + header + data[end:]
 
 
 def load_generator(path):

@@ -145,6 +145,17 @@ def test_checkpoints_of_other_models_are_named(words, tmp_path):
     refused(tmp_path / "other.pth", words)
 
 
+def test_the_same_weights_are_the_same_bytes(tmp_path):
+    hp = narrow_hparams("wav2lip")
+    generator = filled(build_generator(hp))
+    for number in range(8):
+        checkpoint.export(tmp_path / f"{number}.safetensors", generator, hp, step=3, made_of="a", note="b", more="c")
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    loaded, found, about = checkpoint.load_generator(tmp_path / "0.safetensors")
+    assert found == hp and (about["step"], about["note"]) == (3, "b")
+    assert torch.equal(loaded.to_rgb[1][0].weight, generator.to_rgb[1][0].weight.half().float())
+
+
 def test_a_generator_is_no_discriminator_and_no_run(tmp_path):
     torch.save(wrapped(published_wav2lip()), tmp_path / "w.pth")
     refused(
