@@ -118,19 +118,20 @@ def filmed(args):
     return lists, found
 
 
-def drawn_with(report, weights):
-    """Whether a video's report, JSON, says that it was drawn with these weights."""
-    from checkpoint import sha256
-
-    return report.is_file() and json.loads(report.read_text())["model"]["sha256"] == sha256(weights)
+def drawn_with(report):
+    """The SHA-256 of the weights that drew a video, by its report, JSON; None without one."""
+    return json.loads(report.read_text())["model"]["sha256"] if report.is_file() else None
 
 
 def draw(args, weights, videos):
     """Has inference.py redraw videos, {clip: path}, with every row; returns the folders of what it has drawn."""
+    from checkpoint import sha256
+
+    known = {row: sha256(path) for row, path in weights.items()}
 
     def redraw(row, clip):
         path = args.out / "videos" / row / f"{clip}.mp4"
-        if not drawn_with(path.with_suffix(".json"), weights[row]):
+        if drawn_with(path.with_suffix(".json")) != known[row]:
             path.parent.mkdir(parents=True, exist_ok=True)
             of = ["--face", videos[clip], "--audio", videos[clip], "--outfile", path, "--checkpoint_path", weights[row]]
             call(["inference.py", *map(str, of), "--quiet", *device(args)])
