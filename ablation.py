@@ -41,9 +41,10 @@ def trunks(rows, knobs):
     return {row: next(other for other in rows if shared(other) == shared(row)) for row in rows}
 
 
-def call(command):
-    """Runs a script of ours to its end, on one thread. Raises InputError with its name if it fails."""
-    environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+def call(args, command):
+    """Runs a script of ours to its end, on its share of the cores. Raises InputError with its name if it fails."""
+    share = max((os.cpu_count() or 1) // args.jobs, 1)
+    environment = {"OMP_NUM_THREADS": str(share)} | os.environ
     if code := subprocess.run([sys.executable, *command], cwd=ROOT, env=environment).returncode:
         raise InputError(f"{command[0]} ended with {code}, see above; the same command goes on from there")
 
@@ -61,8 +62,9 @@ def train(args, name, row, *more):
     """Trains `row` under `name`, or goes on with it."""
     flags = [f"--{knob}={value}" for knob, value in given(args).items() if not isinstance(value, bool)]
     flags += [f"--{'' if value else 'no-'}{knob}" for knob, value in given(args).items() if isinstance(value, bool)]
-    where = ["--data_root", args.data_root, "--runs", args.runs, "--name", name, *more]
-    call(["train.py", "--preset", f"compact_{row}", *map(str, where), *flags, *device(args)])
+    where = ["--data_root", args.data_root, "--runs", args.runs, "--name", name, "--workers", args.workers, *more]
+    where += ["--expert", args.expert] if args.expert else []
+    call(args, ["train.py", "--preset", f"compact_{row}", *map(str, where), *flags, *device(args)])
 
 
 def device(args):
@@ -96,7 +98,8 @@ def grow(args):
 
 def remember(args):
     """Notes the knobs of these runs beside them; raises InputError if they were begun with others."""
-    note, knobs = args.runs / "knobs.json", {"data_root": str(args.data_root), **given(args)}
+    expert = {"expert": str(args.expert)} if args.expert else {}
+    note, knobs = args.runs / "knobs.json", {"data_root": str(args.data_root), **expert, **given(args)}
     args.runs.mkdir(parents=True, exist_ok=True)
     before = json.loads(note.read_text()) if note.is_file() else knobs
     if other := sorted(name for name in before | knobs if before.get(name) != knobs.get(name)):
@@ -134,7 +137,7 @@ def draw(args, weights, videos):
         if drawn_with(path.with_suffix(".json")) != known[row]:
             path.parent.mkdir(parents=True, exist_ok=True)
             of = ["--face", videos[clip], "--audio", videos[clip], "--outfile", path, "--checkpoint_path", weights[row]]
-            call(["inference.py", *map(str, of), "--quiet", *device(args)])
+            call(args, ["inference.py", *map(str, of), "--quiet", *device(args)])
 
     at_once(args.jobs, lambda each: redraw(*each), product(weights, videos))
     return [args.out / "videos" / row for row in weights]
@@ -144,9 +147,11 @@ def work(args):
     """Trains, draws and judges."""
     if args.jobs < 1:
         raise InputError(f"--jobs {args.jobs} must be at least 1")
+    if given(args).get("patience"):
+        raise InputError("--patience: rows would leave their stages at different steps; say when, such as --lip_from")
     if "seed" not in given(args):
         args.seed = 0
-    for name in ("data_root", "corpus", "runs", "out"):  # scripts are called from the checkout's folder
+    for name in ("data_root", "corpus", "runs", "out", "expert"):  # scripts are called from the checkout's folder
         if path := getattr(args, name):
             setattr(args, name, path.resolve())
     lists, videos = filmed(args) if args.corpus else ([], {})
@@ -155,7 +160,7 @@ def work(args):
     if videos:
         folders = [str(folder) for folder in draw(args, weights, videos)]
         judge = ["evaluation/evaluate.py", "--real", str(args.data_root), "--split", *lists, *device(args)]
-        call([*judge, "--compare", *folders, "--out", str(args.out / "table")])
+        call(args, [*judge, "--compare", *folders, "--out", str(args.out / "table")])
 
 
 def main(argv=None):
@@ -172,6 +177,8 @@ def main(argv=None):
     )
     parser.add_argument("--out", default=Path("results/ablation"), type=Path, help="folder (default: %(default)s)")
     parser.add_argument("--jobs", default=1, type=int, help="rows, then clips, at work at once (default: %(default)s)")
+    parser.add_argument("--workers", default=1, type=int, help="readers of clips, for each row (default: %(default)s)")
+    parser.add_argument("--expert", type=Path, help="lip-reading expert (default: the one in weights/)")
     parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     add_flags(parser)
     args = parser.parse_args(argv)

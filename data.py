@@ -35,10 +35,10 @@ class Clips(Dataset):
             raise InputError(
                 f"{root}: format {self.about.get('format')}, this code reads {FORMAT}: preprocess it again"
             )
-        listed = root / f"{split}.txt"
-        if not listed.is_file() or not listed.read_text().strip():
-            raise InputError(f"{listed}: no clips in this split")
-        self.names = inside(filter(None, listed.read_text(encoding="utf-8").split("\n")), listed)
+        self.listed = root / f"{split}.txt"
+        if not self.listed.is_file() or not self.listed.read_text().strip():
+            raise InputError(f"{self.listed}: no clips in this split")
+        self.names = inside(filter(None, self.listed.read_text(encoding="utf-8").split("\n")), self.listed)
         self.paths = [root / "clips" / f"{name}{SUFFIX}" for name in self.names]
         if missing := [path for path in self.paths if not path.is_file()]:
             raise InputError(
@@ -53,12 +53,22 @@ class Clips(Dataset):
         return len(self.names)
 
     def check(self, drawn=True):
-        """Raises InputError for the first clip of which no sample can be made, without decoding a picture of it.
+        """Raises InputError that names the clips of which no sample can be made, without decoding a picture of them.
 
         drawn: windows are drawn from the clips, as in training; in validation they are taken whole.
         """
-        for path in self.paths:
-            self.check_clip(Clip(path), drawn)
+        faults = {}
+        for name, path in zip(self.names, self.paths, strict=True):
+            try:
+                self.check_clip(Clip(path), drawn)
+            except InputError as error:
+                faults[name] = str(error)
+        if faults:
+            first, *others = faults
+            also = f"; nor {', '.join(others[:20])}" if others else ""
+            also += f" and {len(others) - 20} more" if len(others) > 20 else ""
+            count = f"{len(faults)} of {len(self)} clips cannot be used"
+            raise InputError(f"{self.listed}: {count}, take them out of it: {faults[first]}{also}")
 
     def check_clip(self, clip, drawn):
         """Raises InputError for a clip with no two places for a window; see `check`."""

@@ -81,7 +81,10 @@ class Diary:
             self.log.close()
 
     def waited(self, faces=0):
-        """A step's batches have come; until now the networks had nothing to do. faces: that it draws."""
+        """A step's batches have come; until now this process had nothing to do. faces: that it draws.
+
+        On a GPU, which may still be at work, that is the most that the networks can have waited.
+        """
         self.waiting += time.perf_counter() - self.before
         self.faces += faces
 
@@ -124,7 +127,8 @@ class Diary:
             if run.expert and isinstance(self.valid, Lessons):
                 scores |= read_back(run.shown, run.expert, self.valid, hp, run.device)
             self.write({"step": run.step, "valid": scores})
-            mouth = scores["mouth"] - (run.step > run.now.lip_from)  # under the expert it is better at any error
+            taught = run.expert is not None and run.step > run.now.lip_from
+            mouth = scores["mouth"] - taught  # under the expert it is better at any error
             if mouth < run.best:
                 run.best = mouth
                 run.save(self.folder / "best.pt")

@@ -90,7 +90,7 @@ class HParams(Knobs):
     roi: str = knob(
         "lrs2", "mouth ROI that the expert is shown; own: that of its file", choices=("own", "aligned", "lrs2")
     )
-    faithful: bool = knob(False, "the published code's quirks instead of the sound versions: see README")
+    faithful: bool = knob(False, "the published code's quirks instead of the sound versions: see README, Train")
     # optimisation
     lr: float = knob(1e-4, "Adam's step size, generator and discriminator")
     beta1: float = knob(0.5, "Adam's first moment decay", most=MOST_DECAY)
@@ -130,7 +130,8 @@ class HParams(Knobs):
             raise InputError("--contrastive_weight: --model wav2lip has no space in which sound and lips are compared")
         if self.batch_size * self.window < 2 and self.windows < 2:
             raise InputError("--batch_size 1 --windows 1 --window 1: batch norm needs two faces in a step at least")
-        if not self.l1_weight + self.mouth_weight + self.lips_weight and min(self.adv_from, self.lip_from):
+        first = (self.adv_weight and not self.adv_from) or (self.guided and not self.lip_from)
+        if not self.l1_weight + self.mouth_weight + self.lips_weight and not first:
             raise InputError("--l1_weight 0: no loss is left for step 0; --mouth_weight or --lips_weight would be one")
         if self.patience and not self.lip_weight + self.contrastive_weight and self.speech == "local":
             raise InputError("--patience: with --speech local and no expert there is no second stage to wait for")

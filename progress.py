@@ -44,6 +44,11 @@ class Progress:
         """`hp` with the steps at which stages began, where those were found on the way."""
         return replace(hp, **{name: hp.max_steps if start is None else start for name, start in self.starts.items()})
 
+    @property
+    def waiting(self):
+        """The knobs of the stages for which a plateau has still to come, in order."""
+        return [name for name, start in self.starts.items() if start is None]
+
     def state(self):
         """All of it, for a checkpoint."""
         return asdict(self)
@@ -58,7 +63,7 @@ class Progress:
         if not hp.patience:
             return None
         self.least, self.stale = (score, 0) if score < self.least else (self.least, self.stale + 1)
-        waiting = [name for name, start in self.starts.items() if start is None]
+        waiting = self.waiting
         if self.stale <= hp.patience or not (waiting or hp.faithful):
             return None
         self.stale = 0

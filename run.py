@@ -112,7 +112,8 @@ class Run:
             raise InputError(f"{found}, before anything was saved. Lower --lr")
         if progress.rollbacks >= self.hp.rollbacks:
             times = f" after {progress.rollbacks} times back to an earlier step" if progress.rollbacks else ""
-            raise InputError(f"{found}{times}. Lower --lr; the same command goes on from {path}")
+            ways = f"the same command goes on from {path}, --init best.pt begins anew under another --name"
+            raise InputError(f"{found}{times}. Lower --lr; {ways}")
         self.resume(path, checkpoint.load(path))
         progress.back(self.progress)
         self.progress = progress

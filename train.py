@@ -6,6 +6,7 @@ python train.py --data_root data/lrs2 --method talklip --preset talklip_g_c --na
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -59,12 +60,8 @@ def stretch(run, clips, later, workers, stop):
     chosen, end = later if guided else clips, stop if guided or not later else min(stop, hp.lip_from)
     batches = range(run.step * hp.accumulate, end * hp.accumulate)
     draws = [(batch * world + rank) * hp.batch_size + i for batch in batches for i in range(hp.batch_size)]
-
-    def together(samples):
-        return collate(samples, hp.window)
-
     how = {"num_workers": workers, "pin_memory": run.device.type == "cuda"}
-    loader = DataLoader(chosen, hp.batch_size, sampler=draws, collate_fn=together, **how)
+    loader = DataLoader(chosen, hp.batch_size, sampler=draws, collate_fn=partial(collate, window=hp.window), **how)
     return zip(*[iter(loader)] * hp.accumulate, strict=True)
 
 
@@ -77,6 +74,9 @@ def train(run, clips, valid, folder, workers, stop=None, later=None):
                 diary.waited(sum(batch["index"].numel() for batch in batches))
                 if diary.note(learn(run, batches)):  # a stage has begun, or the run has gone back
                     break
+        if run.step >= run.hp.max_steps and (never := run.progress.waiting):
+            stages = ", ".join(name.removesuffix("_from") for name in never)
+            diary.say(f"no plateau came in {run.step} steps, so stages never began: {stages}. Raise --max_steps")
 
 
 def teacher(args, hp, device):

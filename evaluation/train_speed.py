@@ -1,7 +1,7 @@
 """How long one training step takes, with the lip expert on, beside the same mathematics run plainly, in turns.
 
 python -m evaluation.train_speed                                  2 clips of 75 frames, 55 drawn, on the processor
-python -m evaluation.train_speed --device cuda --clips 8          what fits and how fast it is on a GPU
+python -m evaluation.train_speed --device cuda --clips 8 --only train      steps and memory of train.py on a GPU
 """
 
 import argparse
@@ -23,6 +23,7 @@ from schedule import loss_weights, set_stage
 from update import train_step
 
 FRAMES, WINDOW, TOKENS, WORDS = 75, 5, 1000, 20  # of a clip; of a window; of the vocabulary; of a sentence
+WAYS = {"plain": "float32, expert on every frame", "train": "train.py with --amp"}
 
 
 class PlainExpert(LipExpert):
@@ -93,8 +94,17 @@ def seconds(work, batch, steps):
     return (time.perf_counter() - start) / steps
 
 
+def peak(device):
+    """GiB of a GPU that were in use at most since this was last asked; None on a processor."""
+    if not device.startswith("cuda"):
+        return None
+    most = torch.cuda.max_memory_allocated() / 2**30
+    torch.cuda.reset_peak_memory_stats()
+    return most
+
+
 def measure(args):
-    """Times both in turns and prints a table."""
+    """Times the ways in turns and prints a table."""
     for flag in ("clips", "rounds", "steps"):
         if getattr(args, flag) < 1:
             raise InputError(f"--{flag} {getattr(args, flag)} must be at least 1")
@@ -106,18 +116,21 @@ def measure(args):
     if not WINDOW <= faces <= most:
         raise InputError(f"--faces {args.faces}: from {WINDOW} to {most} can be drawn in {args.clips} clips")
     batch = {name: part.to(device) for name, part in made_up(args.clips, faces, hp).items()}
-    slow, quick = (stepper(hp, reading, device, plain) for plain in (True, False))
-    pairs = [(seconds(slow, batch, args.steps), seconds(quick, batch, args.steps)) for _ in range(args.rounds)]
-    a, b = np.median(pairs, axis=0)
-    ratio = np.median([x / y for x, y in pairs])
-    print(
-        f"| {args.preset}, {args.clips} clips of {FRAMES} frames, {faces} drawn, {device} | s a step | faces a second |"
-    )
-    print("|---|---|---|")
-    print(f"| float32, expert on every frame | {a:.2f} | {faces / a:.1f} |")
-    print(f"| train.py with --amp | {b:.2f} | {faces / b:.1f} |\n\n{ratio:.2f} times as fast")
-    if device.startswith("cuda"):
-        print(f"peak memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB, both together")
+    asked = {name: title for name, title in WAYS.items() if args.only in (None, name)}
+    ways = {name: stepper(hp, reading, device, name == "plain") for name in asked}
+    times, peaks = {name: [] for name in ways}, {}
+    for _ in range(args.rounds):
+        for name, work in ways.items():
+            peak(device)
+            times[name].append(seconds(work, batch, args.steps))
+            peaks[name] = peak(device)
+    what = f"{args.preset}, {args.clips} clips of {FRAMES} frames, {faces} drawn, {device}"
+    print(f"| {what} | s a step | faces a second | peak memory, GiB |\n|---|---|---|---|")
+    for name, title in asked.items():
+        took = np.median(times[name])
+        print(f"| {title} | {took:.2f} | {faces / took:.1f} | {'' if peaks[name] is None else f'{peaks[name]:.1f}'} |")
+    if len(ways) == 2:
+        print(f"\n{np.median(np.divide(times['plain'], times['train'])):.2f} times as fast")
 
 
 def main(argv=None):
@@ -129,6 +142,9 @@ def main(argv=None):
     parser.add_argument("--faces", type=int, help="drawn in a step, in windows of 5 (default: 55 for two clips)")
     parser.add_argument("--steps", default=1, type=int, help="timed in a round (default: %(default)s)")
     parser.add_argument("--rounds", default=3, type=int, help="the median of this many (default: %(default)s)")
+    parser.add_argument(
+        "--only", choices=WAYS, help="time this alone: memory is then its own, not beside the other's networks"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: %(default)s)")
     args = parser.parse_args(argv)
     return exit_code(parser.prog, lambda: measure(args))

@@ -2,6 +2,7 @@
 
 import json
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -49,15 +50,15 @@ def test_rows_that_differ_in_the_expert_alone_share_their_first_steps():
 def test_a_row_that_goes_on_from_a_trunk_is_the_row_trained_alone(spoken_root, tmp_path, monkeypatch):
     path, called = write_expert(tmp_path / "expert.pt", spoken_root), []
 
-    def in_this_process(command):
+    def in_this_process(_, command):
         called.append(command)
         assert command[0] == "train.py"
-        assert train.main([*command[1:], "--workers=0", f"--expert={path}"]) == 0
+        assert train.main(command[1:]) == 0
 
     monkeypatch.setattr(ablation, "call", in_this_process)
     rows = ["base_wo_lip", "talklip_l", "talklip_g", "talklip_g_c"]
     argv = ["--data_root", str(spoken_root), "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
-    argv += ["--device=cpu", *flags()]
+    argv += ["--device=cpu", "--workers=0", f"--expert={path}", *flags()]
     assert ablation.main([*argv, "--rows", *rows]) == 0
     assert len(called) == 2 + 4
     for row in ("talklip_l", "talklip_g_c"):
@@ -86,7 +87,7 @@ def test_rows_redraw_the_clips_of_the_splits_and_are_compared(spoken_root, tmp_p
     clips = (spoken_root / "val.txt").read_text().split()
     rows = {row: out / f"{row}.safetensors" for row in ("talklip_l", "talklip_g")}
 
-    def call(command):
+    def call(_, command):
         called.append(command)
         if "--outfile" in command:
             flags = dict(zip(command[1::2], command[2::2], strict=False))
@@ -134,7 +135,22 @@ def test_runs_begun_with_other_knobs_are_not_taken_for_these(spoken_root, tmp_pa
     for more, words in ((["--max_steps=9", "--seed=1"], "seed 0"), ([], "max_steps 9"), (["--lr=1"], "lr not given")):
         assert ablation.main([*argv, *more]) == 1
         assert f"begun with {words}" in capsys.readouterr().err
-    assert ablation.main([*argv, "--jobs=0"]) == 1 and "--jobs 0 must be" in capsys.readouterr().err
+    assert ablation.main([*argv, "--max_steps=9", "--expert=other.pt"]) == 1
+    assert "begun with expert not given" in capsys.readouterr().err
+    for flag, words in (("--jobs=0", "--jobs 0 must be"), ("--patience=3", "leave their stages at different steps")):
+        assert ablation.main([*argv, flag]) == 1 and words in capsys.readouterr().err
+
+
+def test_cores_are_shared_among_the_jobs(monkeypatch):
+    seen = []
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("ablation.os.cpu_count", lambda: 16)
+    monkeypatch.setattr("ablation.subprocess.run", lambda *_, env, **__: seen.append(env) or Namespace(returncode=0))
+    for jobs in (1, 5, 99):
+        ablation.call(Namespace(jobs=jobs), ["train.py"])
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    ablation.call(Namespace(jobs=1), ["train.py"])
+    assert [env["OMP_NUM_THREADS"] for env in seen] == ["16", "3", "1", "7"]
 
 
 def test_after_a_failure_nothing_else_begins():

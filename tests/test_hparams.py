@@ -87,6 +87,7 @@ def test_a_checkpoints_knobs_stay_where_no_flag_is_given():
         (["--beta2", "1"], "beta2 1.0.*at most 0.9999999"),
         (["--seed", str(2**31)], "seed 2147483648.*at most 2147483647"),
         (["--l1_weight", "0", "--adv_from", "9"], "no loss is left for step 0"),
+        (["--preset", "base_wo_lip_gan", "--l1_weight", "0"], "no loss is left for step 0"),
         (["--audio_dim", "100", "--audio_heads", "4"], "audio_dim 100.*multiple of 16"),
     ],
 )

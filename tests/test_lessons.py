@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import retell
+from drawn_faces import write_data_root
 from experts import GUIDED, reader
 
 import mouth
@@ -113,8 +114,6 @@ def test_published_windows_are_8_percent_of_the_frames(data_root):
 
 
 def test_clips_that_teach_nothing_are_refused_by_name(spoken_root, tmp_path):
-    from drawn_faces import write_data_root
-
     root = write_data_root(tmp_path, {"train": {"ann/one": 12}})
     path, tokenizer = root / "clips" / "ann" / "one.safetensors", reader(spoken_root).tokenizer
     for changes, roi, longest, words in (
@@ -126,3 +125,16 @@ def test_clips_that_teach_nothing_are_refused_by_name(spoken_root, tmp_path):
         with pytest.raises(InputError, match=words) as fault:
             Lessons(root, "train", replace(GUIDED, windows=1), tokenizer, roi, longest)[0]
         assert str(path) in str(fault.value) and "\n" not in str(fault.value)
+
+
+def test_every_clip_that_teaches_nothing_is_named(spoken_root, tmp_path):
+    names = [f"ann/clip{i}" for i in range(24)]
+    root = write_data_root(tmp_path, {"train": dict.fromkeys(names, 12)})
+    for name in names:
+        retell(root / "clips" / f"{name}.safetensors", text="SET BLUE" if name == names[1] else "")
+    with pytest.raises(InputError) as fault:
+        Lessons(root, "train", replace(GUIDED, windows=1), reader(spoken_root).tokenizer, "aligned", 100).check()
+    said = str(fault.value)
+    for words in (f"{root / 'train.txt'}: 23 of 24 clips cannot be used", "clip0.safetensors", "no words"):
+        assert words in said
+    assert f"{names[1]}," not in said and said.endswith(f"nor {', '.join(names[2:22])} and 2 more")

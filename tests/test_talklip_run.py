@@ -237,6 +237,20 @@ def test_the_best_is_one_that_the_expert_has_taught(spoken_root, tmp_path, monke
     assert checkpoint.load(tmp_path / "best.pt")["step"] == 6, "not 2, though it was nearer"
 
 
+def test_without_an_expert_the_best_is_the_best(spoken_root, tmp_path, monkeypatch):
+    scores = iter([0.1, 0.3, 0.2])
+    monkeypatch.setattr("diary.validate", lambda *_: {"l1": 0.1, "mouth": next(scores)})
+    hp = replace(GUIDED, max_steps=6, valid_every=2, lip_from=2, lip_weight=0.0, contrastive_weight=0.0)
+    clips, valid = (Clips(spoken_root, split, hp) for split in ("train", "val"))
+    train.train(Run(hp, CPU), clips, valid, tmp_path, workers=0)
+    assert checkpoint.load(tmp_path / "best.pt")["step"] == 2
+
+
+def test_stages_for_which_no_plateau_came_are_named_at_the_end(spoken_root, tmp_path, capsys):
+    go(spoken_root, tmp_path, 2, replace(PLATEAU, max_steps=2))
+    assert "no plateau came in 2 steps, so stages never began: audio, lip. Raise" in capsys.readouterr().err
+
+
 def test_clips_that_the_expert_cannot_use_are_named_before_the_first_step(spoken_root, tmp_path, capsys):
     path, runs = write_expert(tmp_path / "expert.pt", spoken_root), tmp_path / "runs"
     for flags, words in ((["--lip_window=21"], "too short for windows of 21"), (["--roi=lrs2"], "--roi aligned")):

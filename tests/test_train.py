@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import asdict, replace
+from functools import partial
 
 import cv2
 import pytest
@@ -318,6 +319,12 @@ def test_faults_of_the_user_are_one_line(data_root, tmp_path, capsys):
         assert command(data_root, tmp_path, "--window=30", "--stop=2", f"--workers={workers}") == 1
         last = capsys.readouterr().err.splitlines()[-1]
         assert "too short for windows of 30" in last and "Traceback" not in last
+
+
+def test_workers_that_inherit_nothing_read_clips_too(data_root, tmp_path, monkeypatch):
+    """As on a Mac, where they are spawned: whatever they are given must be picklable."""
+    monkeypatch.setattr(train, "DataLoader", partial(train.DataLoader, multiprocessing_context="spawn"))
+    assert command(data_root, tmp_path, *FLAGS, "--stop=1", "--workers=1") == 0
 
 
 def test_a_resumed_run_drops_what_was_logged_beyond_its_checkpoint(tmp_path):

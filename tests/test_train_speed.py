@@ -32,6 +32,15 @@ def test_a_local_audio_encoder_is_timed_too():
     assert {"lip", "contrastive"} <= losses.keys()
 
 
+@pytest.mark.parametrize("only", [[], ["--only", "train"]])
+def test_the_table_has_the_ways_that_were_asked_for(capsys, monkeypatch, only):
+    monkeypatch.setattr("evaluation.train_speed.preset", lambda name, kind=None: EXPERT if kind else HP)
+    assert main(["--clips", "1", "--faces", "5", "--rounds", "1", *only]) == 0
+    printed = capsys.readouterr().out
+    assert "1 clips of 75 frames, 5 drawn, cpu" in printed and "train.py with --amp" in printed
+    assert ("float32, expert" in printed) is ("times as fast" in printed) is (not only)
+
+
 @pytest.mark.parametrize(
     "argv, words",
     [
