@@ -115,7 +115,7 @@ def readers_of(args):
         name = path.stem if stems.count(path.stem) == 1 else f"{path.parent.name}_{path.stem}"
         if name in readers:
             raise InputError(f"--readers {path}: another one is called {name} too, rename it or its folder")
-        reader = readers[name] = load_reader(path)
+        reader = readers[name] = load_reader(path, roi=args.roi)
         reader.net.to(device)
         reader.hp = replace(reader.hp, **given)
         reader.about["name"] = name
@@ -153,6 +153,7 @@ def main(argv=None):
     parser.add_argument("--data_root", required=True, type=Path, help="made by preprocess.py")
     parser.add_argument("--splits", nargs="+", default=["test", "test_unseen"], help="(default: %(default)s)")
     parser.add_argument("--readers", nargs="+", default=READERS, type=Path, help="(default: those in weights/)")
+    parser.add_argument("--roi", choices=("aligned", "lrs2"), help="mouth ROI that they see (default: the file's own)")
     parser.add_argument("--beam", type=int, help="hypotheses of beam search (default: the reader's own)")
     parser.add_argument("--penalty", type=float, help="its length penalty (default: the reader's own)")
     parser.add_argument("--strips", type=Path, help="folder for pictures of the mouths and what is read off them")

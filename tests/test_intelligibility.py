@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from experts import write_expert
 from torch import nn
 
 from evaluation import intelligibility
@@ -110,7 +111,7 @@ def test_word_accuracy_counts_each_word_once(spoken_root):
 def test_the_command_prints_a_table_and_writes_every_sentence(oracle, spoken_root, tmp_path, monkeypatch, capsys):
     reader = oracle("set blue")
     reader.about = {"sha256": "5e1f", "kind": "weights"}
-    monkeypatch.setattr(intelligibility, "load_reader", lambda path: reader)
+    monkeypatch.setattr(intelligibility, "load_reader", lambda path, roi: reader)
     report, strips = tmp_path / "report.json", tmp_path / "strips"
     command = ["--data_root", str(spoken_root), "--splits", "val", "--readers", "some/oracle.safetensors"]
     assert main([*command, "--json", str(report), "--strips", str(strips), "--beam", "3"]) == 0
@@ -124,6 +125,14 @@ def test_the_command_prints_a_table_and_writes_every_sentence(oracle, spoken_roo
     assert rates["other clip's lips"]["wer"] == 0.5  # it does not look at lips at all
     assert found["splits"]["val"]["oracle"]["details"][1] == {"said": "lay now", "read": "set blue"}
     assert (strips / "val_oracle.png").is_file()
+
+
+def test_readers_see_the_roi_that_was_asked_for(spoken_root, tmp_path, capsys):
+    command = ["--data_root", str(spoken_root), "--splits", "val", "--device", "cpu"]
+    command += ["--readers", str(write_expert(tmp_path / "expert.pt", spoken_root))]
+    assert main([*command, "--roi", "aligned"]) == 0
+    assert main([*command, "--roi", "lrs2"]) == 1
+    assert "--roi lrs2 is for LRS2's 160x160" in capsys.readouterr().err
 
 
 def test_token_accuracy_is_never_called_wer():
