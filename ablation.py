@@ -1,9 +1,9 @@
 """Trains the six rows of TalkLip's table in compact size, for equal steps and seeds, and has them judged side by side.
 
-python ablation.py --data_root data/grid --corpus lrs2/grid --runs runs/ablation
+python ablation.py --data_root data/grid --corpus grid --runs runs/ablation
 
-Rows whose knobs differ only in the expert's losses share the steps before it joins: those are trained once, and each
-row goes on from there, bit for bit as if it had been trained alone. The same command goes on where it stopped.
+Rows that are the same until the expert joins share the steps before it: those are trained once, and each row goes on
+from there, bit for bit as if it had been trained alone on as many threads. The same command goes on where it stopped.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from itertools import product
 from pathlib import Path
 
 from hparams import HParams, InputError, add_flags, exit_code, preset
+from pool import processors
 
 ROOT = Path(__file__).resolve().parent
 ROWS = ("base_wo_lip_gan", "base_wo_lip", "talklip_l", "talklip_l_c", "talklip_g", "talklip_g_c")
@@ -43,7 +44,7 @@ def trunks(rows, knobs):
 
 def call(args, command):
     """Runs a script of ours to its end, on its share of the cores. Raises InputError with its name if it fails."""
-    share = max((os.cpu_count() or 1) // args.jobs, 1)
+    share = max(processors() // args.jobs, 1)
     environment = {"OMP_NUM_THREADS": str(share)} | os.environ
     if code := subprocess.run([sys.executable, *command], cwd=ROOT, env=environment).returncode:
         raise InputError(f"{command[0]} ended with {code}, see above; the same command goes on from there")

@@ -16,6 +16,11 @@ from hparams import InputError
 PUBLISHED_SHARE = 0.08  # of a clip's frames: so many windows are drawn where --windows is 0
 
 
+def one_thread(_):
+    """Keeps OpenCV to one thread in a process that reads clips, however it was started."""
+    cv2.setNumThreads(0)
+
+
 class Clips(Dataset):
     """The clips of one split of a data root, as an endless sequence of draws.
 
@@ -65,7 +70,7 @@ class Clips(Dataset):
                 faults[name] = str(error)
         if faults:
             first, *others = faults
-            also = f"; nor {', '.join(others[:20])}" if others else ""
+            also = f"; the others: {', '.join(others[:20])}" if others else ""
             also += f" and {len(others) - 20} more" if len(others) > 20 else ""
             count = f"{len(faults)} of {len(self)} clips cannot be used"
             raise InputError(f"{self.listed}: {count}, take them out of it: {faults[first]}{also}")

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 import checkpoint
 import ranks
+from data import one_thread
 from hparams import InputError
 from models import build_reader
 from objectives import MaskedUnits, Matching, Naming, Transcription, loss_weights
@@ -163,7 +164,9 @@ def train(run, folder, workers, stop=None):
     stop = min(stop or hp.max_steps, hp.max_steps)
     rank, world = ranks.rank()
     batches = Batches(run.clips.lengths, hp, run.step, stop, rank, world)
-    loader = DataLoader(run.clips, batch_sampler=batches, num_workers=workers, collate_fn=collate)
+    loader = DataLoader(
+        run.clips, batch_sampler=batches, num_workers=workers, collate_fn=collate, worker_init_fn=one_thread
+    )
     diary = Diary(run, folder, stop) if rank == 0 else None  # the others wait for it at their next gradient
     for batch in loader:
         torch.manual_seed(hp.seed * 1_000_003 + run.step * world + rank)  # dropout, masks, dropped modalities

@@ -70,7 +70,7 @@ class HParams(Knobs):
     audio_layerdrop: float = knob(0.05, "its chance to skip a block in training", most=1)
     sync_dim: int = knob(0, "size of the space in which sound and lips are compared: the expert's; 0: the speech's")
     # sampling, by default as published
-    batch_size: int = knob(8, "clips in a step", least=1)
+    batch_size: int = knob(8, "clips in a step of each process", least=1)
     window: int = knob(5, "frames drawn one after the other", least=1)
     windows: int = knob(0, "windows of a clip; 0: as many as 8 % of its frames, as published, which is 6 of 3 s")
     rare_speakers: float = knob(0.0, "share of the draws that choose the speaker first, then the clip", most=1)
@@ -133,13 +133,20 @@ class HParams(Knobs):
         first = (self.adv_weight and not self.adv_from) or (self.guided and not self.lip_from)
         if not self.l1_weight + self.mouth_weight + self.lips_weight and not first:
             raise InputError("--l1_weight 0: no loss is left for step 0; --mouth_weight or --lips_weight would be one")
-        if self.patience and not self.lip_weight + self.contrastive_weight and self.speech == "local":
-            raise InputError("--patience: with --speech local and no expert there is no second stage to wait for")
+        if self.patience and not self.later:
+            raise InputError("--patience: no stage begins after step 0 (--audio_from, --lip_from), none could wait")
 
     @property
     def guided(self):
         """Whether a lip-reading expert guides the training, from `lip_from` on."""
         return bool(self.lip_weight or self.contrastive_weight)
+
+    @property
+    def later(self):
+        """The knobs of the stages that begin after step 0, {name: step}; with `patience` each waits for a plateau."""
+        lips = self.guided or self.freeze_norms or self.lip_batch_size or self.lip_window
+        starts = {"audio_from": self.speech == "global" and self.audio_from, "lip_from": lips and self.lip_from}
+        return {name: start for name, start in starts.items() if start}
 
     def paced(self, step):
         """These knobs as `step` samples: from `lip_from` on with that stage's batches."""

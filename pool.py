@@ -17,6 +17,11 @@ SENT = ("*.py", "models/*.py", "evaluation/*.*")  # of our files, to a cluster
 _job = None  # of this process
 
 
+def processors():
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def local(make, items, workers):
     """Yields `make()(item)` for every item, as they are done, from `workers` processes of this machine.
 

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from hparams import InputError, exit_code
+from pool import processors
 
 # Slow imports are inside the functions, so that --help answers at once.
 
@@ -113,7 +114,7 @@ def sync_model(args):
 
 def workers(args):
     """Processes at once on this machine: as many as asked for, by default one a processor."""
-    return args.workers or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count()))
+    return args.workers or processors()
 
 
 def record_all(results, reasons, total, most):

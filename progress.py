@@ -36,9 +36,7 @@ class Progress:
     @classmethod
     def of(cls, hp):
         """The beginning of a run. With `patience`, stages that do not begin at step 0 have no step yet."""
-        later = {"audio_from": hp.audio_from if hp.speech == "global" else 0, "lip_from": hp.lip_from}
-        starts = {name: None for name, start in later.items() if start} if hp.patience else {}
-        return cls(starts, 100.0 if hp.faithful else math.inf)
+        return cls(dict.fromkeys(hp.later) if hp.patience else {}, 100.0 if hp.faithful else math.inf)
 
     def knobs(self, hp):
         """`hp` with the steps at which stages began, where those were found on the way."""

@@ -112,8 +112,9 @@ class Run:
             raise InputError(f"{found}, before anything was saved. Lower --lr")
         if progress.rollbacks >= self.hp.rollbacks:
             times = f" after {progress.rollbacks} times back to an earlier step" if progress.rollbacks else ""
-            ways = f"the same command goes on from {path}, --init best.pt begins anew under another --name"
-            raise InputError(f"{found}{times}. Lower --lr; {ways}")
+            best = path.with_name("best.pt")
+            anew = f", --init {best} begins anew under another --name" if best.is_file() else ""
+            raise InputError(f"{found}{times}. Lower --lr; the same command goes on from {path}{anew}")
         self.resume(path, checkpoint.load(path))
         progress.back(self.progress)
         self.progress = progress

@@ -66,5 +66,6 @@ def stage_plan(hp):
     lines = [f"from step {start}: {', '.join(what for at, what in parts if at == start)}" for start in starts]
     if hp.patience:
         lines += [f"then, at a plateau: {what}" for start, what in parts if start == hp.max_steps]
-        lines.append(f"a plateau is more than {hp.patience} validations without a better L1")
+        least = (hp.patience + 1) * hp.valid_every
+        lines.append(f"a plateau is more than {hp.patience} validations without a better L1, {least} steps at least")
     return lines

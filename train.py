@@ -1,7 +1,7 @@
 """Trains a generator: pixel losses and a discriminator, then, in stages, a lip-reading expert that reads what it draws.
 
 python train.py --data_root data/grid --preset compact_talklip_g_c --name g_c
-python train.py --data_root data/lrs2 --method talklip --preset talklip_g_c --name lrs2_g_c --expert base_vox_433h.pt
+python train.py --data_root data/lrs2 --method talklip --preset talklip_g_c --name lrs2_g_c --expert lip_expert.pt
 """
 
 import argparse
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 import checkpoint
 import ranks
-from data import Clips
+from data import Clips, one_thread
 from diary import Diary
 from hparams import HParams, InputError, add_flags, exit_code, override
 from lessons import Lessons, collate
@@ -60,7 +60,7 @@ def stretch(run, clips, later, workers, stop):
     chosen, end = later if guided else clips, stop if guided or not later else min(stop, hp.lip_from)
     batches = range(run.step * hp.accumulate, end * hp.accumulate)
     draws = [(batch * world + rank) * hp.batch_size + i for batch in batches for i in range(hp.batch_size)]
-    how = {"num_workers": workers, "pin_memory": run.device.type == "cuda"}
+    how = {"num_workers": workers, "worker_init_fn": one_thread, "pin_memory": run.device.type == "cuda"}
     loader = DataLoader(chosen, hp.batch_size, sampler=draws, collate_fn=partial(collate, window=hp.window), **how)
     return zip(*[iter(loader)] * hp.accumulate, strict=True)
 
@@ -135,6 +135,8 @@ def work(args):
     else:
         later, valid = (Clips(args.data_root, split, late) for split in ("train", "val"))
     later.check()
+    if hp.window > late.window:
+        clips.check()
     valid.check(drawn=False)
     train(run, clips, valid, folder, args.workers, args.stop, later)
     if args.export and not ranks.rank()[0]:

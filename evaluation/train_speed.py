@@ -22,7 +22,7 @@ from run import Run
 from schedule import loss_weights, set_stage
 from update import train_step
 
-FRAMES, WINDOW, TOKENS, WORDS = 75, 5, 1000, 20  # of a clip; of a window; of the vocabulary; of a sentence
+WINDOW, TOKENS, WORDS = 5, 1000, 20  # frames of a window; of the vocabulary; of a sentence
 WAYS = {"plain": "float32, expert on every frame", "train": "train.py with --amp"}
 
 
@@ -35,8 +35,8 @@ class PlainExpert(LipExpert):
         return self.net.encoder(video=video, padding=batch["unseen"])
 
 
-def made_up(clips, faces, hp):
-    """A batch of clips with so many faces to be drawn in windows of five; its content does not matter."""
+def made_up(clips, length, faces, hp):
+    """A batch of clips of `length` frames with so many faces to be drawn in windows of five; of no meaning."""
     torch.manual_seed(0)
     windows, px, speech = faces // WINDOW, hp.face_size, (104,) if hp.speech == "global" else (1, 80, 16)
     clip = torch.arange(windows) % clips
@@ -52,11 +52,11 @@ def made_up(clips, faces, hp):
         "frames": frames,
         "clip": clip,
         "to_face": to_face,
-        "audio": torch.randn(clips, FRAMES, *speech),
-        "lips": torch.zeros(clips, FRAMES, 80),
-        "padding": torch.zeros(clips, FRAMES, dtype=torch.bool),
-        "unseen": torch.zeros(clips, FRAMES, dtype=torch.bool),
-        "roi": torch.rand(clips, FRAMES, 1, 88, 88),
+        "audio": torch.randn(clips, length, *speech),
+        "lips": torch.zeros(clips, length, 80),
+        "padding": torch.zeros(clips, length, dtype=torch.bool),
+        "unseen": torch.zeros(clips, length, dtype=torch.bool),
+        "roi": torch.rand(clips, length, 1, 88, 88),
         "tokens": tokens,
         "previous": tokens.roll(1, 1),
     }
@@ -98,24 +98,24 @@ def peak(device):
     """GiB of a GPU that were in use at most since this was last asked; None on a processor."""
     if not device.startswith("cuda"):
         return None
-    most = torch.cuda.max_memory_allocated() / 2**30
-    torch.cuda.reset_peak_memory_stats()
+    most = torch.cuda.max_memory_allocated(device) / 2**30
+    torch.cuda.reset_peak_memory_stats(device)
     return most
 
 
 def measure(args):
     """Times the ways in turns and prints a table."""
-    for flag in ("clips", "rounds", "steps"):
+    for flag in ("clips", "frames", "rounds", "steps"):
         if getattr(args, flag) < 1:
             raise InputError(f"--{flag} {getattr(args, flag)} must be at least 1")
     device = device_of(args.device)
     hp = replace(preset(args.preset), lip_from=0, audio_from=0)
     reading = preset("compact" if args.preset.startswith("compact") else "base", ExpertHParams)
     faces = (55 * args.clips // 2 if args.faces is None else args.faces) // WINDOW * WINDOW
-    most = FRAMES // (WINDOW + 1) * WINDOW * args.clips
+    most = args.frames // (WINDOW + 1) * WINDOW * args.clips
     if not WINDOW <= faces <= most:
         raise InputError(f"--faces {args.faces}: from {WINDOW} to {most} can be drawn in {args.clips} clips")
-    batch = {name: part.to(device) for name, part in made_up(args.clips, faces, hp).items()}
+    batch = {name: part.to(device) for name, part in made_up(args.clips, args.frames, faces, hp).items()}
     asked = {name: title for name, title in WAYS.items() if args.only in (None, name)}
     ways = {name: stepper(hp, reading, device, name == "plain") for name in asked}
     times, peaks = {name: [] for name in ways}, {}
@@ -124,7 +124,7 @@ def measure(args):
             peak(device)
             times[name].append(seconds(work, batch, args.steps))
             peaks[name] = peak(device)
-    what = f"{args.preset}, {args.clips} clips of {FRAMES} frames, {faces} drawn, {device}"
+    what = f"{args.preset}, {args.clips} clips of {args.frames} frames, {faces} drawn, {device}"
     print(f"| {what} | s a step | faces a second | peak memory, GiB |\n|---|---|---|---|")
     for name, title in asked.items():
         took = np.median(times[name])
@@ -139,6 +139,7 @@ def main(argv=None):
     rows = [name for name, row in HParams.presets.items() if row.get("lip_weight", 1) and "wav2lip" not in name]
     parser.add_argument("--preset", choices=rows, default="talklip_g_c", help="(default: %(default)s)")
     parser.add_argument("--clips", default=2, type=int, help="in a step (default: %(default)s)")
+    parser.add_argument("--frames", default=75, type=int, help="of a clip (default: %(default)s)")
     parser.add_argument("--faces", type=int, help="drawn in a step, in windows of 5 (default: 55 for two clips)")
     parser.add_argument("--steps", default=1, type=int, help="timed in a round (default: %(default)s)")
     parser.add_argument("--rounds", default=3, type=int, help="the median of this many (default: %(default)s)")

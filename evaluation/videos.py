@@ -27,7 +27,7 @@ def matched(folder, names):
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder of videos")
-    inside = folder / "main" if (folder / "main").is_dir() else folder
+    inside = next((folder / part for part in ("main", "mvlrs_v1/main") if (folder / part).is_dir()), folder)
     found = {}
     for path in sorted(inside.rglob("*")):
         if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):

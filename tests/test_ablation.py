@@ -144,7 +144,7 @@ def test_runs_begun_with_other_knobs_are_not_taken_for_these(spoken_root, tmp_pa
 def test_cores_are_shared_among_the_jobs(monkeypatch):
     seen = []
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("ablation.os.cpu_count", lambda: 16)
+    monkeypatch.setattr("ablation.processors", lambda: 16)
     monkeypatch.setattr("ablation.subprocess.run", lambda *_, env, **__: seen.append(env) or Namespace(returncode=0))
     for jobs in (1, 5, 99):
         ablation.call(Namespace(jobs=jobs), ["train.py"])

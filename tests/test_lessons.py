@@ -137,4 +137,4 @@ def test_every_clip_that_teaches_nothing_is_named(spoken_root, tmp_path):
     said = str(fault.value)
     for words in (f"{root / 'train.txt'}: 23 of 24 clips cannot be used", "clip0.safetensors", "no words"):
         assert words in said
-    assert f"{names[1]}," not in said and said.endswith(f"nor {', '.join(names[2:22])} and 2 more")
+    assert f"{names[1]}," not in said and said.endswith(f"the others: {', '.join(names[2:22])} and 2 more")

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hparams import HParams
+from hparams import HParams, InputError
 from progress import DIVERGED, ENOUGH, SATURATED, Progress
 
 HP = HParams(patience=2, max_steps=1000, audio_from=5, lip_from=6)
@@ -34,6 +34,15 @@ def test_a_stage_ends_after_more_than_so_many_validations_without_a_better_one()
     now = progress.knobs(HP)
     assert (now.audio_from, now.lip_from) == (80, 120)
     assert told(progress, [9.0] * 9) == [None] * 9 and not progress.over
+
+
+def test_a_stage_that_would_change_nothing_is_not_waited_for():
+    unguided = replace(HP, lip_weight=0.0)
+    assert list(Progress.of(HP).waiting) == ["audio_from", "lip_from"]
+    assert list(Progress.of(unguided).waiting) == ["audio_from"]
+    assert list(Progress.of(replace(unguided, lip_batch_size=2)).waiting) == ["audio_from", "lip_from"]
+    with pytest.raises(InputError, match="no stage begins after step 0"):
+        replace(unguided, audio_from=0)
 
 
 def test_the_published_plateau_keeps_one_best_for_all_stages_and_ends_the_run():

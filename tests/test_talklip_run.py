@@ -253,7 +253,11 @@ def test_stages_for_which_no_plateau_came_are_named_at_the_end(spoken_root, tmp_
 
 def test_clips_that_the_expert_cannot_use_are_named_before_the_first_step(spoken_root, tmp_path, capsys):
     path, runs = write_expert(tmp_path / "expert.pt", spoken_root), tmp_path / "runs"
-    for flags, words in ((["--lip_window=21"], "too short for windows of 21"), (["--roi=lrs2"], "--roi aligned")):
+    for flags, words in (
+        (["--lip_window=21"], "too short for windows of 21"),
+        (["--window=21", "--lip_window=2"], "too short for windows of 21"),
+        (["--roi=lrs2"], "--roi aligned"),
+    ):
         assert command(spoken_root, runs, *FLAGS, "--expert", path, *flags) == 1
         assert words in capsys.readouterr().err.splitlines()[-1]
     assert not (runs / "tiny" / "metrics.jsonl").exists()
@@ -262,7 +266,7 @@ def test_clips_that_the_expert_cannot_use_are_named_before_the_first_step(spoken
 def test_a_plan_with_patience_says_what_waits_for_a_plateau():
     plan = stage_plan(Progress.of(PLATEAU).knobs(PLATEAU))
     assert [line.split(":")[0] for line in plan[:4]] == ["from step 0", "from step 1"] + ["then, at a plateau"] * 2
-    assert plan[4:] == ["a plateau is more than 1 validations without a better L1"]
+    assert plan[4:] == ["a plateau is more than 1 validations without a better L1, 2 steps at least"]
     assert "audio encoder" in plan[-3] and "lip-reading loss" in plan[-2]
 
 

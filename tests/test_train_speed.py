@@ -13,7 +13,7 @@ HP = replace(GUIDED, lip_from=0, audio_from=0, audio_dropout=0.0, audio_layerdro
 
 
 def test_both_ways_take_the_same_step():
-    batch, found = made_up(2, 25, HP), []
+    batch, found = made_up(2, 75, 25, HP), []
     assert batch["face"].shape == (5, 5, 6, 96, 96) and batch["roi"].shape == (2, 75, 1, 88, 88)
     for clip in range(2):
         frames = batch["frames"][batch["clip"] == clip].flatten().tolist()
@@ -28,7 +28,7 @@ def test_both_ways_take_the_same_step():
 
 def test_a_local_audio_encoder_is_timed_too():
     hp = replace(HP, speech="local", sync_dim=32)
-    losses = stepper(hp, EXPERT, "cpu", plain=False)(made_up(1, 5, hp))
+    losses = stepper(hp, EXPERT, "cpu", plain=False)(made_up(1, 40, 5, hp))
     assert {"lip", "contrastive"} <= losses.keys()
 
 

@@ -34,8 +34,10 @@ def test_videos_are_found_by_speaker_and_clip_in_a_corpus_and_flat(tmp_path):
     names = ["ann/one", "bob/two"]
     nested = touch(tmp_path / "nested", *names)
     corpus = touch(tmp_path / "corpus" / "main", *names).parent
+    unpacked = touch(tmp_path / "unpacked" / "mvlrs_v1" / "main", *names).parent.parent
+    touch(unpacked / "mvlrs_v1" / "pretrain", *names)
     flat = touch(tmp_path / "flat", "one", "two")
-    for folder in (nested, corpus, flat):
+    for folder in (nested, corpus, unpacked, flat):
         paths, faults, extra = matched(folder, names)
         assert (list(paths), faults, extra) == (names, {}, [])
         assert paths["ann/one"].name == "one.mp4"
