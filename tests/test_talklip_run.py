@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -153,6 +154,10 @@ def test_a_run_that_diverges_goes_back_with_half_the_step_size(spoken_root, tmp_
     broken.update(at=0, left=9)
     with pytest.raises(InputError, match="step 1: l1 is not finite.*Lower --lr"):
         go(spoken_root, tmp_path / "again", 8, hp)
+    broken.update(at=5, left=9)
+    found = f"after 2 times back to an earlier step. Lower --lr; the same command goes on from {tmp_path / 'more'}"
+    with pytest.raises(InputError, match=re.escape(found)):
+        go(spoken_root, tmp_path / "more", 8, hp)
 
 
 @pytest.mark.parametrize("lip_sum", [False, True])
