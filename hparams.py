@@ -226,7 +226,7 @@ def _compact_row(row):
     return {**_COMPACT_ROW, "speech": "global", "contrastive_weight": 0.0, **own, **weights}
 
 
-# Published sizes are rows of the papers' tables; `compact` is what weights/ holds and what a laptop trains.
+# Published sizes are rows of the papers' tables; `compact` is what weights/ began as and what a laptop trains.
 PRESETS = {
     **{name: row | _SIZED.get(name, {}) for name, row in _ROWS.items()},
     "wav2lip": {**_LOCAL, "model": "wav2lip", "lip_weight": 0.0},
