@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from experts import NARROW, write_expert
+from small_experts import NARROW, write_expert
 
 import ablation
 import checkpoint

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from experts import NARROW
+from small_experts import NARROW
 
 import checkpoint
 from evaluation.figures import embedded, main, smooth, told

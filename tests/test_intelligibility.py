@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from experts import write_expert
+from small_experts import write_expert
 from torch import nn
 
 from evaluation import intelligibility

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import retell
 from drawn_faces import write_data_root
-from experts import GUIDED, reader
+from small_experts import GUIDED, reader
 
 import mouth
 from data import Clips, Look

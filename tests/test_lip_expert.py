@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from experts import EXPERT, GUIDED, expert, reader
+from small_experts import EXPERT, GUIDED, expert, reader
 
 from hparams import InputError
 from lessons import Lessons, collate

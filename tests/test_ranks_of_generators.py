@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
-from experts import GUIDED, expert, reader, write_expert
+from small_experts import GUIDED, expert, reader, write_expert
 
 import checkpoint
 import ranks

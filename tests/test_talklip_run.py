@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from experts import EXPERT, GUIDED, expert, reader, write_expert
+from small_experts import EXPERT, GUIDED, expert, reader, write_expert
 
 import checkpoint
 import train

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from experts import EXPERT, GUIDED
+from small_experts import EXPERT, GUIDED
 
 from evaluation.train_speed import made_up, main, stepper
 
