@@ -3,33 +3,31 @@
 import hashlib
 import json
 import os
-import re
 import struct
-import zipfile
 from dataclasses import asdict, fields
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 
-from hparams import HParams, InputError
+from errors import InputError
+from hparams import HParams
 from models import build_generator
-from models.talklip import Discriminator
-from published import (
-    convert_discriminator,
-    convert_talklip,
-    convert_wav2lip,
+from models.published.archive import (
+    AGAIN,
+    FORMAT,
+    RUN,
+    describe,
+    is_ours,
     kind_of,
-    read_torchscript,
-    torchscript_root,
+    listing,
+    read,
+    state_dict_of,
 )
+from models.published.generators import convert_discriminator, convert_talklip, convert_wav2lip
+from models.talklip import Discriminator
 
-RUN = "run checkpoint"
-FORMAT = 1  # of our run checkpoints and of our weights
-LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")  # torch.save before its zip format
 UNTRACKED = "num_batches_tracked"  # counts of batch norm that nothing here needs
-AGAIN = "Download it again: see README, Weights."
 
 
 def save(path, **state):
@@ -159,123 +157,6 @@ def fill(path, model, weights):
     weights = {name: value.detach().float().contiguous() for name, value in weights.items()}
     model.load_state_dict(weights | {name: torch.zeros((), dtype=torch.int64) for name in counts}, assign=True)
     return model.eval()
-
-
-def read(path):
-    """What a file holds, and what it says about itself: (state, about). No code of the file is run.
-
-    Our weights come back as a run checkpoint without a run: {"format", "hparams", "generator"}.
-    """
-    head = peek(path)
-    try:
-        if head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < 100_000_000:
-            return read_safetensors(path)
-        if head.startswith(b"PK\x03\x04"):
-            names = zipfile.ZipFile(path).namelist()
-            if torchscript_root(names):
-                return read_torchscript(path), {}
-            if not any(name.endswith("/data.pkl") for name in names):
-                raise InputError(f"{path} is a zip archive, not a checkpoint: unpack it and give the file inside it.")
-        elif not head.startswith(LEGACY_MAGIC):
-            raise InputError(f"{path} is not a checkpoint: it begins with {head[:12]!r}. {AGAIN}")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except InputError:
-        raise
-    except Exception as error:  # a broken or hostile file can fail in any way, and all of them are the file's fault
-        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if refused:
-            raise InputError(f"{path} asks for {refused[1]}, which no weights need: its code was not run.") from error
-        raise InputError(f"{path} is broken or cut off ({path.stat().st_size} bytes). {AGAIN}") from error
-    step = state.get("step", state.get("global_step")) if isinstance(state, dict) else None
-    about = {"kind": RUN} if is_ours(state) else {}
-    check_format(path, state)
-    return state, about if step is None else about | {"step": step}
-
-
-def peek(path):
-    """The first bytes of a file. Raises InputError for what is no file or cannot be weights."""
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: give the checkpoint file inside it.")
-    if not path.is_file():
-        raise InputError(f"no checkpoint at {path}. Train one with train.py, or download one: see README, Weights.")
-    with path.open("rb") as file:
-        head = file.read(512)
-    if not head:
-        raise InputError(f"{path} is empty. {AGAIN}")
-    if re.match(rb"\s*<(!doctype|html|\?xml|head)", head, re.IGNORECASE):
-        raise InputError(f"{path} is a web page, not a checkpoint: the download link led to a page. {AGAIN}")
-    if head.startswith(b"version https://git-lfs"):
-        raise InputError(f"{path} is a Git-LFS pointer, not the file itself: run `git lfs pull`.")
-    return head
-
-
-def read_safetensors(path):
-    """Our weights: the state and what the file's metadata say."""
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if "hparams" not in metadata:
-                raise InputError(f"{path} holds weights of another project: it does not say our knobs (hparams).")
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        state = {name: json.loads(value) for name, value in sorted(metadata.items())}
-    except (SafetensorError, ValueError) as error:
-        raise InputError(f"{path} is broken or cut off ({path.stat().st_size} bytes). {AGAIN}") from error
-    check_format(path, state)
-    about = {name: value for name, value in state.items() if name not in ("format", "hparams")}
-    return state | {state.get("network", "generator"): weights}, about | {"kind": "weights"}
-
-
-def check_format(path, state):
-    """Raises InputError for a file of ours that another version of this code wrote."""
-    if is_ours(state) and state["format"] != FORMAT:
-        raise InputError(f"{path} has format {state['format']}, this code reads {FORMAT}: use the version it is from.")
-
-
-def is_ours(state):
-    """Whether `state` comes from `save` or `export`."""
-    return isinstance(state, dict) and "format" in state
-
-
-def state_dict_of(path, state):
-    """The tensors of a published checkpoint by name, without the `module.` that DataParallel adds."""
-    inner = state.get("state_dict", state) if isinstance(state, dict) else {}
-    tensors = {
-        name.removeprefix("module."): value
-        for name, value in (inner.items() if isinstance(inner, dict) else ())
-        if isinstance(name, str) and isinstance(value, torch.Tensor)
-    }
-    if not tensors:
-        raise InputError(f"{path} holds no weights but {describe(state)}")
-    return tensors
-
-
-def describe(state):
-    """What a file holds, in words, for an error."""
-    if not isinstance(state, dict):
-        return f"a {type(state).__name__}"
-    if is_ours(state) and "reader" in state:
-        kinds = {"words": "a lip reader of single words", "tokenizer": "a lip reader"}
-        return next((kind for fact, kind in kinds.items() if state.get(fact)), "a lip reader's pre-trained encoder")
-    if is_ours(state) and "sync" in state:
-        return "a sync model"
-    if is_ours(state) and state.get("network") == "discriminator":
-        return "a discriminator"
-    if is_ours(state):
-        return f"our checkpoint with {listing(state)}"
-    if {"state", "param_groups"} <= state.keys() or ("optimizer" in state and not state.get("state_dict")):
-        return "an optimizer's state only"
-    if "cfg" in state and "model" in state:
-        return "a fairseq checkpoint (lip-reading expert or AV-HuBERT)"
-    inner = state.get("state_dict", state)
-    names = [str(name).removeprefix("module.") for name in (inner if isinstance(inner, dict) else state)]
-    kind = kind_of(names)
-    return f"the weights of a {kind}" if kind else f"entries named {listing(names)}"
-
-
-def listing(names):
-    """The first names and how many follow."""
-    names = [str(name) for name in names]
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def knobs(path, stored, kind=HParams):

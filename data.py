@@ -1,4 +1,4 @@
-"""Reads a data root made by preprocess.py: clips for training, each draw a function of the seed and its number."""
+"""Training samples of a generator, from a data root; each is a function of the seed and its number."""
 
 import json
 from pathlib import Path
@@ -9,9 +9,13 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from clip import FORMAT, SUFFIX, Clip
-from faces import mouth_region
-from hparams import InputError
+import audio
+from errors import InputError
+from faces import mouth
+from faces.augment import Augmentation, match_lighting
+from faces.landmarks import LIP_POINTS, LIP_SCALE, mouth_region
+from media.clip import FORMAT, FPS, SUFFIX, Clip, inside
+from models.decoder import END, PAD
 
 PUBLISHED_SHARE = 0.08  # of a clip's frames: so many windows are drawn where --windows is 0
 
@@ -99,7 +103,7 @@ class Clips(Dataset):
         elsewhere = [rng.choice(np.delete(np.arange(last), start)) for start in starts]
         frames = (starts[:, None] + np.arange(hp.window)).ravel()
         identity = (np.array(elsewhere)[:, None] + np.arange(hp.window)).ravel()
-        return self.build(clip, frames, identity, Look(hp.augment, rng), draw)
+        return self.build(clip, frames, identity, Augmentation(hp.augment, rng), draw)
 
     def build(self, clip, frames, identity, look, draw):
         """The sample of a draw whose frames and look are chosen, see `sample`; `Lessons` add to it."""
@@ -117,20 +121,7 @@ class Clips(Dataset):
         """A fixed sample of clip `i`: `faces` frames spread over it, the identity its first frame, as published."""
         clip = Clip(self.paths[i])
         frames = np.linspace(0, len(clip) - 1, faces).astype(int)
-        return sample(clip, frames, np.zeros(faces, int), self.hp, self.about, Look(0.0, None))
-
-
-def inside(ids, path):
-    """The clip ids of a filelist, as a list; raises InputError for one that leads out of the root."""
-    ids = list(ids)
-    if out := [name for name in ids if leads_out(name)]:
-        raise InputError(f"{path}: {out[0]!r} leads out of the root: clip ids look like speaker/clip")
-    return ids
-
-
-def leads_out(name):
-    """Whether a clip id, joined to a root, can be a place outside it."""
-    return Path(name).is_absolute() or ".." in Path(name).parts
+        return sample(clip, frames, np.zeros(faces, int), self.hp, self.about, Augmentation(0.0, None))
 
 
 def sample(clip, frames, identity, hp, about, look):
@@ -155,15 +146,33 @@ def sample(clip, frames, identity, hp, about, look):
     target, shown = to_tensor(target), to_tensor(shown)
     pose = target.clone()
     pose[:, :, px // 2 :] = 0
-    heard, index = clip.hear(frames, hp.speech)
+    heard, index = audio_features(clip, frames, hp.speech)
     return {
         "face": torch.cat([pose, shown], dim=1),
         "target": target,
         "mouth": mouth_mask(mesh, px),
         "audio": torch.from_numpy(heard),
-        "lips": torch.from_numpy(clip.lips(np.arange(len(heard)) if hp.speech == "global" else frames)),
+        "lips": torch.from_numpy(lip_outline(clip, np.arange(len(heard)) if hp.speech == "global" else frames)),
         "index": torch.from_numpy(index),
     }
+
+
+def audio_features(clip, frames, speech):
+    """What the audio encoder `speech` takes to generate chosen frames, and the row of it that each of them says.
+
+    frames: (T,). Returns (L, 104) and (T,) for "global"; mel windows (T, 1, 80, 16) and 0 to T - 1 for "local".
+    """
+    times_s = np.asarray(frames) / FPS
+    if speech == "global":
+        rows = audio.stack(clip.logfbank)
+        return rows, audio.rows_at(times_s, len(rows))
+    return audio.mel_windows(clip.mel, times_s), np.arange(len(frames))
+
+
+def lip_outline(clip, frames):
+    """The outline of the lips at frames, relative to its mean over the clip: (T, LIP_NUMBERS), about -1 to 1."""
+    outline = clip.meshes[:, LIP_POINTS].reshape(len(clip), -1)
+    return LIP_SCALE * (outline - outline.mean(0))[np.minimum(frames, len(clip) - 1)]
 
 
 def to_tensor(pictures):
@@ -186,67 +195,120 @@ def mouth_mask(mesh, px):
     return mask
 
 
-class Look:
-    """One random way to film: flip, colour and gamma, a small affine, blur and compression, each with `chance`."""
-
-    def __init__(self, chance, rng):
-        def often():
-            return chance > 0 and rng.random() < chance
-
-        self.rng, self.flip = rng, often()
-        self.affine, self.curves, self.sigma, self.quality = None, None, 0.0, 0
-        if often():
-            self.affine = rng.uniform(-1, 1, 6)
-        if often():
-            self.curves = self._curves()
-        if often():
-            self.sigma = rng.uniform(0.3, 1.2)
-        if often():
-            self.quality = int(rng.integers(30, 90))
-        self.jittered = chance > 0
-        self.paints = bool(self.curves is not None or self.sigma or self.quality)
-
-    def matrix(self, px, scale, border, jitter=False):
-        """The 2x3 matrix from a stored crop to a face of `px`. jitter: a little more of its own, for the identity."""
-        sx = sy = scale
-        turn = shear = dx = dy = 0.0
-        if self.affine is not None:
-            turn, shear, a, b, c, d = self.affine * [0.17, 0.08, 0.12, 0.12, 0.05, 0.05]
-            sx, sy, dx, dy = scale * np.exp(a), scale * np.exp(b), c * px, d * px
-        if jitter and self.jittered:
-            a, dx2, dy2 = self.rng.uniform(-1, 1, 3) * [0.03, 0.02, 0.02]
-            sx, sy, dx, dy = sx * np.exp(a), sy * np.exp(a), dx + dx2 * px, dy + dy2 * px
-        cos, sin = np.cos(turn), np.sin(turn)
-        linear = np.array([[cos, -sin], [sin, cos]]) @ np.array([[sx, shear * sx], [0, sy]])
-        middle_in, middle_out = (px / scale) / 2 + border - 0.5, px / 2 - 0.5
-        return np.column_stack([linear, [middle_out + dx, middle_out + dy] - linear @ [middle_in, middle_in]])
-
-    def _curves(self):
-        """A 3x256 table of output values and a saturation: gain and gamma per channel, brightness, in common or not."""
-        rng = self.rng
-        gain = rng.uniform(0.75, 1.25) * rng.uniform(0.85, 1.15, 3)
-        gamma = np.exp(rng.uniform(-0.5, 0.5) + rng.uniform(-0.1, 0.1, 3))
-        values = np.linspace(0, 1, 256)[None]
-        table = gain[:, None] * values ** gamma[:, None] + rng.uniform(-0.1, 0.1)
-        return (np.clip(table, 0, 1) * 255).astype(np.uint8), rng.uniform(0.2, 1.4)
-
-    def paint(self, rgb):
-        """Applies everything but the geometry to an (H, W, 3) uint8 picture."""
-        if self.curves is not None:
-            table, saturation = self.curves
-            rgb = cv2.LUT(rgb, np.ascontiguousarray(table.T[:, None]).reshape(1, 256, 3))
-            gray = cv2.cvtColor(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-            rgb = cv2.addWeighted(rgb, saturation, gray, 1 - saturation, 0)
-        if self.sigma:
-            rgb = cv2.GaussianBlur(rgb, (5, 5), self.sigma)
-        if self.quality:
-            rgb = cv2.imdecode(cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, self.quality])[1], cv2.IMREAD_COLOR)
-        return rgb
-
-
 def collate(samples):
     """Stacks samples to a batch; clips of unlike length are padded and `padding` (B, L) says where."""
     batch = {name: torch.stack([each[name] for each in samples]) for name in ("face", "target", "mouth", "index")}
     batch |= {name: pad_sequence([each[name] for each in samples], batch_first=True) for name in ("audio", "lips")}
     rows = torch.tensor([len(each["audio"]) for each in samples])
     return batch | {"padding": torch.arange(batch["audio"].shape[1]) >= rows[:, None]}
+
+
+class GuidedClips(Clips):
+    """The clips of a split with what a lip reader needs to read them, beside what a generator is given.
+
+    tokenizer: see `text.Tokenizer`.  roi: "aligned" or "lrs2".  longest: frames that the lip reader takes.
+    """
+
+    def __init__(self, root, split, hp, tokenizer, roi, longest):
+        super().__init__(root, split, hp)
+        self.tokenizer, self.roi, self.longest = tokenizer, roi, longest
+
+    def check_clip(self, clip, drawn):
+        """The tokens of a clip; raises InputError where it is too long, or short, or has no text that the tokenizer
+        knows, or no such ROI."""
+        super().check_clip(clip, drawn)
+        if len(clip) > self.longest:
+            raise InputError(f"{clip.path}: {len(clip)} frames, the lip expert takes {self.longest}: cut it")
+        clip.check_roi(self.roi)
+        try:
+            return self.tokenizer.encode(clip.text, strict=not self.hp.faithful)
+        except InputError as error:
+            raise InputError(f"{clip.path}: {error}") from error
+
+    def build(self, clip, frames, identity, look, draw):
+        """The sample of a draw, see `data.sample`, with what the expert is shown and should read.
+
+        roi: (L, 1, 88, 88) grey in [0, 1], the mouth as filmed.  frames: (T,) the frames that are drawn.
+        to_face: (T, 2, 3) from the ROI to the face that is to be drawn, [0, 1] x [0, 1].  tokens: (N,) with END.
+        Raises InputError as `check_clip`.
+        """
+        tokens = self.check_clip(clip, drawn=False)
+        filmed, whole = clip.mouth_windows(self.roi), np.tile(np.eye(2, 3), (len(clip), 1, 1))
+        windows = clip.windows if self.roi == "aligned" else mouth.lrs2(clip.boxes, clip.size)
+        # Numbers of its own: a draw is the same with and without the expert. Twice the same, for the same part is read.
+        alter = draw is not None and self.hp.augment
+        chances = [np.random.default_rng((self.hp.seed, 4, draw)) if alter else None for _ in range(2)]
+        inner, to_box = mouth.inner(whole, chances[0]), mouth.inner(windows, chances[1])
+        filmed = torch.from_numpy(match_lighting(filmed, clip, frames, look))[:, None] / 255
+        told = {
+            "roi": mouth.cut(filmed, torch.from_numpy(inner)),
+            "frames": torch.from_numpy(frames),
+            "to_face": torch.from_numpy(self.to_drawn(to_box[frames], look)),
+            "tokens": torch.tensor(tokens),
+        }
+        return super().build(clip, frames, identity, look, draw) | told
+
+    def whole(self, i):
+        """A fixed batch of clip `i`, for validation: all its frames are drawn, the identity is its first."""
+        clip = Clip(self.paths[i])
+        frames = np.arange(len(clip))
+        return collate_windows(
+            [self.build(clip, frames, np.zeros_like(frames), Augmentation(0.0, None), None)], len(clip)
+        )
+
+    def to_drawn(self, to_box, look):
+        """Matrices (T, 2, 3) from the ROI to the face box, made to end in the face as `look` has turned it."""
+        px, face_px = self.hp.face_size, self.about["face_px"]
+        border = (self.about["crop_px"] - face_px) / 2
+        to_face = look.matrix(px, px / face_px, border)  # pixels of the stored crop to those of the face
+        linear = to_face[:, :2] * face_px / px
+        shift = (to_face[:, :2] @ np.full(2, border - 0.5) + to_face[:, 2] + 0.5) / px
+        if look.flip:
+            linear, shift = linear * [[-1], [1]], shift * [-1, 1] + [1, 0]
+        matrices = linear @ to_box
+        matrices[..., 2] += shift
+        return matrices.astype(np.float32)
+
+
+def collate_windows(samples, window):
+    """Samples of a training step as a batch: each window is a row, `clip` (W,) says of which clip.
+
+    face, target, mouth, index, and where there is an expert frames and to_face: (W, window, ...); a window that a short
+    clip repeats is left out.  audio, lips, roi, tokens: a row for each clip, padded; `padding` (B, L) says where audio
+    ends, `unseen` (B, L) where the clip does; previous: (B, N), the token before each.
+    """
+    rows = {name: [] for name in ("face", "target", "mouth", "index", "frames", "to_face") if name in samples[0]}
+    clips = []
+    for number, sample in enumerate(samples):
+        kept = different(sample["frames"] if "frames" in sample else None, len(sample["face"]) // window, window)
+        clips += [number] * len(kept)
+        for name, parts in rows.items():
+            parts.append(sample[name].unflatten(0, (-1, window))[kept])
+    batch = {name: torch.cat(parts) for name, parts in rows.items()} | {"clip": torch.tensor(clips)}
+    batch |= {name: padded(samples, name) for name in ("audio", "lips")}
+    batch["padding"] = beyond(samples, "audio")
+    if "roi" in samples[0]:
+        batch |= {"roi": padded(samples, "roi"), "unseen": beyond(samples, "roi")}
+        batch["tokens"] = tokens = padded(samples, "tokens", PAD)
+        previous = torch.cat([torch.full_like(tokens[:, :1], END), tokens[:, :-1]], dim=1)
+        batch["previous"] = previous.masked_fill(tokens == PAD, PAD)
+    return batch
+
+
+def different(frames, windows, window):
+    """The numbers of a clip's windows without those that begin where another one does; all where `frames` is None."""
+    if frames is None:
+        return list(range(windows))
+    starts = frames[::window].tolist()
+    return [i for i, start in enumerate(starts) if start not in starts[:i]]
+
+
+def padded(samples, name, value=0):
+    """What each sample has of `name`, (L, ...), padded at the end to (B, longest, ...)."""
+    return pad_sequence([sample[name] for sample in samples], batch_first=True, padding_value=value)
+
+
+def beyond(samples, name):
+    """(B, longest) bool: True after the end of what each sample has of `name`."""
+    lengths = torch.tensor([len(sample[name]) for sample in samples])
+    return torch.arange(int(lengths.max())) >= lengths[:, None]

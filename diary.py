@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import ranks
-from data import collate, write_picture
-from lessons import Lessons
+import distributed
+from data import GuidedClips, collate, write_picture
 from losses import mouth_loss, pixel_loss
 from run import as_numbers, not_finite, open_log
 
@@ -66,7 +65,7 @@ class Diary:
 
     def __init__(self, run, valid, folder, stop):
         self.run, self.valid, self.folder, self.stop = run, valid, folder, stop
-        self.first = ranks.rank()[0] == 0
+        self.first = distributed.rank()[0] == 0
         self.log = open_log(folder / "metrics.jsonl", run.step) if self.first else None
         self.bar = tqdm(total=stop, initial=run.step, unit="step", disable=not self.first)
         self.faces, self.waiting = 0, 0.0
@@ -114,7 +113,7 @@ class Diary:
     def speed(self):
         """How fast the steps since the last call were, and the share of the time that was spent waiting for data."""
         took, self.since = time.perf_counter() - self.since, time.perf_counter()
-        found = {"faces_a_second": round(self.faces * ranks.rank()[1] / took, 1), "waiting": self.waiting / took}
+        found = {"faces_a_second": round(self.faces * distributed.rank()[1] / took, 1), "waiting": self.waiting / took}
         self.faces, self.waiting = 0, 0.0
         return found
 
@@ -124,7 +123,7 @@ class Diary:
         score = torch.zeros((), device=run.device)
         if self.first:
             scores = validate(run.shown, self.valid, hp, run.device, self.folder / "samples" / f"{run.step:07d}.png")
-            if run.expert and isinstance(self.valid, Lessons):
+            if run.expert and isinstance(self.valid, GuidedClips):
                 scores |= read_back(run.shown, run.expert, self.valid, hp, run.device)
             self.write({"step": run.step, "valid": scores})
             taught = run.expert is not None and run.step > run.now.lip_from
@@ -133,7 +132,7 @@ class Diary:
                 run.best = mouth
                 run.save(self.folder / "best.pt")
             score += scores["l1"] * (min(len(self.valid), hp.valid_clips) if hp.faithful else 1)
-        begun = run.progress.validated(ranks.from_first(score).item(), hp, run.step)
+        begun = run.progress.validated(distributed.from_first(score).item(), hp, run.step)
         if begun:
             self.say(f"step {run.step}: a plateau, the stage of {begun} begins")
         return begun is not None

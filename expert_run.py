@@ -11,19 +11,18 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import checkpoint
-import ranks
+import distributed
 from data import one_thread
-from hparams import InputError
+from errors import InputError
+from experts.clusters import cluster_targets
+from experts.data import Batches, SyncWindows, Utterances, Words, collate
+from experts.lip_reader import TrainedLipReader, error_rates, load_reader, packed, read
+from experts.sync import mismatches
 from models import build_reader
-from objectives import MaskedUnits, Matching, Naming, Transcription, loss_weights
-from pairs import Pairs
-from reading import Reader, error_rates, load_reader, packed, read
+from objectives import MaskedPrediction, Matching, Naming, Transcription, loss_weights
 from run import as_numbers, fitting, open_log
-from sync import mismatches
-from units import units_of
-from utterances import Batches, Utterances, Words, collate
 
-OBJECTIVES = {"pretrain": MaskedUnits, "finetune": Transcription, "words": Naming, "sync": Matching}
+OBJECTIVES = {"pretrain": MaskedPrediction, "finetune": Transcription, "words": Naming, "sync": Matching}
 ALONE = {"words", "sync"}  # tasks with a model of their own, of the same name
 
 
@@ -44,26 +43,26 @@ class ExpertRun:
             self.words = self.clips.vocabulary
             self.valid = Words(data_root, "val", hp, self.words)
         elif task == "sync":
-            self.clips, self.valid = (Pairs(data_root, split, hp) for split in ("train", "val"))
+            self.clips, self.valid = (SyncWindows(data_root, split, hp) for split in ("train", "val"))
         else:
             splits = [Utterances(data_root, split, hp, tokenizer) for split in ("train", "val")]
             if task == "pretrain":
-                with ranks.first_alone():
-                    units = units_of(splits, hp, folder / "units.npz", teacher)
+                with distributed.first_alone():
+                    units = cluster_targets(splits, hp, folder / "units.npz", teacher)
                 for split in splits:
                     split.units = units
             self.clips, self.valid = splits
         torch.manual_seed(hp.seed)
         size = None if task in ("pretrain", "sync") else len(self.words or tokenizer)
         self.net = OBJECTIVES[task](build_reader(hp, size), hp).to(device, memory_format=torch.channels_last)
-        self.shared = ranks.shared(self.net)
+        self.shared = distributed.shared(self.net)
         betas = (0.9, hp.beta2)
         self.optim = torch.optim.AdamW(self.net.parameters(), hp.lr, betas, weight_decay=hp.weight_decay)
 
     @property
     def reader(self):
         """The lip reader as it is now, for reading."""
-        return Reader(self.net.reader, self.hp, self.tokenizer, self.words)
+        return TrainedLipReader(self.net.reader, self.hp, self.tokenizer, self.words)
 
     @property
     def facts(self):
@@ -162,7 +161,7 @@ def train(run, folder, workers, stop=None):
     """Runs from `run.step` to `max_steps` (or `stop`). All that is random follows from (seed, step)."""
     hp = run.hp
     stop = min(stop or hp.max_steps, hp.max_steps)
-    rank, world = ranks.rank()
+    rank, world = distributed.rank()
     batches = Batches(run.clips.lengths, hp, run.step, stop, rank, world)
     loader = DataLoader(
         run.clips, batch_sampler=batches, num_workers=workers, collate_fn=collate, worker_init_fn=one_thread

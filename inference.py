@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from hparams import InputError, exit_code
+from errors import InputError, exit_code
 
 HERE = Path(__file__).parent
 SYNTHETIC = "Synthetic media: the mouth in this video was redrawn by a neural network to fit its sound."
@@ -85,15 +85,16 @@ def lip_sync(args):
         from tqdm import tqdm
 
         import audio
-        from models import device_of
-        from painter import Painter, Sound, load
-        from source import Source
-        from video import Writer
+        from distributed import device_of
+        from media import sound
+        from media.face_video import FaceVideo
+        from media.writer import Writer
+        from renderer import FaceRenderer, SpeechTrack, load
 
         torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # a core is left to reading and writing
         device = device_of(args.device)
-        source = Source(args.face, args.resize_factor, args.crop, args.rotate, args.static, args.fps)
-        wav = audio.read_audio(args.audio)
+        source = FaceVideo(args.face, args.resize_factor, args.crop, args.rotate, args.static, args.fps)
+        wav = sound.read_audio(args.audio)
         writer = Writer(args.outfile, source.like, audio=args.audio, crf=args.crf, metadata={"comment": SYNTHETIC})
         generator, hp, model = load(args.checkpoint_path, device, args.precision)
         pads = args.pads or PADS[hp.model]
@@ -104,7 +105,7 @@ def lip_sync(args):
             progress.set_description("finding faces")
             person = find_person(source, count, args, device, pads, progress)
         with clock("listen"):
-            painter = Painter(generator, person, source, Sound(generator, hp, wav), hp.face_size)
+            painter = FaceRenderer(generator, person, source, SpeechTrack(generator, hp, wav), hp.face_size)
         with clock("draw and write"):
             progress.set_description("drawing")
             progress.total, progress.n = person.seen + count, person.seen
@@ -117,14 +118,14 @@ def lip_sync(args):
 
 def find_person(source, count, args, device, pads, progress):
     """Who is redrawn: the face at --box, or the largest one that is found in the first `count` frames."""
-    import detectors
-    from person import Person
+    from faces import detect
+    from faces.target import TargetFace
 
     if tuple(args.box) != NOWHERE:
         box = source.region(args.box, "--box", source.first.size)
-        return Person.placed(source, count, box, args.identity, progress)
-    detector = detectors.DETECTORS[args.detector](device)
-    return Person.found(source, count, detector, pads, not args.nosmooth, args.identity, progress)
+        return TargetFace.placed(source, count, box, args.identity, progress)
+    detector = detect.DETECTORS[args.detector](device)
+    return TargetFace.found(source, count, detector, pads, not args.nosmooth, args.identity, progress)
 
 
 def draw(source, painter, writer, count, batch_size, progress):
@@ -132,7 +133,7 @@ def draw(source, painter, writer, count, batch_size, progress):
 
     While one batch is drawn, the one before it is put back and written on another thread.
     """
-    from source import ahead
+    from workers import ahead
 
     def finish(batch, pairs):
         for frame in painter.put_back(batch, pairs):

@@ -98,7 +98,7 @@ def lips_loss(heard, lips, padding):
     return error.masked_fill(padding, 0).sum() / (~padding).sum()
 
 
-def unit_loss(scores, units, weights):
+def cluster_loss(scores, units, weights):
     """How badly the units of frames are predicted (HuBERT eq. 1; seed 003, eq. 3): cross-entropy per frame.
 
     scores:  (B, T, units).  units: (B, T) int64, -1 where there is none.

@@ -3,14 +3,14 @@
 import torch
 from torch import nn
 
-from hparams import InputError
-from losses import ctc_loss, matching_loss, reading_loss, unit_loss
+from errors import InputError
+from losses import cluster_loss, ctc_loss, matching_loss, reading_loss
 from models.avhubert import ClusterHead, shuffle_spans, spans
+from models.decoder import PAD
 from models.syncnet import WINDOW
-from text import PAD
 
 
-class MaskedUnits(nn.Module):
+class MaskedPrediction(nn.Module):
     """Pre-training (AV-HuBERT, seed 003 eq. 3): the units of masked frames, told from what is left to hear and see.
 
     reader: a `LipReader` over an `AVHubert` with video, or over a `Conformer`, which only sees.
@@ -37,7 +37,7 @@ class MaskedUnits(nn.Module):
             roi, masked = None, heard
         scores = self.head(self.reader.encode(roi, batch["padding"], audio))
         weights = masked + hp.unmasked_weight * ~masked
-        return {"units": unit_loss(scores.float(), batch["units"], weights)}
+        return {"units": cluster_loss(scores.float(), batch["units"], weights)}
 
 
 class Transcription(nn.Module):

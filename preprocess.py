@@ -14,8 +14,8 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-from hparams import InputError, exit_code
-from pool import processors
+from errors import InputError, exit_code
+from workers import processors
 
 # Slow imports are inside the functions, so that --help answers at once.
 
@@ -57,18 +57,18 @@ def chosen_splits(corpus, splits):
 def preprocess(args):
     """Records every clip of a corpus that is not yet in the data root; prints a summary as JSON."""
     import checkpoint
-    import detectors
-    import pool
-    from footage import SURROUNDINGS, Recorder
-    from readers import read_corpus
-    from root import DataRoot, general
+    from corpora.data_root import DataRoot, general
+    from corpora.extract import SURROUNDINGS, Extractor
+    from corpora.layouts import read_corpus
+    from faces import detect
+    from workers import local, on_ray
 
     number, count = shard_of(args.shard)
     if args.ray:  # its workers stand elsewhere
         args.data_root, args.out = args.data_root.resolve(), args.out.resolve()
     corpus = read_corpus(args.data_root, args.dataset)
     splits = chosen_splits(corpus, args.splits)
-    detectors.DETECTORS[args.detector]("cpu")  # a missing package is told here: a worker that cannot start is mute
+    detect.DETECTORS[args.detector]("cpu")  # a missing package is told here: a worker that cannot start is mute
     sync = sync_model(args)
     settings = {"face_px": args.face_px, "crop_px": round(args.face_px * SURROUNDINGS), "corpus": corpus.kind}
     settings["detector"] = args.detector
@@ -81,8 +81,8 @@ def preprocess(args):
     reasons = {source.name: reason for source in todo if (reason := root.reason(source))}
     todo = [source for source in todo if source.name not in reasons]
     random.Random(os.getpid()).shuffle(todo)  # so that two runs on one root seldom begin the same clip
-    make = partial(Recorder, root, args.face_px, args.detector, sync)
-    results = pool.on_ray(make, todo, args.ray, args.workers) if args.ray else pool.local(make, todo, workers(args))
+    make = partial(Extractor, root, args.face_px, args.detector, sync)
+    results = on_ray(make, todo, args.ray, args.workers) if args.ray else local(make, todo, workers(args))
     try:
         done = record_all(results, reasons, len(todo), most)
         root.finish(corpus, splits)
@@ -106,7 +106,7 @@ def sync_model(args):
     """
     if not args.sync_model:
         return None
-    from sync import load_sync
+    from experts.sync import load_sync
 
     load_sync(args.sync_model)
     return args.sync_model.resolve(), args.max_offset
@@ -179,7 +179,7 @@ def main(argv=None):
     def work():
         check(args)
         if args.check:
-            from report import report
+            from corpora.report import report
 
             report(args.check)
         else:

@@ -10,8 +10,8 @@ from dataclasses import asdict
 import torch
 
 import checkpoint
-from clip import LIP_NUMBERS
-from hparams import InputError
+from errors import InputError
+from faces.landmarks import LIP_NUMBERS
 from models import build_generator
 from models.talklip import Discriminator
 from progress import Progress

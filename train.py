@@ -14,14 +14,14 @@ import torch
 from torch.utils.data import DataLoader
 
 import checkpoint
-import ranks
-from data import Clips, one_thread
+import distributed
+from data import Clips, GuidedClips, collate_windows, one_thread
 from diary import Diary
-from hparams import HParams, InputError, add_flags, exit_code, override
-from lessons import Lessons, collate
-from lip_expert import LipExpert
-from models import device_of
-from reading import load_reader
+from distributed import device_of
+from errors import InputError, exit_code
+from experts.guidance import LipExpert
+from experts.lip_reader import load_reader
+from hparams import HParams, add_flags, override
 from run import Run
 from schedule import learning_rate, loss_weights, set_stage, stage_plan
 from update import train_step
@@ -39,7 +39,7 @@ def average(mean, generator, decay):
 
 def learn(run, batches):
     """One step of a run. All that is random follows from (seed, step). Returns the losses, detached."""
-    hp, step, (rank, world) = run.now, run.step, ranks.rank()
+    hp, step, (rank, world) = run.now, run.step, distributed.rank()
     torch.manual_seed(hp.seed * 1_000_003 + step * world + rank)  # dropout and layer drop too
     set_stage(run.nets["generator"], hp, step)
     for group in (group for optim in run.optims.values() for group in optim.param_groups):
@@ -55,13 +55,15 @@ def learn(run, batches):
 
 def stretch(run, clips, later, workers, stop):
     """The batches of the steps until the next stage's take their place, or until `stop`: lists of `accumulate` each."""
-    hp, (rank, world) = run.now.paced(run.step), ranks.rank()
+    hp, (rank, world) = run.now.paced(run.step), distributed.rank()
     guided = later and run.step >= hp.lip_from
     chosen, end = later if guided else clips, stop if guided or not later else min(stop, hp.lip_from)
     batches = range(run.step * hp.accumulate, end * hp.accumulate)
     draws = [(batch * world + rank) * hp.batch_size + i for batch in batches for i in range(hp.batch_size)]
     how = {"num_workers": workers, "worker_init_fn": one_thread, "pin_memory": run.device.type == "cuda"}
-    loader = DataLoader(chosen, hp.batch_size, sampler=draws, collate_fn=partial(collate, window=hp.window), **how)
+    loader = DataLoader(
+        chosen, hp.batch_size, sampler=draws, collate_fn=partial(collate_windows, window=hp.window), **how
+    )
     return zip(*[iter(loader)] * hp.accumulate, strict=True)
 
 
@@ -95,7 +97,7 @@ def start(args):
     if state and "reader" in state:
         raise InputError(f"{last} is a run of train_expert.py: give another --name")
     hp = override(checkpoint.knobs(last, state.get("hparams", {})) if state else HParams(), args)
-    device = ranks.join(torch.device(device_of(args.device)))
+    device = distributed.join(torch.device(device_of(args.device)))
     expert, reader = teacher(args, hp, device)
     run = Run(hp, device, expert)
     if state:
@@ -111,10 +113,12 @@ def start(args):
         )
     if args.init_discriminator and not state:
         run.judge_with(args.init_discriminator)
-    if (steps := ranks.gathered(torch.tensor([run.step], device=device))).unique().numel() > 1:
+    if (steps := distributed.gathered(torch.tensor([run.step], device=device))).unique().numel() > 1:
         raise InputError(f"{folder}: processes find steps {steps.tolist()} there: all machines must see one --runs")
     folder.mkdir(parents=True, exist_ok=True)
-    for line in [f"{folder}: step {run.step} of {hp.max_steps}", *stage_plan(run.now)] if not ranks.rank()[0] else ():
+    for line in (
+        [f"{folder}: step {run.step} of {hp.max_steps}", *stage_plan(run.now)] if not distributed.rank()[0] else ()
+    ):
         print(line, file=sys.stderr)
     return run, folder
 
@@ -131,7 +135,7 @@ def work(args):
     clips, late = Clips(args.data_root, "train", hp), hp.paced(hp.lip_from)
     if expert:
         shown = expert.tokenizer, expert.hp.roi, expert.hp.longest
-        later, valid = (Lessons(args.data_root, split, late, *shown) for split in ("train", "val"))
+        later, valid = (GuidedClips(args.data_root, split, late, *shown) for split in ("train", "val"))
     else:
         later, valid = (Clips(args.data_root, split, late) for split in ("train", "val"))
     later.check()
@@ -139,12 +143,12 @@ def work(args):
         clips.check()
     valid.check(drawn=False)
     train(run, clips, valid, folder, args.workers, args.stop, later)
-    if args.export and not ranks.rank()[0]:
+    if args.export and not distributed.rank()[0]:
         checkpoint.export(args.export, run.shown, hp, step=run.step)
-    if args.export_discriminator and not ranks.rank()[0]:
+    if args.export_discriminator and not distributed.rank()[0]:
         judge = run.nets["discriminator"]
         checkpoint.export(args.export_discriminator, judge, hp, step=run.step, network="discriminator")
-    ranks.leave()
+    distributed.leave()
 
 
 def main(argv=None):

@@ -12,8 +12,8 @@ import math
 import sys
 from pathlib import Path
 
-from expert_hparams import ExpertHParams
-from hparams import InputError, add_flags, exit_code, override
+from errors import InputError, exit_code
+from hparams import ExpertHParams, add_flags, override
 
 # Slow imports are inside the functions, so that --help answers at once.
 
@@ -40,7 +40,7 @@ def make_folder(path):
 
 def make_tokenizer(args):
     """Learns a tokenizer from the transcripts of the training split and writes it."""
-    from text import train_tokenizer, transcripts
+    from experts.tokenizer import train_tokenizer, transcripts
 
     make_folder(args.out.parent)
     tokenizer = train_tokenizer(transcripts(args.data_root, "train"), args.size, args.kind)
@@ -50,7 +50,7 @@ def make_tokenizer(args):
 
 def tokenizer_of(args):
     """The tokenizer that --tokenizer names, by default the one in the data root."""
-    from text import Tokenizer
+    from experts.tokenizer import Tokenizer
 
     path = args.tokenizer or args.data_root / "tokenizer.model"
     if not path.is_file():
@@ -66,10 +66,10 @@ def start(args, folder):
     import torch
 
     import checkpoint
-    import ranks
+    import distributed
+    from distributed import device_of
     from expert_run import ExpertRun
-    from models import device_of
-    from reading import load_reader
+    from experts.lip_reader import load_reader
 
     last = folder / "last.pt"
     state = checkpoint.load(last) if last.is_file() else None
@@ -80,8 +80,8 @@ def start(args, folder):
     tokenizer = tokenizer_of(args) if args.task == "finetune" else None
     for each in (folder, args.export.parent if args.export else folder):
         make_folder(each)
-    device = ranks.join(torch.device(device_of(args.device)))
-    if not state and ranks.rank()[0] == 0:
+    device = distributed.join(torch.device(device_of(args.device)))
+    if not state and distributed.rank()[0] == 0:
         (folder / "units.npz").unlink(missing_ok=True)  # of a start with maybe other flags that came to no checkpoint
     teacher = load_reader(args.teacher, whole=False) if args.teacher else None
     if teacher:
@@ -100,21 +100,20 @@ def work(args):
     """Trains the run that the flags describe, and exports it where that is asked for."""
     import cv2
 
-    import ranks
-    import reading
-    import sync
+    import distributed
     from expert_run import train
+    from experts import lip_reader, sync
 
     cv2.setNumThreads(0)
     folder = args.runs / args.name
     run = start(args, folder)
     print(f"{folder}: {args.task}, step {run.step} of {run.hp.max_steps}", file=sys.stderr)
     train(run, folder, args.workers, args.stop)
-    if args.export and ranks.rank()[0] == 0:
+    if args.export and distributed.rank()[0] == 0:
         validated = math.isfinite(run.best) and (folder / "best.pt").is_file()
-        export = (sync if args.task == "sync" else reading).export
+        export = (sync if args.task == "sync" else lip_reader).export
         export(args.export, folder / ("best.pt" if validated else "last.pt"))
-    ranks.leave()
+    distributed.leave()
 
 
 def main(argv=None):

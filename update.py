@@ -5,10 +5,10 @@ from collections import defaultdict
 
 import torch
 
-import ranks
+import distributed
 from losses import adversarial_loss, exact, lips_loss, mouth_loss, pixel_loss
+from models.decoder import PAD
 from models.talklip import pick
-from text import PAD
 
 
 def shares(batches, hp):
@@ -25,9 +25,9 @@ def shares(batches, hp):
         tokens = batch["tokens"] != PAD if "tokens" in batch else rows[:0]
         return torch.stack([each.sum().float() for each in (faces, mouth, rows, tokens)])
 
-    world = ranks.rank()[1]
+    world = distributed.rank()[1]
     counted = torch.stack([counts(batch) for batch in batches])  # (N, 4)
-    parts = world * counted / ranks.total(counted.sum(0)).clamp(min=1e-9)
+    parts = world * counted / distributed.total(counted.sum(0)).clamp(min=1e-9)
     found = []
     for faces, mouth, rows, tokens in parts:
         own = {"mouth": mouth, "lips": rows, "lip": world if hp.lip_sum else tokens, "contrastive": 1 / len(batches)}
@@ -95,9 +95,9 @@ def train_step(nets, optims, batches, weights, hp, expert=None):
         optim.zero_grad(set_to_none=True)
     parts = zip(batches, shares(batches, hp), strict=True)
     found = [add_gradients(nets, batch, weights, hp, expert, share) for batch, share in parts]
-    losses = ranks.means({name: sum(each[name] for each in found) for name in found[0]})
+    losses = distributed.means({name: sum(each[name] for each in found) for name in found[0]})
     for optim in optims.values():
-        ranks.share_gradients(weight for group in optim.param_groups for weight in group["params"])
+        distributed.share_gradients(weight for group in optim.param_groups for weight in group["params"])
     losses["grad_norm"] = torch.nn.utils.clip_grad_norm_(nets["generator"].parameters(), hp.clip_norm or math.inf)
     optims["generator"].step()
     if weights["adv"] > 0:

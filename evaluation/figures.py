@@ -14,10 +14,12 @@ import cv2
 import numpy as np
 import torch
 
-from clip import FPS, Clip
-from data import Clips, Look, sample, to_tensor, write_picture
-from hparams import HParams, InputError, exit_code
-from painter import load
+from data import Clips, audio_features, sample, to_tensor, write_picture
+from errors import InputError, exit_code
+from faces.augment import Augmentation
+from hparams import HParams
+from media.clip import FPS, Clip
+from renderer import load
 from run import step_of
 
 COLOURS = "tab:red", "tab:blue", "tab:green"
@@ -65,7 +67,7 @@ def embedded(generator, hp, clips, words):
         for said, (start_s, end_s) in zip(clip.words, clip.times, strict=False):
             if said.upper() in words:
                 frames = np.arange(round(start_s * FPS), max(round(end_s * FPS), round(start_s * FPS) + 1))
-                heard, index = clip.hear(frames.clip(0, len(clip) - 1), hp.speech)
+                heard, index = audio_features(clip, frames.clip(0, len(clip) - 1), hp.speech)
                 speech = generator.listen(torch.from_numpy(heard)[None].to(next(generator.parameters()).dtype))[0]
                 rows.append(speech[torch.from_numpy(index)].float())
                 labels += [words.index(said.upper())] * len(frames)
@@ -105,7 +107,7 @@ def embeddings(args):
 def drawn(path, clip, frames, about):
     """The faces that a generator draws for frames of a clip, identity its first frame: (T, 3, H, W) in [0, 1]."""
     generator, hp, _ = load(path, "cpu", "float32")
-    batch = sample(clip, frames, np.zeros(len(frames), int), hp, about, Look(0.0, None))
+    batch = sample(clip, frames, np.zeros(len(frames), int), hp, about, Augmentation(0.0, None))
     made = generator(batch["face"][None], batch["audio"][None], batch["index"][None])[0].float()
     return torch.nn.functional.interpolate(made, size=(about["face_px"],) * 2, mode="bilinear", antialias=True)
 

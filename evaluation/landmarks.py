@@ -3,11 +3,10 @@
 import cv2
 import numpy as np
 
-import faces
-import mouth
-from detectors import MESH_SCORE, BlazeFace
+from faces import landmarks, mouth, track
+from faces.detect import MESH_SCORE, BlazeFace
 
-LIPS = faces.OUTER_LIPS + faces.INNER_LIPS
+LIPS = landmarks.OUTER_LIPS + landmarks.INNER_LIPS
 LEAST_MOVE = 1e-6  # eye distances: a mouth that moves less stands still
 
 
@@ -30,7 +29,7 @@ class Mesher:
         """
         px = pictures.shape[1]
         inside = (mouth.smoothed(meshes) + margin) / (1 + 2 * margin) * px - 0.5  # px of the crop; a steady place
-        found = [self.network.mesh(rgb, faces.roi_of_mesh(mesh)) for rgb, mesh in zip(pictures, inside, strict=True)]
+        found = [self.network.mesh(rgb, track.roi_of_mesh(mesh)) for rgb, mesh in zip(pictures, inside, strict=True)]
         points, belief = np.stack([mesh for mesh, _ in found]), np.array([score for _, score in found])
         sizes = boxes[:, None, 2:] - boxes[:, None, :2]
         in_box = (points + 0.5) / px * (1 + 2 * margin) - margin
@@ -39,7 +38,7 @@ class Mesher:
 
 def eye_distance(meshes):
     """Distance of the outer eye corners, (T, 468, 2) -> (T,), in the mesh's units."""
-    return np.linalg.norm(meshes[:, faces.LEFT_EYE] - meshes[:, faces.RIGHT_EYE], axis=-1).clip(min=1e-6)
+    return np.linalg.norm(meshes[:, landmarks.LEFT_EYE] - meshes[:, landmarks.RIGHT_EYE], axis=-1).clip(min=1e-6)
 
 
 def lmd(fake, real):
@@ -59,7 +58,7 @@ def lmd(fake, real):
 
 def openings(meshes):
     """How far the lips are apart, (T, 468, 2) -> (T,), in eye distances."""
-    upper, lower = (meshes[:, point] for point in faces.MIDDLE_LIPS)
+    upper, lower = (meshes[:, point] for point in landmarks.MIDDLE_LIPS)
     return np.linalg.norm(upper - lower, axis=-1) / eye_distance(meshes)
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 import audio
-from clip import FPS, Clip
 from data import Clips
-from faces import mouth_opening
-from hparams import HParams, InputError, exit_code
+from errors import InputError, exit_code
+from faces.landmarks import mouth_opening
+from hparams import HParams
+from media.clip import FPS, Clip
 
 FIRST = "bp"  # letters whose sound begins with closed lips
 BEFORE_S, AFTER_S = 0.12, 0.15  # of a word's start: where its burst is looked for

@@ -6,15 +6,16 @@ import cv2
 import numpy as np
 import torch
 
-from clip import FPS, Clip
 from data import Clips, to_tensor
+from errors import InputError
 from evaluation.videos import crops_of, frames_of, matched
-from hparams import HParams, InputError
-from painter import Sound
-from painter import load as load_generator
-from video import bounce
+from hparams import HParams
+from media.clip import FPS, Clip
+from media.video import bounce
+from renderer import SpeechTrack
+from renderer import load as load_generator
 
-TRUTH, COPIED, OTHER_LIPS = HONEST = "ground truth", "identity frame copied", "other clip's lips"
+TRUTH, COPIED, OTHER_LIPS = BASELINES = "ground truth", "identity frame copied", "other clip's lips"
 OTHER_SOUND, SILENCE = ", other clip's sound", ", silence"  # after a method's name
 FEATHER = 0.08  # of the mouth window: the soft rim of lips that are put into another face
 TOGETHER = 25  # frames drawn at once
@@ -107,7 +108,7 @@ def in_crop(real, px):
     return scaled
 
 
-def honest_rows(real, other):
+def baseline_rows(real, other):
     """The rows that stand beside every method: {row: crops (L, P, P, 3) uint8}. other: the `Real` that lends lips."""
     return {TRUTH: real.crops, COPIED: copied(real), OTHER_LIPS: with_lips_of(real, other)}
 
@@ -134,7 +135,7 @@ class Drawer:
         pose = shown.clone()
         pose[:, :, shown.shape[2] // 2 :] = 0
         face = torch.cat([pose, shown[distant(count)]], dim=1)
-        speech = Sound(self.generator, self.hp, wav)(np.arange(count) / FPS)
+        speech = SpeechTrack(self.generator, self.hp, wav)(np.arange(count) / FPS)
         parts = zip(face.split(TOGETHER), speech.split(TOGETHER), strict=True)
         drawn = torch.cat([self.generator.draw(f[None].to(s.device), s[None])[0].float().cpu() for f, s in parts])
         crops, border = real.crops.copy(), (real.crops.shape[1] - shown.shape[-1]) // 2

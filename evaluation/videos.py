@@ -7,13 +7,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-import faces
-import video
-from checkpoint import listing
-from clip import FPS
-from hparams import InputError
+from errors import InputError
+from faces.crop import crop, crop_matrix
+from media import video, writer
+from media.clip import FPS
+from models.published.archive import listing
 
-SUFFIXES = {*video.SUFFIXES, ".avi", ".webm", ".mpg"}
+SUFFIXES = {*writer.SUFFIXES, ".avi", ".webm", ".mpg"}
 GREY = 110  # what is around a face whose surroundings are not known
 
 
@@ -106,7 +106,7 @@ def crops_of(frames, boxes, px, margin):
 
     frames: (T, H, W, 3) uint8.  boxes: (T, 4): x1, y1, x2, y2 in px.  margin: surroundings on each side, in box sizes.
     """
-    return np.stack([faces.crop(rgb, box, px, 1 + 2 * margin) for rgb, box in zip(frames, boxes, strict=True)])
+    return np.stack([crop(rgb, box, px, 1 + 2 * margin) for rgb, box in zip(frames, boxes, strict=True)])
 
 
 def framed(crops, boxes, margin, base=None, size=None):
@@ -115,10 +115,10 @@ def framed(crops, boxes, margin, base=None, size=None):
     crops: (T, px, px, 3).  base: (T, H, W, 3), the frames they are put into; without, a grey of (H, W) = `size`.
     """
     px, out = crops.shape[1], []
-    for t, (crop, box) in enumerate(zip(crops, boxes, strict=True)):
-        matrix = faces.crop_matrix(box, px, 1 + 2 * margin)
+    for t, (face, box) in enumerate(zip(crops, boxes, strict=True)):
+        matrix = crop_matrix(box, px, 1 + 2 * margin)
         height, width = base.shape[1:3] if base is not None else size
         frame = base[t].copy() if base is not None else np.full((height, width, 3), GREY, np.uint8)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        out.append(cv2.warpAffine(crop, matrix, (width, height), frame, flags, cv2.BORDER_TRANSPARENT))
+        out.append(cv2.warpAffine(face, matrix, (width, height), frame, flags, cv2.BORDER_TRANSPARENT))
     return np.stack(out)

@@ -1,13 +1,11 @@
-"""The networks: `build_generator` and `build_reader` make what knobs ask for, `device_of` finds where it computes."""
+"""The networks: `build_generator` and `build_reader` make what knobs ask for."""
 
-import torch
 from torch import nn
 
-from hparams import InputError
 from models.avhubert import AVHubert
 from models.conformer import EPS, Conformer
 from models.decoder import Decoder, interleaved
-from models.reader import LipReader, WordClassifier
+from models.lip_reader import LipReader, WordClassifier
 from models.syncnet import CompactSync
 from models.talklip import TalkLip
 from models.wav2lip import Wav2Lip
@@ -40,16 +38,3 @@ def build_reader(hp, tokens):
     front = {"video": True, "width": hp.width, "shrink": hp.shrink, "grad_mult": hp.grad_mult}
     encoder = AVHubert(*sizes, hp.dropout, hp.layerdrop, **front)
     return LipReader(encoder, None if tokens is None else Decoder(*written))
-
-
-def device_of(name):
-    """The name of a device that computes: `name` itself, for None a GPU where there is one, else the processor.
-
-    Raises InputError if this machine has no such device.
-    """
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=name).cpu()
-    except (RuntimeError, AssertionError) as error:  # the latter: this torch is built without it
-        raise InputError(f"--device {name} does not work here: {str(error).splitlines()[0]}") from error
-    return name

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.layers import in_format_of
+from models.layers import Pointwise, in_format_of
 
 FILTERS = 104  # size of an audio frame: 26 log filter banks of 4 neighbouring 10 ms steps
 POSITION_KERNEL, POSITION_GROUPS = 128, 16
@@ -25,7 +25,7 @@ class ResidualBlock(nn.Module):
         self.act2 = nn.PReLU(out)
         self.shortcut = nn.Identity()
         if stride != 1 or cin != out:
-            self.shortcut = nn.Sequential(nn.Conv2d(cin, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+            self.shortcut = nn.Sequential(Pointwise(cin, out, stride), nn.BatchNorm2d(out))
 
     def forward(self, x):
         """x: (N, cin, H, W). Returns (N, out, H / stride, W / stride)."""

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.decoder import interleaved
+from models.layers import Pointwise
 
 SPAN = 5  # frames that the first convolution sees at once
 STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))  # (channels, stride) of the ResNet-18
@@ -27,7 +28,7 @@ class Stage(nn.Module):
         self.conv4 = nn.Conv2d(out, out, 3, 1, 1, bias=False)
         self.norm4 = nn.BatchNorm2d(out, **FRONT_NORM)
         same = stride == 1 and cin == out
-        self.shortcut = nn.Identity() if same else nn.Conv2d(cin, out, 1, stride, bias=False)
+        self.shortcut = nn.Identity() if same else Pointwise(cin, out, stride)
 
     def forward(self, x):
         """x: (N, cin, H, W), not negative. Returns (N, out, H / stride, W / stride), not negative."""

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+BEGIN, PAD, END, UNKNOWN = 0, 1, 2, 3  # as in fairseq's dictionaries
+
 
 def halves(positions, dim):
     """The sinusoids of fairseq: all sines, then all cosines; the first place is number 2, after padding's 1.

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-import ranks
+import distributed
 
 
 class Norm(nn.BatchNorm2d):
@@ -17,13 +17,13 @@ class Norm(nn.BatchNorm2d):
 
     def forward(self, x):
         """x: (N, C, H, W), N may differ between processes. Returns the same shape."""
-        if not self.training or ranks.rank()[1] == 1:
+        if not self.training or distributed.rank()[1] == 1:
             return super().forward(x)
         exact = x.to(torch.promote_types(x.dtype, torch.float32))
-        count = ranks.total(exact.new_tensor(x.numel() / x.shape[1]))
-        mean = ranks.total(exact.sum((0, 2, 3))) / count
+        count = distributed.total(exact.new_tensor(x.numel() / x.shape[1]))
+        mean = distributed.total(exact.sum((0, 2, 3))) / count
         centred = exact - mean[:, None, None]
-        variance = ranks.total((centred**2).sum((0, 2, 3))) / count
+        variance = distributed.total((centred**2).sum((0, 2, 3))) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
@@ -58,6 +58,22 @@ class UpNorm(nn.Module):
     def forward(self, x):
         """x: (N, cin, H, W). Returns (N, out, stride * H, stride * W), not negative; from 1x1, a 3x3 with stride 1."""
         return self.norm(self.conv(x)).relu()
+
+
+class Pointwise(nn.Conv2d):
+    """A 1x1 convolution of every `step`-th pixel, without bias: what a ResNet's shortcut takes.
+
+    The pixels are chosen first, which gives the same sums. As a strided convolution, its gradient in oneDNN writes past
+    its buffer on processors with AVX2 and no AVX-512, where the input has less than 8 channels (torch 2.13).
+    """
+
+    def __init__(self, cin, out, step):
+        super().__init__(cin, out, 1, bias=False)
+        self.step = step
+
+    def forward(self, x):
+        """x: (N, cin, H, W). Returns (N, out, H / step, W / step), rounded up."""
+        return super().forward(x[..., :: self.step, :: self.step])
 
 
 class ConvLeaky(nn.Module):

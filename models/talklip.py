@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models import larger
+from models import larger_faces
 from models.avhubert import AVHubert
 from models.layers import ConvLeaky, ConvNorm, Row, UpNorm, build, in_format_of, narrow, skip_channels
 
@@ -67,10 +67,10 @@ DISCRIMINATOR = (  # table 4 (its caption says audio encoder); in: (3, 48, 96), 
 
 FACES = {  # size of a face in px: tables of encoder, decoder and colours
     96: (ENCODER, DECODER, TO_RGB),
-    128: (larger.ENCODER_128, larger.DECODER_128, larger.TO_RGB_128),
-    256: (larger.ENCODER_256, larger.DECODER_256, larger.TO_RGB_256),
+    128: (larger_faces.ENCODER_128, larger_faces.DECODER_128, larger_faces.TO_RGB_128),
+    256: (larger_faces.ENCODER_256, larger_faces.DECODER_256, larger_faces.TO_RGB_256),
 }
-JUDGES = {96: DISCRIMINATOR, 128: larger.DISCRIMINATOR_128, 256: larger.DISCRIMINATOR_256}
+JUDGES = {96: DISCRIMINATOR, 128: larger_faces.DISCRIMINATOR_128, 256: larger_faces.DISCRIMINATOR_256}
 
 
 class LocalSpeech(nn.Module):

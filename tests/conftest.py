@@ -122,7 +122,7 @@ SPOKEN = {  # split: {clip: (frames, its words, each with its first frame and th
 
 def retell(path, **changes):
     """Puts other arrays into a stored clip, or, where they are no arrays, other facts."""
-    from clip import Clip, write_clip
+    from media.clip import Clip, write_clip
 
     clip = Clip(path)
     arrays, about = {name: clip.array(name) for name in clip.file.keys()}, dict(clip.about)
@@ -135,7 +135,7 @@ def write_spoken_root(root, splits):
     """A data root of clips that say `splits`, see SPOKEN, and a tokenizer of whole words; returns its path."""
     from drawn_faces import write_data_root
 
-    from text import train_tokenizer
+    from experts.tokenizer import train_tokenizer
 
     write_data_root(
         root, {split: {name: frames for name, (frames, _) in clips.items()} for split, clips in splits.items()}

@@ -5,10 +5,9 @@ import json
 import cv2
 import numpy as np
 
-import clip
-import faces
-import mouth
-from blend import JAW
+from faces import landmarks, mouth
+from faces.blend import JAW
+from media import clip
 
 FACE_PX, CROP_PX, FPS = 96, 128, 25
 SPLITS = {
@@ -31,11 +30,11 @@ def head_mesh(opening=0.0, middle=0.5):
     mesh[JAW] = np.stack([0.5 + 0.5 * np.cos(around), 0.35 + (0.61 + opening / 2) * np.sin(around)], axis=1)
     around = np.pi - np.arange(20) / 10 * np.pi  # from the right corner along the lower lip
     height = 0.04 + opening / 2
-    mesh[faces.OUTER_LIPS] = np.stack([middle + 0.17 * np.cos(around), 0.76 + height * np.sin(around)], axis=1)
-    mesh[faces.INNER_LIPS] = np.stack([middle + 0.13 * np.cos(around), 0.76 + opening / 2 * np.sin(around)], axis=1)
-    mesh[faces.FOREHEAD], mesh[faces.MID_FOREHEAD] = (0.5, -0.15), (0.5, 0.0)
-    mesh[faces.NOSE_TIP], mesh[faces.NOSE_BASE] = (0.5, 0.48), (0.5, 0.57)
-    mesh[faces.RIGHT_EYE], mesh[faces.LEFT_EYE] = (0.22, 0.2), (0.78, 0.2)
+    mesh[landmarks.OUTER_LIPS] = np.stack([middle + 0.17 * np.cos(around), 0.76 + height * np.sin(around)], axis=1)
+    mesh[landmarks.INNER_LIPS] = np.stack([middle + 0.13 * np.cos(around), 0.76 + opening / 2 * np.sin(around)], axis=1)
+    mesh[landmarks.FOREHEAD], mesh[landmarks.MID_FOREHEAD] = (0.5, -0.15), (0.5, 0.0)
+    mesh[landmarks.NOSE_TIP], mesh[landmarks.NOSE_BASE] = (0.5, 0.48), (0.5, 0.57)
+    mesh[landmarks.RIGHT_EYE], mesh[landmarks.LEFT_EYE] = (0.22, 0.2), (0.78, 0.2)
     return mesh.astype(np.float32)
 
 
@@ -46,11 +45,11 @@ def draw_head(mesh, skin=SKIN["ann"], backdrop=(60, 110, 90)):
     rgb += np.arange(CROP_PX, dtype=np.uint8)[:, None, None] // 4
     cv2.ellipse(rgb, (64, 52), (50, 62), 0, 0, 360, (50, 40, 30), -1)
     cv2.fillPoly(rgb, [np.concatenate([px[JAW], [[100, 18], [64, 8], [27, 18]]])], skin)
-    for eye in (faces.RIGHT_EYE, faces.LEFT_EYE):
+    for eye in (landmarks.RIGHT_EYE, landmarks.LEFT_EYE):
         cv2.circle(rgb, px[eye].tolist(), 6, (250, 250, 250), -1)
         cv2.circle(rgb, px[eye].tolist(), 3, (30, 30, 60), -1)
     cv2.circle(rgb, (40, 68), 4, (70, 40, 40), -1)
-    cv2.fillPoly(rgb, [px[faces.OUTER_LIPS]], LIPS)
+    cv2.fillPoly(rgb, [px[landmarks.OUTER_LIPS]], LIPS)
     return rgb
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from filling import fill_tensor
 
-from text import train_tokenizer
+from experts.tokenizer import train_tokenizer
 
 SENTENCES = [
     "BIN BLUE AT F TWO NOW",

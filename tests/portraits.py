@@ -9,11 +9,12 @@ from filling import filled
 
 import audio
 import checkpoint
-import detectors
 import inference
-import video
-from frame import planes
+from faces import detect
 from hparams import HParams
+from media import writer
+from media.frame import planes
+from media.sound import read_audio
 from models import build_generator
 
 ROOT = Path(__file__).parents[1]
@@ -64,15 +65,15 @@ def run(*words):
 
 def written_frames(monkeypatch):
     """A list that fills with the Frames that go to the encoder, before it changes their samples."""
-    frames, write = [], video.Writer.write
-    monkeypatch.setattr(video.Writer, "write", lambda self, frame: frames.append(frame) or write(self, frame))
+    frames, write = [], writer.Writer.write
+    monkeypatch.setattr(writer.Writer, "write", lambda self, frame: frames.append(frame) or write(self, frame))
     return frames
 
 
 def searches(monkeypatch):
     """A list that fills with the detectors that are made."""
-    made, make = [], detectors.DETECTORS["blazeface"]
-    monkeypatch.setitem(detectors.DETECTORS, "blazeface", lambda device: made.append(device) or make(device))
+    made, make = [], detect.DETECTORS["blazeface"]
+    monkeypatch.setitem(detect.DETECTORS, "blazeface", lambda device: made.append(device) or make(device))
     return made
 
 
@@ -116,4 +117,4 @@ def track_lengths(path):
 
 def seconds_of(path):
     """Seconds of sound in a file."""
-    return len(audio.read_audio(path)) / audio.RATE
+    return len(read_audio(path)) / audio.RATE

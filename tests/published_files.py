@@ -9,7 +9,7 @@ from make_golden import speech_input
 from torch import nn
 
 from checkpoint import load_generator
-from hparams import InputError
+from errors import InputError
 from models.talklip import DECODER, DISCRIMINATOR, ENCODER, SPEECH
 
 WIDTH = 1 / 16

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from evaluation.rating_page import FORMAT, QUESTIONS, READ, checksum, plan, shown
+from evaluation.study.page import FORMAT, QUESTIONS, READ, checksum, plan, shown
 
 METHODS = ("real", "ours", "theirs")
 WORDS = {"ann/one": "BIN BLUE AT F TWO NOW", "bob/two": "LAY RED BY A SIX AGAIN", "cid/three": "SET RED IN X NINE SOON"}

@@ -5,12 +5,11 @@ from dataclasses import asdict, replace
 import torch
 
 import checkpoint
-from expert_hparams import ExpertHParams
-from hparams import HParams
-from lip_expert import LipExpert
+from experts.guidance import LipExpert
+from experts.lip_reader import TrainedLipReader, packed
+from experts.tokenizer import Tokenizer
+from hparams import ExpertHParams, HParams
 from models import build_reader
-from reading import Reader, packed
-from text import Tokenizer
 
 NARROW = {"width": 1 / 16, "audio_layers": 2, "audio_dim": 32, "audio_ffn": 64, "audio_heads": 4}
 EXPERT = ExpertHParams(
@@ -53,7 +52,7 @@ def reader(root):
     for name, value in net.named_buffers():
         if "running" in name:
             value += 0.1 * torch.rand_like(value)
-    return Reader(net.eval(), EXPERT, tokenizer, about={"sha256": "made up"})
+    return TrainedLipReader(net.eval(), EXPERT, tokenizer, about={"sha256": "made up"})
 
 
 def expert(root, **how):

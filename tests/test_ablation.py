@@ -9,12 +9,12 @@ import pytest
 import torch
 from small_experts import NARROW, write_expert
 
-import ablation
 import checkpoint
 import train
-from ablation import ROWS, at_once, trunks
 from checkpoint import sha256
-from hparams import InputError
+from errors import InputError
+from evaluation import ablation
+from evaluation.ablation import ROWS, at_once, trunks
 
 torch.set_num_threads(1)
 SHORT = {"max_steps": 4, "lip_from": 2, "adv_from": 1, "batch_size": 2, "lip_window": 4}
@@ -144,8 +144,9 @@ def test_runs_begun_with_other_knobs_are_not_taken_for_these(spoken_root, tmp_pa
 def test_cores_are_shared_among_the_jobs(monkeypatch):
     seen = []
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("ablation.processors", lambda: 16)
-    monkeypatch.setattr("ablation.subprocess.run", lambda *_, env, **__: seen.append(env) or Namespace(returncode=0))
+    monkeypatch.setattr("evaluation.ablation.processors", lambda: 16)
+    run = lambda *_, env, **__: seen.append(env) or Namespace(returncode=0)  # noqa: E731
+    monkeypatch.setattr("evaluation.ablation.subprocess.run", run)
     for jobs in (1, 5, 99):
         ablation.call(Namespace(jobs=jobs), ["train.py"])
     monkeypatch.setenv("OMP_NUM_THREADS", "7")

@@ -7,7 +7,8 @@ import pytest
 from conftest import buzz, make_video, make_wav, numbered
 
 import audio
-from hparams import InputError
+from errors import InputError
+from media import sound
 
 FIXTURES = Path(__file__).parents[1].parent / "shared" / "reference" / "fixtures"
 GOLDEN = Path(__file__).parent / "golden" / "audio.npz"
@@ -45,7 +46,7 @@ def test_features_of_a_grid_clip_equal_the_authors():
 
 @pytest.mark.skipif(not FIXTURES.is_dir(), reason="the authors' fixtures are not on this machine")
 def test_a_grid_clip_sounds_as_ffmpeg_extracts_it():
-    wav, read = np.load(FIXTURES / "bbaf2n_wav.npy").astype(int), audio.read_audio(FIXTURES / "bbaf2n.mpg")
+    wav, read = np.load(FIXTURES / "bbaf2n_wav.npy").astype(int), sound.read_audio(FIXTURES / "bbaf2n.mpg")
     assert len(read) == len(wav) and np.abs(read - wav).max() <= 8
 
 
@@ -79,7 +80,7 @@ def test_at_25_fps_rows_are_frames_and_the_last_row_stays():
 
 def test_stereo_at_another_rate_becomes_mono_at_16_khz(tmp_path):
     left = buzz(1, 44_100)
-    wav = audio.read_audio(make_wav(tmp_path / "s.wav", np.stack([left, left]), 44_100))
+    wav = sound.read_audio(make_wav(tmp_path / "s.wav", np.stack([left, left]), 44_100))
     assert wav.dtype == np.int16 and wav.ndim == 1 and abs(len(wav) - 16_000) <= 2
     assert np.corrcoef(wav[:15_990], buzz(1)[:15_990])[0, 1] > 0.999
 
@@ -99,7 +100,7 @@ def test_sound_is_read_on_the_clock_of_the_picture(tmp_path, late_s):
             packet.dts += round(shift_s / packet.time_base)
             packet.stream = streams[packet.stream.index]
             new.mux(packet)
-    before, after = audio.read_audio(source), audio.read_audio(path)
+    before, after = sound.read_audio(source), sound.read_audio(path)
     assert len(after) - len(before) == pytest.approx(late_s * 16_000, abs=32)
     quiet = round(late_s * 16_000) - 1100 if late_s > 0 else 0
     assert not after[:quiet].any()
@@ -109,7 +110,7 @@ def test_sound_is_read_on_the_clock_of_the_picture(tmp_path, late_s):
 def test_strange_names_are_just_names(tmp_path, monkeypatch, name):
     make_wav(tmp_path / "plain.wav", buzz(0.2)).rename(tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    assert len(audio.read_audio(name)) == 3200
+    assert len(sound.read_audio(name)) == 3200
 
 
 def test_faults_of_the_file_are_one_line_that_names_it(tmp_path):
@@ -127,7 +128,7 @@ def test_faults_of_the_file_are_one_line_that_names_it(tmp_path):
     }
     for name, words in faults.items():
         with pytest.raises(InputError, match=words) as fault:
-            audio.read_audio(tmp_path / name)
+            sound.read_audio(tmp_path / name)
         assert str(tmp_path / name) in str(fault.value) and "\n" not in str(fault.value)
 
 
@@ -141,7 +142,7 @@ def test_a_play_list_cannot_open_other_files(tmp_path):
     for name, text in lists.items():
         (tmp_path / name).write_text(text)
         with pytest.raises(InputError):
-            audio.read_audio(tmp_path / name)
+            sound.read_audio(tmp_path / name)
 
 
 @pytest.mark.parametrize("samples", [16_000 * 3 + 1, 16_000 * 2, 16_000 * 2 + 240, 16_000 * 2 + 241, 401, 400, 3])

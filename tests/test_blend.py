@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from drawn_faces import head_mesh
 
-from blend import MOST, REACH, RIM, TOP, masks, match_colour, put_back
-from faces import crop, mouth_region
-from frame import from_rgb, planes
+from faces.blend import MOST, REACH, RIM, TOP, masks, match_colour, put_back
+from faces.crop import crop
+from faces.landmarks import mouth_region
+from media.frame import from_rgb, planes
 
 PX = 96
 MESH = head_mesh(0.06)

@@ -14,8 +14,10 @@ from published_files import as_modules, drawn, published_talklip, published_wav2
 from safetensors.torch import save_file
 
 import checkpoint
-from hparams import InputError, preset
+from errors import InputError
+from hparams import preset
 from models import build_generator
+from models.published.archive import LEGACY_MAGIC
 from models.talklip import Discriminator
 
 torch.set_num_threads(1)
@@ -99,7 +101,7 @@ def test_files_that_are_no_checkpoints_are_refused_by_what_they_are(tmp_path):
         "is a web page": b"\n<!DOCTYPE html><html><body>Google Drive - Quota exceeded</body></html>",
         "Git-LFS pointer.*git lfs pull": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
         "not a checkpoint": b"\x00\x00\x00\x18ftypmp42 a video of somebody",
-        "broken or cut off": checkpoint.LEGACY_MAGIC + b"nothing more",
+        "broken or cut off": LEGACY_MAGIC + b"nothing more",
     }
     for words, content in contents.items():
         path = tmp_path / "file.pth"

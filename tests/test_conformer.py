@@ -4,11 +4,10 @@ import pytest
 import torch
 from filling import REFERENCE, difference, fixture, meets, normal, published, record, uniform
 
-from expert_hparams import ExpertHParams
-from hparams import preset
+from hparams import ExpertHParams, preset
 from models import build_reader
 from models.conformer import Conformer, Convolution, by_frame
-from published_experts import convert_conformer
+from models.published.experts import convert_conformer
 
 torch.set_num_threads(1)
 needs_fixtures = pytest.mark.skipif(not REFERENCE.is_dir(), reason=f"no reference fixtures at {REFERENCE}")

@@ -9,10 +9,12 @@ import torch
 from drawn_faces import is_mouth, write_data_root
 
 import data
-from clip import LIP_NUMBERS, Clip
-from data import Clips, Look, collate, sample
-from faces import mouth_region
-from hparams import HParams, InputError
+from data import Clips, collate, sample
+from errors import InputError
+from faces.augment import Augmentation
+from faces.landmarks import LIP_NUMBERS, mouth_region
+from hparams import HParams
+from media.clip import Clip
 
 HP = HParams(window=2, windows=3, augment=0.0)
 ABOUT = {"face_px": 96, "crop_px": 128}
@@ -29,7 +31,7 @@ def clip(data_root):
 
 
 def look(flip=False, affine=None):
-    made = Look(0.0, None)
+    made = Augmentation(0.0, None)
     made.flip, made.affine = flip, None if affine is None else np.array(affine)
     return made
 
@@ -163,7 +165,9 @@ def test_a_flip_mirrors_pictures_and_mask_alike(clip):
 def test_all_faces_of_a_sample_are_filmed_alike(data_root, clip):
     still = replace(HP, augment=1.0)
     for seed in range(3):
-        drawn = sample(clip, np.array([4, 4]), np.array([4, 4]), still, ABOUT, Look(1.0, np.random.default_rng(seed)))
+        drawn = sample(
+            clip, np.array([4, 4]), np.array([4, 4]), still, ABOUT, Augmentation(1.0, np.random.default_rng(seed))
+        )
         assert torch.equal(drawn["target"][0], drawn["target"][1])
         apart = (drawn["face"][:, 3:] - drawn["target"]).abs().mean()
         assert 0 < apart < 0.15, "the identity has a small affine of its own, and nothing else"

@@ -16,11 +16,10 @@ from drawn_faces import write_data_root
 from judged import blurred, film, still
 
 import checkpoint
-from evaluation import scores
+from evaluation import scoring
 from evaluation.evaluate import main
-from evaluation.rows import HONEST, Corpus
-from expert_hparams import ExpertHParams
-from hparams import preset
+from evaluation.rows import BASELINES, Corpus
+from hparams import ExpertHParams, preset
 from models import build_reader
 
 ROOT = Path(__file__).parents[1]
@@ -57,7 +56,7 @@ def told(capsys, root, out, *words):
     assert evaluate(root, out, *words) == 1
     err = capsys.readouterr().err
     line = err.strip().splitlines()[-1]
-    assert line.startswith("evaluate.py: ") and "Traceback" not in err
+    assert line.startswith("evaluation.evaluate: ") and "Traceback" not in err
     return line
 
 
@@ -65,7 +64,7 @@ def test_a_method_stands_beside_the_honest_rows_in_table_and_files(root, soft, t
     assert evaluate(root, tmp_path, "--fake", soft) == 0
     printed = capsys.readouterr().out
     rows = [line.split("|")[1].strip() for line in printed.splitlines()[2:6]]
-    assert rows == [*HONEST, "soft"]
+    assert rows == [*BASELINES, "soft"]
     found = report(tmp_path)
     numbers = found["splits"]["test"]["rows"]
     assert list(numbers) == rows and numbers["ground truth"]["psnr"]["value"] == 100
@@ -91,7 +90,7 @@ def test_a_generator_is_judged_without_videos_and_its_leak_is_told(root, tmp_pat
     assert evaluate(root, tmp_path, "--generator", *PICTURES) == 0
     found = report(tmp_path)["splits"]["test"]
     name = "talklip_compact"  # what weights/ holds
-    assert list(found["rows"]) == [*HONEST, name, f"{name}, other clip's sound", f"{name}, silence"]
+    assert list(found["rows"]) == [*BASELINES, name, f"{name}, other clip's sound", f"{name}, silence"]
     assert set(found["leak"][name]) == {"other clip's sound", "silence"}
     assert found["other"]["ann/one"] != "ann/one" and found["sha256"]["ann/one"][name]
     assert "leak, test" in capsys.readouterr().out
@@ -144,7 +143,7 @@ def test_sync_is_measured_in_every_row_against_the_clips_own_sound(root, soft, t
             heard.append((frames.shape, len(wav)))
             return {"c": frames.mean() / 100, "d": 1.0}
 
-    monkeypatch.setattr(scores, "scorer", lambda path, protocol, device: Scorer())
+    monkeypatch.setattr(scoring, "scorer", lambda path, protocol, device: Scorer())
     shapes = [Corpus(root, "test").clip(name).size for name in SPLIT["test"]]
     assert evaluate(root, tmp_path, "--fake", soft, "--measures", "sync") == 0
     assert len(heard) == 12 and {shape[1:3] for shape, _ in heard} == {tuple(size) for size in shapes}
@@ -179,7 +178,7 @@ def test_a_missing_clip_fails_unless_it_may_be_left_out_and_is_then_listed(root,
     assert evaluate(root, tmp_path, "--fake", some, *PICTURES, "--leave_out") == 0
     found = report(tmp_path)["splits"]["test"]
     assert set(found["clips"]) == {"ann/one", "bob/three"} and "no video" in found["left_out"]["ann/two"]
-    assert all(set(each) == {*HONEST, "some"} for each in found["clips"].values())
+    assert all(set(each) == {*BASELINES, "some"} for each in found["clips"].values())
     assert "Left out of every row, 1:" in capsys.readouterr().out
 
 
@@ -266,9 +265,10 @@ def test_nothing_to_judge_is_a_wrong_command(root, tmp_path, capsys):
     assert stopped.value.code == 2 and "nothing to judge" in capsys.readouterr().err
 
 
-def test_it_runs_as_a_file_from_any_folder(tmp_path):
-    command = [sys.executable, str(ROOT / "evaluation" / "evaluate.py"), "--real", "nowhere", "--fake", "nothing"]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=120)
+def test_it_runs_as_a_module():
+    command = [sys.executable, "-m", "evaluation.evaluate", "--real", "nowhere", "--fake", "nothing"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
-    assert done.stderr == "evaluate.py: nowhere: not a data root (no dataset.json). Make one with preprocess.py.\n"
+    assert (
+        done.stderr == "evaluation.evaluate: nowhere: not a data root (no dataset.json). Make one with preprocess.py.\n"
+    )

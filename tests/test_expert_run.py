@@ -10,12 +10,12 @@ from conftest import SPOKEN, write_spoken_root
 
 import checkpoint
 import expert_run
-from expert_hparams import ExpertHParams
+from errors import InputError
 from expert_run import ExpertRun, learning_rate, train, train_step, validate
-from hparams import InputError
+from experts.data import collate
+from experts.tokenizer import Tokenizer, train_tokenizer
+from hparams import ExpertHParams
 from objectives import loss_weights
-from text import Tokenizer, train_tokenizer
-from utterances import collate
 
 torch.set_num_threads(1)
 SIZES = {"layers": 2, "dim": 32, "ffn": 64, "heads": 2, "decoder_layers": 1, "decoder_ffn": 64, "decoder_heads": 2}

@@ -13,10 +13,11 @@ from fairseq_files import FINE_TUNING, PRETRAINING, SENTENCES, avhubert, foreign
 from filling import REFERENCE
 from published_files import refused
 
-from expert_hparams import ExpertHParams
-from fairseq import is_fairseq, read_fairseq
-from hparams import InputError
-from published_settings import knobs_of, tokenizer_of
+from errors import InputError
+from experts.lip_reader import tokenizer_of
+from hparams import ExpertHParams
+from models.published.avhubert import knobs_of
+from models.published.fairseq import is_fairseq, read_fairseq
 
 torch.set_num_threads(1)
 by_container = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])

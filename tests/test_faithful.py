@@ -5,21 +5,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from filling import REFERENCE, difference, fixture, meets, normal, published
+from filling import IN_FLOAT64, REFERENCE, difference, fixture, meets, normal, published
 from torch import nn
 
-import lip_expert
+from experts import guidance
+from experts.guidance import LipExpert
+from experts.lip_reader import TrainedLipReader
+from faces.mouth import cut, greyed, places
 from hparams import preset
-from lip_expert import LipExpert
 from losses import published_contrastive_loss, reading_loss
 from models import build_generator, build_reader
+from models.decoder import PAD
+from models.published.experts import convert_expert
+from models.published.generators import convert_discriminator, convert_talklip
 from models.talklip import Discriminator
-from mouth import cut, greyed, places
-from published import convert_discriminator, convert_talklip
-from published_experts import convert_expert
-from reading import Reader
 from schedule import loss_weights, set_stage
-from text import PAD
 from update import train_step
 
 torch.set_num_threads(1)
@@ -114,7 +114,7 @@ def filled(module, weights):
 def published_nets(faithful=True):
     """Generator, discriminator and expert with the filled weights, and the generator's knobs."""
     from checkpoint import UNTRACKED
-    from expert_hparams import ExpertHParams
+    from hparams import ExpertHParams
 
     def counted(weights, module):
         counts = {k: torch.zeros((), dtype=torch.long) for k in module.state_dict() if UNTRACKED in k}
@@ -128,7 +128,7 @@ def published_nets(faithful=True):
     nets = {"generator": filled(generator, counted(weights, generator))}
     nets["discriminator"] = filled(discriminator, convert_discriminator(published("talklip_disc"))[0])
     filled(reader, counted(convert_expert(published("avhubert_base_s2s")), reader))
-    expert = LipExpert(Reader(reader, ExpertHParams(), tokenizer=(), about={"sha256": ""}), "cpu", faithful)
+    expert = LipExpert(TrainedLipReader(reader, ExpertHParams(), tokenizer=(), about={"sha256": ""}), "cpu", faithful)
     return nets, expert, hp
 
 
@@ -188,10 +188,10 @@ def test_a_faithful_step_is_the_published_one(stage, monkeypatch):
     gelu = nn.functional.gelu
     monkeypatch.setattr(nn.functional, "gelu", lambda x: gelu(x.float()).double() if x.shape[-1] == 3072 else gelu(x))
     others = torch.from_numpy(arrays[f"{name}/neg_idxs"])
-    monkeypatch.setattr(lip_expert, "counter_examples", lambda count: others)
+    monkeypatch.setattr(guidance, "counter_examples", lambda count: others)
     (nets, expert, hp), batch = published_nets(), published_batch()
     exactly = expert.show(batch["target"], batch)[0]
-    monkeypatch.setattr(lip_expert, "splice", pasted_in_colour)
+    monkeypatch.setattr(guidance, "splice", pasted_in_colour)
     assert difference(expert.show(batch["target"], batch)[0], exactly) < 1e-6
     hp = replace(hp, audio_from=0 if stage == "ft1" else 1)
     set_stage(nets["generator"], hp, 0)
@@ -235,4 +235,4 @@ def test_a_faithful_step_is_the_published_one(stage, monkeypatch):
     for key, value in after.items():
         worst[f"after {key}"] = meets(value, arrays, f"{name}/after/{key}")
     print(name, {key: f"{value:.1e}" for key, value in worst.items()})
-    assert max(worst.values()) < 1e-6
+    assert max(worst.values()) < IN_FLOAT64

@@ -9,6 +9,7 @@ import torch
 from small_experts import NARROW
 
 import checkpoint
+from data import audio_features
 from evaluation.figures import embedded, main, smooth, told
 from hparams import HParams
 from models import build_generator
@@ -55,20 +56,20 @@ def test_embeddings_of_two_words_are_drawn_and_told_apart(spoken_root, weights, 
 
 
 def test_the_frames_of_a_word_are_those_it_is_said_in(spoken_root, weights):
-    from clip import Clip
+    from media.clip import Clip
 
     generator, hp, _ = checkpoint.load_generator(weights["g"])
     clip = Clip(spoken_root / "clips" / "bob" / "one.safetensors")  # BIN 4 to 9, RED 9 to 14
     vectors, labels = embedded(generator, hp, [clip], ["BIN", "RED"])
     assert labels.tolist() == [0] * 5 + [1] * 5
-    heard, _ = clip.hear(np.arange(24), "global")
+    heard, _ = audio_features(clip, np.arange(24), "global")
     with torch.no_grad():
         speech = generator.listen(torch.from_numpy(heard)[None])[0]
     np.testing.assert_allclose(vectors, speech[4:14].numpy(), atol=1e-6)
 
 
 def test_a_strip_has_a_row_for_each_generator_and_the_filmed_mouth_below(spoken_root, weights, tmp_path):
-    from clip import Clip
+    from media.clip import Clip
 
     out = tmp_path / "strip.png"
     argv = ["strips", "--data_root", spoken_root, "--splits", "train", "--clip", "ann/one", "--first", "3"]

@@ -6,8 +6,8 @@ from dataclasses import FrozenInstanceError, asdict, fields, replace
 import pytest
 import torch
 
-from expert_hparams import ExpertHParams
-from hparams import PRESETS, HParams, InputError, add_flags, override, preset
+from errors import InputError
+from hparams import PRESETS, ExpertHParams, HParams, add_flags, override, preset
 from models import build_generator
 from models.talklip import Discriminator
 

@@ -28,9 +28,9 @@ from portraits import (
 )
 
 import inference
-import painter
-from audio import read_audio
-from video import bounce, probe, read_frames
+import renderer
+from media.sound import read_audio
+from media.video import bounce, probe, read_frames
 
 RATES = [15, Fraction(24_000, 1001), 25, Fraction(30_000, 1001), 50]
 
@@ -102,8 +102,10 @@ def test_a_video_gives_its_sound(tmp_path, swaying_clip, narrow_weights):
 def test_the_result_lasts_as_long_as_the_sound(tmp_path, narrow_weights, monkeypatch, fps, sound_s):
     face = make_video(tmp_path / "a.mp4", numbered(11, 96, 96), fps)
     sound = make_wav(tmp_path / "a.wav", buzz(sound_s))
-    heard, listen = [], painter.Sound.__call__
-    monkeypatch.setattr(painter.Sound, "__call__", lambda self, times: heard.extend(times) or listen(self, times))
+    heard, listen = [], renderer.SpeechTrack.__call__
+    monkeypatch.setattr(
+        renderer.SpeechTrack, "__call__", lambda self, times: heard.extend(times) or listen(self, times)
+    )
     report = run(face, sound, tmp_path / "out.mp4", narrow_weights, "--box", 4, 60, 4, 60)
     seconds, _ = track_lengths(tmp_path / "out.mp4")
     assert abs(seconds["video"] - sound_s) <= 1 / fps and abs(seconds["audio"] - sound_s) <= 0.001
@@ -147,8 +149,10 @@ def test_frames_without_a_face_pass_through_bit_by_bit(tmp_path, narrow_weights,
     frames[12:26] = np.random.default_rng(0).integers(0, 256, (160, 160, 3))
     face = make_video(tmp_path / "a.mp4", frames)
     sound = make_wav(tmp_path / "a.wav", buzz(2.0))  # 50 frames: the last 10 play backward
-    shown, heard, listen = written_frames(monkeypatch), [], painter.Sound.__call__
-    monkeypatch.setattr(painter.Sound, "__call__", lambda self, times: heard.extend(times) or listen(self, times))
+    shown, heard, listen = written_frames(monkeypatch), [], renderer.SpeechTrack.__call__
+    monkeypatch.setattr(
+        renderer.SpeechTrack, "__call__", lambda self, times: heard.extend(times) or listen(self, times)
+    )
     report = run(face, sound, tmp_path / "out.mp4", narrow_weights)
     assert report["passed_through"] == [[12, 25]] and report["frames"] == 50
     old = frames_of(face)

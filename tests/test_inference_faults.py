@@ -16,11 +16,11 @@ from conftest import buzz, make_video, make_wav
 from portraits import ROOT, command, head, moving_head, run
 
 import inference
-import painter
-from audio import read_audio
+import renderer
 from hparams import HParams
+from media.sound import read_audio
+from media.video import read_frames
 from models.talklip import Discriminator
-from video import read_frames
 
 BOX = ("--box", 50, 120, 50, 116)
 GREY = np.full((160, 160, 3), 128, np.uint8)
@@ -105,7 +105,7 @@ def test_static_needs_a_face_in_the_first_frame(place, refused):
 
 
 def test_a_place_that_cannot_be_written_to_is_told_before_the_work(place, refused, monkeypatch):
-    monkeypatch.setattr(painter, "load", None)  # none of these gets as far
+    monkeypatch.setattr(renderer, "load", None)  # none of these gets as far
     refused(outfile="none/out.mp4", words="does not exist or cannot be written to")
     refused(outfile="face.mp4/out.mp4", words="does not exist or cannot be written to")
     refused(outfile="out", words="is a folder")
@@ -213,7 +213,7 @@ def test_ctrl_c_leaves_nothing_behind(place, monkeypatch, capsys, part):
         assert any(name.endswith(".partial.mp4") for name in names(place / "out")), "it was being written"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(painter.Painter, part, stop)
+    monkeypatch.setattr(renderer.FaceRenderer, part, stop)
     words = command(place / "face.mp4", place / "voice.wav", place / "out" / "a.mp4", place / "w.safetensors", *BOX)
     assert inference.main(words) == 130
     assert names(place / "out") == []
@@ -221,7 +221,7 @@ def test_ctrl_c_leaves_nothing_behind(place, monkeypatch, capsys, part):
 
 
 def test_a_bug_keeps_its_traceback_and_leaves_nothing_behind(place, monkeypatch):
-    monkeypatch.setattr(painter.Painter, "put_back", lambda *_: 1 / 0)
+    monkeypatch.setattr(renderer.FaceRenderer, "put_back", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(place / "face.mp4", place / "voice.wav", place / "out" / "a.mp4", place / "w.safetensors", *BOX)
     assert names(place / "out") == []

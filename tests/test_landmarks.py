@@ -5,9 +5,9 @@ import pytest
 from drawn_faces import head_mesh
 from portraits import head
 
-import faces
-from detectors import BlazeFace
 from evaluation.landmarks import Mesher, compare, eye_distance, follows, lmd, movement, openings
+from faces import crop, landmarks, track
+from faces.detect import BlazeFace
 
 MARGIN = 1 / 6
 
@@ -18,7 +18,7 @@ def heads(openings):
 
 def crops_of(frame, box, count=1):
     """A crop with its surroundings, as a data root stores them, `count` times."""
-    return np.stack([faces.crop(frame, box, 128, 1 + 2 * MARGIN)] * count)
+    return np.stack([crop.crop(frame, box, 128, 1 + 2 * MARGIN)] * count)
 
 
 @pytest.fixture(scope="module")
@@ -29,17 +29,17 @@ def mesher():
 
 def found_in(frame):
     """The mesh and box of the largest face of a frame."""
-    tracker = faces.Tracker(BlazeFace())
+    tracker = track.Tracker(BlazeFace())
     tracker.add(frame)
     meshes = tracker.largest()[0].meshes
-    box = faces.face_boxes(meshes)[0]
-    return faces.to_crop(meshes[0], box), np.array(box, np.float32)
+    box = crop.face_boxes(meshes)[0]
+    return crop.to_crop(meshes[0], box), np.array(box, np.float32)
 
 
 def test_lmd_of_a_known_shift_of_the_lips_is_that_shift():
     real = heads([0.1, 0.1])
     fake = real.copy()
-    fake[:, faces.OUTER_LIPS] += [0.0, 0.028]  # half of the points go down by a twentieth of the eye distance, 0.56
+    fake[:, landmarks.OUTER_LIPS] += [0.0, 0.028]  # half of the points go down by a twentieth of the eye distance, 0.56
     assert lmd(real, real).tolist() == [0.0, 0.0]
     assert lmd(fake, real).tolist() == pytest.approx([2.5, 2.5], abs=1e-4)  # around the middle: half of it, all points
 
@@ -89,9 +89,9 @@ def test_lmd_hardly_changes_with_the_place_and_scale_of_the_picture(mesher):
     for px, x, y in ((320, 0, 0), (320, 23, -11), (500, 0, 0)):
         frame = head(px, x, y)
         mesh, box = found_in(frame)
-        opened = faces.crop(frame, box, 128, 1 + 2 * MARGIN)
+        opened = crop.crop(frame, box, 128, 1 + 2 * MARGIN)
         closed = opened.copy()
-        lips = np.round((mesh[faces.OUTER_LIPS] + MARGIN) / (1 + 2 * MARGIN) * 128).astype(int)
+        lips = np.round((mesh[landmarks.OUTER_LIPS] + MARGIN) / (1 + 2 * MARGIN) * 128).astype(int)
         (x1, y1), (x2, y2) = lips.min(0), lips.max(0)
         closed[y1:y2, x1:x2] = opened[y1 - (y2 - y1) : y1, x1:x2]  # skin over the lips
         both = [mesher(p[None], mesh[None], box[None], MARGIN) for p in (closed, opened)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from losses import adversarial_loss, ctc_loss, lips_loss, mouth_loss, pixel_loss, reading_loss, unit_loss
+from losses import adversarial_loss, cluster_loss, ctc_loss, lips_loss, mouth_loss, pixel_loss, reading_loss
 
 torch.set_num_threads(1)
 
@@ -103,7 +103,7 @@ def test_unit_loss_is_the_cross_entropy_of_frames_by_their_weight():
         ([1.0, 0.5, 0.5, 9], (-log(0.5) - (log(0.7) + log(0.3)) / 2) / 2),  # the last frame has no unit
         ([0.0, 0, 0, 1], 0.0),
     ):
-        assert unit_loss(scores, units, torch.tensor([weights])).item() == pytest.approx(wanted, rel=1e-5)
+        assert cluster_loss(scores, units, torch.tensor([weights])).item() == pytest.approx(wanted, rel=1e-5)
 
 
 def test_reading_loss_is_the_cross_entropy_of_the_text():
@@ -149,7 +149,7 @@ def test_ctc_loss_is_the_mean_of_its_clips_and_takes_another_blank():
 def test_gradients_come_from_what_counts_and_from_nothing_else(loss):
     logits, tokens = torch.randn(1, 4, 3, requires_grad=True), torch.tensor([[2, 2, 1, 1]])
     {
-        "unit": lambda: unit_loss(logits, tokens, torch.tensor([[1.0, 1, 0, 0]])),
+        "unit": lambda: cluster_loss(logits, tokens, torch.tensor([[1.0, 1, 0, 0]])),
         "reading": lambda: reading_loss(logits, tokens, pad=1, smoothing=0.1),
         "ctc": lambda: ctc_loss(logits, tokens, torch.tensor([2]), torch.tensor([1])),
     }[loss]().backward()

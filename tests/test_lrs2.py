@@ -5,16 +5,16 @@ import json
 import fairseq_files
 import pytest
 import torch
-from footage_clips import write_clip, write_lists
+from corpus_clips import write_clip, write_lists
 from portraits import moving_head
 from published_files import published_discriminator, published_talklip, wrapped
 
 import checkpoint
 import preprocess
 import train
-from clip import Clip
 from data import Clips
 from hparams import HParams
+from media.clip import Clip
 
 torch.set_num_threads(1)
 IDS = {"train": ["6330311066473698535/00011", "6330311066473698535/00014"], "val": ["5535415699068794046/00001"]}

@@ -12,7 +12,7 @@ from hparams import HParams, preset
 from models import build_generator
 from models.avhubert import AVHubert, ClusterHead, shuffle_spans, spans
 from models.layers import narrow
-from models.reader import WordClassifier
+from models.lip_reader import WordClassifier
 from models.talklip import (
     DECODER,
     DISCRIMINATOR,

@@ -5,10 +5,23 @@ import pytest
 import torch
 from drawn_faces import head_mesh
 
-import mouth
-from faces import crop
-from hparams import InputError
-from mouth import GREY, LIPS, MEAN_FACE, ROI_PX, STABLE, WINDOW_PX, aligned, cut, inner, lrs2, similarity, smoothed
+from errors import InputError
+from faces import mouth
+from faces.crop import crop
+from faces.mouth import (
+    GREY,
+    LIPS,
+    MEAN_FACE,
+    ROI_PX,
+    STABLE,
+    WINDOW_PX,
+    aligned,
+    cut,
+    inner,
+    lrs2,
+    similarity,
+    smoothed,
+)
 
 torch.set_num_threads(1)
 RNG = np.random.default_rng(0)

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import nn
 
 import objectives
-from expert_hparams import ExpertHParams
-from hparams import InputError
+from errors import InputError
+from hparams import ExpertHParams
 from models import build_reader
-from objectives import MaskedUnits, Naming, Transcription, loss_weights
-from text import END, PAD
+from models.decoder import END, PAD
+from objectives import MaskedPrediction, Naming, Transcription, loss_weights
 
 torch.set_num_threads(1)
 SIZES = {"layers": 1, "dim": 32, "ffn": 64, "heads": 2, "decoder_layers": 1, "decoder_ffn": 64, "decoder_heads": 2}
@@ -63,7 +63,7 @@ def masked(monkeypatch):
 def pretraining(**knobs):
     torch.manual_seed(0)
     hp = hparams(**knobs)
-    return MaskedUnits(build_reader(hp, 8), hp)
+    return MaskedPrediction(build_reader(hp, 8), hp)
 
 
 def loss_of(net, batch):

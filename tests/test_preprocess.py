@@ -11,14 +11,15 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from footage_clips import BAD, LISTS, portrait, write_clip, write_corpus, write_lists
+from corpus_clips import BAD, LISTS, portrait, write_clip, write_corpus, write_lists
 
-import pool
 import preprocess
-from clip import SUFFIX, Clip
+import workers as workers_module
+from corpora.extract import Extractor
 from data import Clips
-from footage import Recorder
-from hparams import HParams, InputError
+from errors import InputError
+from hparams import HParams
+from media.clip import SUFFIX, Clip
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = ROOT / "weights" / "words_compact.safetensors"
@@ -26,7 +27,9 @@ WEIGHTS = ROOT / "weights" / "words_compact.safetensors"
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    monkeypatch.setattr(pool, "local", lambda make, items, workers: (job(item) for job in [make()] for item in items))
+    monkeypatch.setattr(
+        workers_module, "local", lambda make, items, workers: (job(item) for job in [make()] for item in items)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +188,7 @@ def test_lists_of_the_users_own_are_not_overwritten(corpus, tmp_path, capsys):
 
 
 def test_a_clip_that_ends_its_process_is_left_alone_the_third_time(corpus, tmp_path, in_this_process, monkeypatch):
-    work = Recorder.__call__
+    work = Extractor.__call__
 
     def dies(self, source):
         if source.name == "ann/two":
@@ -193,7 +196,7 @@ def test_a_clip_that_ends_its_process_is_left_alone_the_third_time(corpus, tmp_p
             raise InputError("a worker process died")
         return work(self, source)
 
-    monkeypatch.setattr(Recorder, "__call__", dies)
+    monkeypatch.setattr(Extractor, "__call__", dies)
     for _ in range(2):
         assert preprocess.main(flags(corpus, tmp_path)) == 1
     assert run(corpus, tmp_path)["skipped"] == 6
@@ -204,7 +207,7 @@ def test_a_full_disk_is_told_in_one_line(corpus, tmp_path, in_this_process, monk
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("footage.write_clip", full)
+    monkeypatch.setattr("corpora.extract.write_clip", full)
     assert "cannot be written: No space left on device" in refused(capsys, corpus, tmp_path, "--max_skipped=1")
 
 

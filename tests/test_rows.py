@@ -5,8 +5,8 @@ import pytest
 import torch
 from portraits import WEIGHTS, export_narrow
 
-from evaluation.lips import mouths
-from evaluation.rows import COPIED, OTHER_LIPS, TRUTH, Corpus, Drawer, distant, honest_rows, with_lips_of
+from evaluation.rows import COPIED, OTHER_LIPS, TRUTH, Corpus, Drawer, baseline_rows, distant, with_lips_of
+from evaluation.wer import mouths
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def test_the_identity_is_the_frame_most_distant_in_time():
 
 def test_the_copied_row_shows_no_frame_at_its_own_time(pair):
     real, other = pair
-    rows = honest_rows(real, other)
+    rows = baseline_rows(real, other)
     assert list(rows) == [TRUTH, COPIED, OTHER_LIPS]
     assert (rows[COPIED][0] == real.crops[-1]).all() and (rows[COPIED][-1] == real.crops[0]).all()
     assert all(len(crops) == len(real.crops) for crops in rows.values())

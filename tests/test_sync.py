@@ -10,12 +10,12 @@ from mirror import FRAME, Mirror, flicker
 from published_files import refused
 
 import checkpoint
-import sync
-from expert_hparams import ExpertHParams
-from hparams import InputError, preset
+from errors import InputError
+from experts import sync
+from experts.lip_reader import load_reader
+from experts.sync import Compact, Published, levelled, load_sync, score
+from hparams import ExpertHParams, preset
 from models import build_reader
-from reading import load_reader
-from sync import Compact, Published, levelled, load_sync, score
 
 torch.set_num_threads(1)
 HP = replace(preset("compact_sync", ExpertHParams), width=1 / 16, dim=16)

@@ -11,10 +11,10 @@ from test_models import sizes_in, sizes_of
 from torch import nn
 
 import checkpoint
+from experts.sync import Published, load_sync
 from models.layers import narrow
+from models.published.experts import convert_syncnet
 from models.syncnet import LIPS, MEL, MOUTH, SOUND, CompactSync, SyncNet, distances
-from published_experts import convert_syncnet
-from sync import Published, load_sync
 
 torch.set_num_threads(1)
 BGR = [2, 1, 0]
@@ -118,7 +118,7 @@ def test_distances_are_the_published_ones():
 def test_a_published_file_is_told_by_its_content(monkeypatch, tmp_path, zipped):
     state = narrow_syncnet()
     small = {"lips": narrow(LIPS, 1 / 32), "sound": narrow(SOUND, 1 / 32)}
-    monkeypatch.setattr("sync.SyncNet", lambda: SyncNet(**small))
+    monkeypatch.setattr("experts.sync.SyncNet", lambda: SyncNet(**small))
     path = tmp_path / "any name.pth"
     norms = [name.removesuffix("running_mean") for name in state if name.endswith("running_mean")]
     counts = {f"{norm}num_batches_tracked": torch.tensor(7) for norm in norms}

@@ -13,9 +13,9 @@ from small_experts import EXPERT, GUIDED, expert, reader, write_expert
 import checkpoint
 import train
 import update
-from data import Clips
-from hparams import PRESETS, HParams, InputError, preset
-from lessons import Lessons
+from data import Clips, GuidedClips
+from errors import InputError
+from hparams import PRESETS, HParams, preset
 from progress import Progress
 from run import Run
 from schedule import loss_weights, set_stage, stage_plan
@@ -40,7 +40,7 @@ def go(root, folder, stop, hp=GUIDED, path=None):
     if path:
         run.resume(path, checkpoint.load(path))
     clips, late = Clips(root, "train", hp), hp.paced(hp.lip_from)
-    later, valid = (Lessons(root, split, late, run.expert.tokenizer, "aligned", 100) for split in ("train", "val"))
+    later, valid = (GuidedClips(root, split, late, run.expert.tokenizer, "aligned", 100) for split in ("train", "val"))
     train.train(run, clips, valid, folder, workers=0, stop=stop, later=later)
     return run
 
@@ -172,9 +172,9 @@ def test_gathered_gradients_are_those_of_the_joined_batch(spoken_root, lip_sum):
     }
     hp = replace(GUIDED, **still, lip_from=0, lip_sum=lip_sum, contrastive_weight=0.0)
     tokenizer, found = reader(spoken_root).tokenizer, []
-    clips = [Lessons(spoken_root, "train", replace(hp, windows=n), tokenizer, "aligned", 100)[n] for n in (1, 2)]
+    clips = [GuidedClips(spoken_root, "train", replace(hp, windows=n), tokenizer, "aligned", 100)[n] for n in (1, 2)]
     for batches in ([clips], [clips[:1], clips[1:]]):
-        batches = [train.collate(samples, hp.window) for samples in batches]
+        batches = [train.collate_windows(samples, hp.window) for samples in batches]
         run = Run(hp, CPU, expert(spoken_root))
         for net in (*run.nets.values(), run.expert.net):
             net.double()

@@ -12,9 +12,8 @@ import torch
 import checkpoint
 import train
 import update
-from data import Clips
+from data import Clips, collate_windows
 from hparams import HParams, preset
-from lessons import collate
 from losses import adversarial_loss, mouth_loss, pixel_loss
 from run import open_log
 from train import Run, learning_rate, loss_weights, set_stage, stage_plan, train_step
@@ -51,7 +50,7 @@ def flat(state, prefix=""):
 
 def batch_of(data_root, hp, draws=(0, 1)):
     clips = Clips(data_root, "train", hp)
-    return collate([clips[draw] for draw in draws], hp.window)
+    return collate_windows([clips[draw] for draw in draws], hp.window)
 
 
 # Schedules

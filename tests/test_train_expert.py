@@ -17,13 +17,13 @@ from test_train import flat
 import checkpoint
 import train
 import train_expert
-from evaluation import reader_speed
-from expert_hparams import ExpertHParams
-from reading import load_reader, read
-from sync import load_sync
-from text import train_tokenizer
-from units import units_of
-from utterances import Utterances
+from evaluation.benchmarks import lip_reader
+from experts.clusters import cluster_targets
+from experts.data import Utterances
+from experts.lip_reader import load_reader, read
+from experts.sync import load_sync
+from experts.tokenizer import train_tokenizer
+from hparams import ExpertHParams
 
 torch.set_num_threads(1)
 FLAGS = [f"--{name}={value}" for name, value in asdict(HP).items() if value != getattr(ExpertHParams(), name)]
@@ -113,7 +113,7 @@ def test_a_second_iteration_predicts_clusters_of_the_firsts_features(spoken_root
     assert command("pretrain", "second", *FLAGS, "--stop=1", "--teacher", teacher, "--depth=1") == 0
     hp = checkpoint.knobs(teacher, checkpoint.load(tmp_path / "second" / "last.pt")["hparams"], ExpertHParams)
     splits = [Utterances(spoken_root, split, hp) for split in ("train", "val")]
-    wanted = units_of(splits, hp, tmp_path / "wanted.npz", load_reader(teacher, whole=False))
+    wanted = cluster_targets(splits, hp, tmp_path / "wanted.npz", load_reader(teacher, whole=False))
     with np.load(tmp_path / "second" / "units.npz") as second, np.load(tmp_path / "first" / "units.npz") as first:
         assert all(np.array_equal(second[name], wanted[name]) for name in wanted)
         assert not all(np.array_equal(second[name], first[name]) for name in wanted)
@@ -281,13 +281,13 @@ def test_garbage_in_the_log_is_dropped(command, tmp_path):
 
 @pytest.mark.parametrize("flag", ["clips", "rounds"])
 def test_the_speed_of_nothing_is_not_measured(capsys, flag):
-    assert reader_speed.main([f"--{flag}=0"]) == 1
+    assert lip_reader.main([f"--{flag}=0"]) == 1
     assert f"--{flag} 0 must be at least 1" in capsys.readouterr().err
 
 
 def test_the_speed_of_beam_search_is_not_that_of_a_word_classifier(capsys):
     with pytest.raises(SystemExit) as stopped:
-        reader_speed.main(["--preset=compact_words"])
+        lip_reader.main(["--preset=compact_words"])
     assert stopped.value.code == 2 and "invalid choice" in capsys.readouterr().err
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from hparams import InputError
-from transcripts import read_transcript
+from corpora.transcripts import read_transcript
+from errors import InputError
 
 LRS = """Text:  BIN BLUE AT F TWO NOW
 Conf:  4

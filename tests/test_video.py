@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from conftest import buzz, make_video, make_wav, number_of, numbered
 
-import video
-from audio import read_audio
-from frame import CHROMA_STEPS, from_rgb, planes
-from hparams import InputError
-from video import Writer, bounce, frames_at, probe, read_frames, timeline
+from errors import InputError
+from media import video
+from media.frame import CHROMA_STEPS, from_rgb, planes
+from media.sound import read_audio
+from media.video import bounce, frames_at, probe, read_frames, timeline
+from media.writer import Writer
 
 RATES = [15, Fraction(24_000, 1001), 25, Fraction(30_000, 1001), 30, 50, 60]
 

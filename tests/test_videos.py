@@ -7,9 +7,9 @@ import pytest
 from conftest import make_video, numbered
 from judged import film
 
+from errors import InputError
 from evaluation.rows import Corpus
 from evaluation.videos import crops_of, framed, frames_of, matched, other_size, unlike
-from hparams import InputError
 
 
 def touch(folder, *names):

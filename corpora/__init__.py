@@ -1,0 +1,1 @@
+"""Raw corpora: their layouts, and the data root that is made of one."""

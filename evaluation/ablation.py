@@ -1,0 +1,193 @@
+"""Trains the six rows of TalkLip's table in compact size, for equal steps and seeds, and has them judged side by side.
+
+python -m evaluation.ablation --data_root data/grid --corpus grid --runs runs/ablation
+
+Rows that are the same until the expert joins share the steps before it: those are trained once, and each row goes on
+from there, bit for bit as if it had been trained alone on as many threads. The same command goes on where it stopped.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, fields, replace
+from itertools import product
+from pathlib import Path
+
+from errors import InputError, exit_code
+from hparams import HParams, add_flags, preset
+from workers import processors
+
+ROOT = Path(__file__).resolve().parents[1]
+ROWS = ("base_wo_lip_gan", "base_wo_lip", "talklip_l", "talklip_l_c", "talklip_g", "talklip_g_c")
+OF_THE_EXPERT = {"lip_weight", "contrastive_weight"}  # nothing before `lip_from` depends on these
+KEPT = ("last.pt", "best.pt", "metrics.jsonl")  # of a trunk, by a row that goes on from it
+
+
+def given(args):
+    """The knobs that were given on the command line."""
+    return {f.name: getattr(args, f.name) for f in fields(HParams) if hasattr(args, f.name)}
+
+
+def trunks(rows, knobs):
+    """{row: the first row that has the same steps before the expert joins}, for compact rows with other `knobs`."""
+
+    def shared(row):
+        hp = replace(preset(f"compact_{row}"), **knobs)
+        later = OF_THE_EXPERT | ({"adv_weight"} if hp.adv_from >= hp.lip_from else set())
+        return {name: value for name, value in asdict(hp).items() if name not in later}
+
+    return {row: next(other for other in rows if shared(other) == shared(row)) for row in rows}
+
+
+def call(args, command):
+    """Runs a script of ours to its end, on its share of the cores. Raises InputError with its name if it fails."""
+    share = max(processors() // args.jobs, 1)
+    environment = {"OMP_NUM_THREADS": str(share)} | os.environ
+    if code := subprocess.run([sys.executable, *command], cwd=ROOT, env=environment).returncode:
+        raise InputError(f"{command[0]} ended with {code}, see above; the same command goes on from there")
+
+
+def at_once(jobs, do, *items):
+    """Has `do` done with every item, so many at once. After a failure, or Ctrl-C, no other begins."""
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        list(pool.map(do, *items))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def train(args, name, row, *more):
+    """Trains `row` under `name`, or goes on with it."""
+    flags = [f"--{knob}={value}" for knob, value in given(args).items() if not isinstance(value, bool)]
+    flags += [f"--{'' if value else 'no-'}{knob}" for knob, value in given(args).items() if isinstance(value, bool)]
+    where = ["--data_root", args.data_root, "--runs", args.runs, "--name", name, "--workers", args.workers, *more]
+    where += ["--expert", args.expert] if args.expert else []
+    call(args, ["train.py", "--preset", f"compact_{row}", *map(str, where), *flags, *device(args)])
+
+
+def device(args):
+    """The flag that chooses where networks compute, if it was given."""
+    return ["--device", args.device] if args.device else []
+
+
+def begin(folder, trunk):
+    """Has the row in `folder` go on from where `trunk` is, unless it has begun."""
+    if (folder / "last.pt").is_file():
+        return
+    for name in reversed(KEPT):  # last.pt comes last: with it, the row has begun
+        if (trunk / name).is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(trunk / name, folder / f"{name}.partial")
+            os.replace(folder / f"{name}.partial", folder / name)
+
+
+def grow(args):
+    """Trains every row: first what rows share, then each of them; returns {row: its exported weights}."""
+    knobs = given(args)
+    begun = trunks(args.rows, knobs)
+    joins = replace(preset("compact_talklip_g"), **knobs).lip_from
+    at_once(args.jobs, lambda row: train(args, f"trunk_{row}", row, "--stop", joins), dict.fromkeys(begun.values()))
+    for row, trunk in begun.items():
+        begin(args.runs / row, args.runs / f"trunk_{trunk}")
+    weights = {row: args.out / f"{row}.safetensors" for row in args.rows}
+    at_once(args.jobs, lambda row: train(args, row, row, "--export", weights[row]), args.rows)
+    return weights
+
+
+def remember(args):
+    """Notes the knobs of these runs beside them; raises InputError if they were begun with others."""
+    expert = {"expert": str(args.expert)} if args.expert else {}
+    note, knobs = args.runs / "knobs.json", {"data_root": str(args.data_root), **expert, **given(args)}
+    args.runs.mkdir(parents=True, exist_ok=True)
+    before = json.loads(note.read_text()) if note.is_file() else knobs
+    if other := sorted(name for name in before | knobs if before.get(name) != knobs.get(name)):
+        was = ", ".join(f"{name} {before.get(name, 'not given')}" for name in other)
+        raise InputError(f"{args.runs} was begun with {was}: say the same, or give another --runs")
+    note.write_text(json.dumps(knobs))
+
+
+def filmed(args):
+    """The videos that are to be redrawn, {clip: path}; raises InputError for a list or a video that is not there."""
+    from data import Clips  # torch is slow, and --help answers at once
+    from evaluation.videos import matched
+
+    lists = args.splits or [name for name in ("test", "test_unseen") if (args.data_root / f"{name}.txt").is_file()]
+    clips = [clip for split in lists for clip in Clips(args.data_root, split, HParams()).names]
+    found, _, _ = matched(args.corpus, clips)
+    if missing := [clip for clip in clips if clip not in found]:
+        raise InputError(f"{args.corpus}: no video of {missing[0]}. --corpus is what preprocess.py was given")
+    return lists, found
+
+
+def drawn_with(report):
+    """The SHA-256 of the weights that drew a video, by its report, JSON; None without one."""
+    return json.loads(report.read_text())["model"]["sha256"] if report.is_file() else None
+
+
+def draw(args, weights, videos):
+    """Has inference.py redraw videos, {clip: path}, with every row; returns the folders of what it has drawn."""
+    from checkpoint import sha256
+
+    known = {row: sha256(path) for row, path in weights.items()}
+
+    def redraw(row, clip):
+        path = args.out / "videos" / row / f"{clip}.mp4"
+        if drawn_with(path.with_suffix(".json")) != known[row]:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            of = ["--face", videos[clip], "--audio", videos[clip], "--outfile", path, "--checkpoint_path", weights[row]]
+            call(args, ["inference.py", *map(str, of), "--quiet", *device(args)])
+
+    at_once(args.jobs, lambda each: redraw(*each), product(weights, videos))
+    return [args.out / "videos" / row for row in weights]
+
+
+def work(args):
+    """Trains, draws and judges."""
+    if args.jobs < 1:
+        raise InputError(f"--jobs {args.jobs} must be at least 1")
+    if given(args).get("patience"):
+        raise InputError("--patience: rows would leave their stages at different steps; say when, such as --lip_from")
+    if "seed" not in given(args):
+        args.seed = 0
+    for name in ("data_root", "corpus", "runs", "out", "expert"):  # scripts are called from the checkout's folder
+        if path := getattr(args, name):
+            setattr(args, name, path.resolve())
+    lists, videos = filmed(args) if args.corpus else ([], {})
+    remember(args)
+    weights = grow(args)
+    if videos:
+        folders = [str(folder) for folder in draw(args, weights, videos)]
+        judge = ["-m", "evaluation.evaluate", "--real", str(args.data_root), "--split", *lists, *device(args)]
+        call(args, [*judge, "--compare", *folders, "--out", str(args.out / "table")])
+
+
+def main(argv=None):
+    """Parses the flags and trains the rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_root", required=True, type=Path, help="made by preprocess.py")
+    parser.add_argument("--corpus", type=Path, help="what it was made of: the rows redraw its videos, and are judged")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, help="(default: all)")
+    parser.add_argument(
+        "--splits", nargs="+", help="lists of the data root (default: test and, if it is there, test_unseen)"
+    )
+    parser.add_argument(
+        "--runs", default=Path("runs/ablation"), type=Path, help="folder of runs (default: %(default)s)"
+    )
+    parser.add_argument("--out", default=Path("results/ablation"), type=Path, help="folder (default: %(default)s)")
+    parser.add_argument("--jobs", default=1, type=int, help="rows, then clips, at work at once (default: %(default)s)")
+    parser.add_argument("--workers", default=1, type=int, help="readers of clips, for each row (default: %(default)s)")
+    parser.add_argument("--expert", type=Path, help="lip-reading expert (default: the one in weights/)")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
+    add_flags(parser)
+    args = parser.parse_args(argv)
+    if hasattr(args, "preset"):
+        parser.error("--preset: every row has its own")
+    return exit_code(parser.prog, lambda: work(args), if_stopped="stopped; the same command goes on")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

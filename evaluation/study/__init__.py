@@ -1,0 +1,1 @@
+"""A study with people: its page, its answers, its scores."""

@@ -1,0 +1,1 @@
+"""Lip readers and sync models at work, and their training data."""

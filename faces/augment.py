@@ -1,0 +1,95 @@
+"""Augmentation of faces and mouths."""
+
+import cv2
+import numpy as np
+import torch
+
+
+class Augmentation:
+    """One random way to film: flip, colour and gamma, a small affine, blur and compression, each with `chance`."""
+
+    def __init__(self, chance, rng):
+        def often():
+            return chance > 0 and rng.random() < chance
+
+        self.rng, self.flip = rng, often()
+        self.affine, self.curves, self.sigma, self.quality = None, None, 0.0, 0
+        if often():
+            self.affine = rng.uniform(-1, 1, 6)
+        if often():
+            self.curves = self._curves()
+        if often():
+            self.sigma = rng.uniform(0.3, 1.2)
+        if often():
+            self.quality = int(rng.integers(30, 90))
+        self.jittered = chance > 0
+        self.paints = bool(self.curves is not None or self.sigma or self.quality)
+
+    def matrix(self, px, scale, border, jitter=False):
+        """The 2x3 matrix from a stored crop to a face of `px`. jitter: a little more of its own, for the identity."""
+        sx = sy = scale
+        turn = shear = dx = dy = 0.0
+        if self.affine is not None:
+            turn, shear, a, b, c, d = self.affine * [0.17, 0.08, 0.12, 0.12, 0.05, 0.05]
+            sx, sy, dx, dy = scale * np.exp(a), scale * np.exp(b), c * px, d * px
+        if jitter and self.jittered:
+            a, dx2, dy2 = self.rng.uniform(-1, 1, 3) * [0.03, 0.02, 0.02]
+            sx, sy, dx, dy = sx * np.exp(a), sy * np.exp(a), dx + dx2 * px, dy + dy2 * px
+        cos, sin = np.cos(turn), np.sin(turn)
+        linear = np.array([[cos, -sin], [sin, cos]]) @ np.array([[sx, shear * sx], [0, sy]])
+        middle_in, middle_out = (px / scale) / 2 + border - 0.5, px / 2 - 0.5
+        return np.column_stack([linear, [middle_out + dx, middle_out + dy] - linear @ [middle_in, middle_in]])
+
+    def _curves(self):
+        """A 3x256 table of output values and a saturation: gain and gamma per channel, brightness, in common or not."""
+        rng = self.rng
+        gain = rng.uniform(0.75, 1.25) * rng.uniform(0.85, 1.15, 3)
+        gamma = np.exp(rng.uniform(-0.5, 0.5) + rng.uniform(-0.1, 0.1, 3))
+        values = np.linspace(0, 1, 256)[None]
+        table = gain[:, None] * values ** gamma[:, None] + rng.uniform(-0.1, 0.1)
+        return (np.clip(table, 0, 1) * 255).astype(np.uint8), rng.uniform(0.2, 1.4)
+
+    def paint(self, rgb):
+        """Applies everything but the geometry to an (H, W, 3) uint8 picture."""
+        if self.curves is not None:
+            table, saturation = self.curves
+            rgb = cv2.LUT(rgb, np.ascontiguousarray(table.T[:, None]).reshape(1, 256, 3))
+            gray = cv2.cvtColor(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+            rgb = cv2.addWeighted(rgb, saturation, gray, 1 - saturation, 0)
+        if self.sigma:
+            rgb = cv2.GaussianBlur(rgb, (5, 5), self.sigma)
+        if self.quality:
+            rgb = cv2.imdecode(cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, self.quality])[1], cv2.IMREAD_COLOR)
+        return rgb
+
+
+def match_lighting(windows, clip, frames, look):
+    """Mouth windows, (L, H, W) uint8 grey, in the light of `look`: so that they go with what is drawn in that light.
+
+    The light is found on the crops of a few of the drawn `frames`, as a curve of grey levels; sharpness stays.
+    """
+    if not look.paints:
+        return windows
+    crops = [clip.picture(i) for i in frames[:: max(len(frames) // 3, 1)]]
+    before, after = (
+        np.concatenate([cv2.cvtColor(np.ascontiguousarray(crop), cv2.COLOR_RGB2GRAY).ravel()[::5] for crop in each])
+        for each in (crops, [look.paint(crop) for crop in crops])
+    )
+    curve = np.polyval(np.polyfit(before / 255.0, after, 2), np.arange(256) / 255.0)
+    return cv2.LUT(windows.reshape(-1, 1), curve.clip(0, 255).round().astype(np.uint8)).reshape(windows.shape)
+
+
+def augment_roi(roi, rng):
+    """A mouth in another light and sharpness, a span of its frames blank. roi: (T, 1, H, W). Returns the same shape."""
+    gain, lift, gamma = rng.uniform(0.7, 1.3), rng.uniform(-0.1, 0.1), np.exp(rng.uniform(-0.3, 0.3))
+    roi = (roi.clamp(min=0) ** gamma * gain + lift).clamp(0, 1)
+    if rng.random() < 0.3:
+        sigma = rng.uniform(0.4, 1.2)
+        roi = torch.from_numpy(np.stack([cv2.GaussianBlur(picture, (5, 5), sigma) for picture in roi[:, 0].numpy()]))[
+            :, None
+        ]
+    if rng.random() < 0.5 and len(roi) >= 25:
+        span = int(rng.integers(1, 6))
+        start = int(rng.integers(0, max(len(roi) - span, 1)))
+        roi[start : start + span] = roi.mean()
+    return roi

@@ -1,0 +1,83 @@
+"""Face boxes, and the crops that are cut out by them."""
+
+import cv2
+import numpy as np
+
+from faces.landmarks import CHIN, MID_FOREHEAD, NOSE_BASE
+
+EDGES_S, JAW_S = 0.08, 1.0  # s over which a box's edges, and the jaw's share of it, are averaged
+
+
+def face_boxes(meshes, smooth=True, fps=25):
+    """The boxes that the generators were trained on: mid-forehead to chin, ear to ear.
+
+    meshes: {frame number: (468, 2) px} of one track, `fps` a second.
+    Returns {frame number: (x1, y1, x2, y2) float px}. Runs of frames without a gap are smoothed over time.
+    Differs: the lower edge does not follow the jaw. It lies where the chin is on average over the seconds around,
+    seen from forehead and nose: a box that opens with the mouth would tell the generator what the sound should.
+    """
+    boxes, run = {}, []
+    for frame in sorted(meshes):
+        if run and frame != run[-1] + 1:
+            boxes |= _run_boxes(run, meshes, smooth, float(fps))
+            run = []
+        run.append(frame)
+    return boxes | _run_boxes(run, meshes, smooth, float(fps)) if run else {}
+
+
+def _run_boxes(run, meshes, smooth, fps):
+    """Boxes of consecutive frames. The jaw's share is always averaged, or the mouth would show in the box."""
+    rows = []
+    for mesh in map(meshes.get, run):  # one by one: the meshes of a long video are too many to copy
+        brow, nose, chin = mesh[[MID_FOREHEAD, NOSE_BASE, CHIN], 1]
+        rows.append((mesh[:, 0].min(), brow, mesh[:, 0].max(), nose - brow, (chin - brow) / max(nose - brow, 1)))
+    edges, share = np.split(np.array(rows, np.float64), [4], axis=1)
+    edges, share = _blur(edges, EDGES_S * fps) if smooth else edges, _blur(share, JAW_S * fps)
+    x1, y1, x2, upper = edges.T
+    return dict(zip(run, np.stack([x1, y1, x2, y1 + 1.04 * share[:, 0] * upper], axis=1), strict=True))
+
+
+def _blur(values, sigma):
+    """Gaussian mean over time of (L, D) values; the ends are mirrored."""
+    from scipy.ndimage import gaussian_filter1d
+
+    return gaussian_filter1d(values, sigma, axis=0, mode="reflect", truncate=2.5)
+
+
+def crop_matrix(box, px, margin=1.0):
+    """The 2x3 matrix from picture to crop coordinates, as cv2.resize would sample the box.
+
+    box: (x1, y1, x2, y2) px. px: side of the crop. margin: how much larger than the box the crop's view is.
+    """
+    x1, y1, x2, y2 = box
+    sx, sy = px / margin / (x2 - x1), px / margin / (y2 - y1)
+    cx, cy = (x1 + x2) / 2 - 0.5, (y1 + y2) / 2 - 0.5  # pixel centres are whole numbers
+    return np.array([[sx, 0, px / 2 - 0.5 - sx * cx], [0, sy, px / 2 - 0.5 - sy * cy]])
+
+
+def crop(rgb, box, px, margin=1.0):
+    """Cuts a face out. rgb: (H, W, 3) uint8; returns (px, px, 3) uint8. What lies outside the picture is its edge."""
+    return view(rgb, crop_matrix(box, px, margin), px)
+
+
+def view(picture, matrix, px):
+    """A square view of a picture: (H, W, ...) uint8 -> (px, px, ...) uint8. What lies outside the picture is its edge.
+
+    matrix: (2, 3) from picture to view coordinates; pixel centres are whole numbers.
+    """
+    shrink = int(1 / np.linalg.norm(matrix[:, :2], ord=2))  # the axis that shrinks least decides
+    if shrink >= 2:  # a large face: average before sampling, or the view flickers with aliasing
+        corners = np.array([[-2, px + 2, -2, px + 2], [-2, -2, px + 2, px + 2], [1, 1, 1, 1]])
+        places = cv2.invertAffineTransform(matrix) @ corners
+        (x0, y0), (x1, y1) = places.min(1).astype(int), places.max(1).astype(int)
+        x0, y0 = min(max(x0, 0), picture.shape[1] - 1), min(max(y0, 0), picture.shape[0] - 1)
+        part = picture[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
+        picture = cv2.blur(part, (shrink, shrink), borderType=cv2.BORDER_REPLICATE)
+        matrix = np.column_stack([matrix[:, :2], matrix[:, 2] + matrix[:, :2] @ [x0, y0]])
+    return cv2.warpAffine(picture, matrix, (px, px), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def to_crop(mesh, box):
+    """Mesh points relative to a box: (468, 2) px -> (468, 2) with the box as [0, 1] x [0, 1]."""
+    box = np.asarray(box)
+    return ((mesh - box[:2]) / (box[2:] - box[:2])).astype(np.float32)

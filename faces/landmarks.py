@@ -1,0 +1,38 @@
+"""Points of the 468-point face mesh, and measures of a face."""
+
+import numpy as np
+
+# Points of the mesh, by their place in MediaPipe's canonical face.
+FOREHEAD, MID_FOREHEAD, NOSE_TIP, NOSE_BASE, CHIN = 10, 151, 1, 2, 152
+RIGHT_EYE, LEFT_EYE = 33, 263  # outer corners; right and left of the person
+RIGHT_EAR, LEFT_EAR = 234, 454
+MOUTH_CORNERS, MIDDLE_LIPS = (61, 291), (13, 14)
+# fmt: off
+OUTER_LIPS = [61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185]
+INNER_LIPS = [78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 415, 310, 311, 312, 13, 82, 81, 80, 191]
+# fmt: on
+LIP_POINTS = OUTER_LIPS + INNER_LIPS
+LIP_NUMBERS, LIP_SCALE = 2 * len(LIP_POINTS), 100.0  # lips move by about a hundredth of the face box
+
+
+def mouth_region(mesh, grow=1.6):
+    """The box around the lips, `grow` times as large: (..., 468, 2) -> (..., 4) x1, y1, x2, y2, same units."""
+    lips = mesh[..., OUTER_LIPS, :]
+    low, high = lips.min(-2), lips.max(-2)
+    half = grow * (high - low) / 2
+    half[..., 1] = np.maximum(half[..., 1], 0.6 * half[..., 0])  # a closed mouth keeps room for an open one
+    middle = (low + high) / 2
+    return np.concatenate([middle - half, middle + half], axis=-1)
+
+
+def mouth_opening(mesh):
+    """Gap between the inner lips over the mouth's width, (..., 468, 2) -> (...,): about 0 when closed."""
+    gap = np.linalg.norm(mesh[..., MIDDLE_LIPS[0], :] - mesh[..., MIDDLE_LIPS[1], :], axis=-1)
+    wide = np.linalg.norm(mesh[..., MOUTH_CORNERS[0], :] - mesh[..., MOUTH_CORNERS[1], :], axis=-1)
+    return gap / np.maximum(wide, 1e-6)
+
+
+def turn_away(mesh):
+    """How far the head is turned to a side, (..., 468, 2) -> (...,): 0 frontal, 0.5 profile."""
+    left, right, nose = (mesh[..., i, 0] for i in (RIGHT_EAR, LEFT_EAR, NOSE_TIP))
+    return np.abs((nose - left) / np.where(np.abs(right - left) < 1e-6, 1e-6, right - left) - 0.5)

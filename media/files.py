@@ -1,0 +1,62 @@
+"""Media files, opened and decoded with PyAV."""
+
+from contextlib import contextmanager
+from pathlib import Path
+
+from errors import InputError
+
+
+@contextmanager
+def open_media(path):
+    """Opens a local media file for reading with PyAV; what goes wrong inside becomes a one-line InputError.
+
+    The file is handed over open and PyAV may open nothing else: a play list named .mp4 cannot reach other files or the
+    network, and any name works (spaces, quotes, newlines, a leading dash). A file that ends before what its own index
+    tells of (mp4, mov) is refused; where there is no index, what can be decoded is taken.
+    """
+    import av
+
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder: name a media file")
+        if not path.exists():
+            raise InputError(f"{path}: there is no such file")
+        if path.stat().st_size == 0:
+            raise InputError(f"{path} is empty (0 bytes)")
+        options = {"protocol_whitelist": "none"}
+        with open(path, "rb") as file, av.open(file, container_options=options, metadata_errors="ignore") as container:
+            if container.format.name == "tty":  # FFmpeg would draw a text file as a video
+                raise InputError(f"{path} is a text, not a media file")
+            last = [stream.index_entries[-1] for stream in container.streams if len(stream.index_entries)]
+            size, told = path.stat().st_size, max((entry.pos + entry.size for entry in last), default=0)
+            if told > size:
+                raise InputError(
+                    f"{path} is cut off: it has {size} bytes, its own index tells of {told}. Copy it again"
+                )
+            yield container
+    except av.FFmpegError as error:
+        raise InputError(
+            f"{path} cannot be read as a media file: damaged, or of another kind ({error.strerror})"
+        ) from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be opened: {error.strerror}") from error
+
+
+def decoded(container, stream):
+    """Yields the frames of a stream in order of time. Broken packets are passed over, as players do."""
+    import av
+
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.error.InvalidDataError:
+            continue
+        yield from frames
+
+
+def pictures_of(container):
+    """The container's video stream, or None: the cover picture of a song is not a video."""
+    from av.stream import Disposition
+
+    return next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)

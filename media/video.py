@@ -1,0 +1,158 @@
+"""The frames of any video or still, chosen by presentation time."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
+from pathlib import Path
+
+from errors import InputError
+from media.files import decoded, open_media, pictures_of
+from media.frame import TAGS, Frame, display_matrix, upright
+
+EARLY = 0.1  # of a frame: how much after its time a frame may begin, by the rounding of its clock
+HELD_BYTES = 256 << 20  # most that playing backward keeps in memory
+HELD_FRAMES = 64
+
+
+@dataclass(frozen=True)
+class Video:
+    """What is known of a video or still before all of it is read."""
+
+    path: Path
+    width: int  # px, upright
+    height: int
+    fps: Fraction  # average rate; 25 for a still
+    frames: int | None  # by its header, so an estimate
+    duration_s: float | None
+    rotation: int  # degrees counterclockwise that the frames are turned by to stand upright; already applied to them
+    pix_fmt: str  # of the frames as `read_frames` gives them
+    tags: dict  # color_range, colorspace, color_primaries, color_trc: numbers as in H.273
+    pixel_aspect: Fraction  # width of a pixel over its height
+    has_audio: bool
+    still: bool
+
+
+def probe(path):
+    """Looks at a video or still and decodes its first picture. Raises InputError if it has none."""
+    with open_media(path) as container:
+        stream = _stream(container, path)
+        raw = next(decoded(container, stream), None)
+        if raw is None:
+            raise InputError(f"{path}: none of its pictures can be decoded")
+        still, fps = container.format.name.endswith("_pipe"), _fps(stream)
+        picture = upright(raw, display_matrix(raw), still)
+        duration_s = float(stream.duration * stream.time_base) if stream.duration else None
+        if duration_s is None and container.duration:
+            duration_s = container.duration / 1e6
+        if still:
+            duration_s = float(1 / fps)
+        aspect = stream.sample_aspect_ratio or Fraction(1)
+        return Video(
+            path=Path(path),
+            width=picture.width,
+            height=picture.height,
+            fps=fps,
+            frames=1 if still else stream.frames or (round(duration_s * fps) if duration_s else None),
+            duration_s=duration_s,
+            rotation=raw.rotation % 360,
+            pix_fmt=picture.format.name,
+            tags={name: int(getattr(picture, name)) for name in TAGS},
+            pixel_aspect=1 / aspect if raw.rotation % 180 else aspect,
+            has_audio=bool(container.streams.audio),
+            still=still,
+        )
+
+
+def read_frames(path, from_s=0.0):
+    """Yields the Frames of a video, or the one of a still, in order of time and constant memory.
+
+    A truncated file gives what can be decoded. from_s: frames before this time may be left out, to save work.
+    Raises InputError if the file cannot be read or holds no picture that can be decoded.
+    """
+    with open_media(path) as container:
+        stream = _stream(container, path)
+        stream.thread_type, stream.codec_context.thread_count = "AUTO", 2
+        sought = from_s > 0 and stream.start_time is not None and "mpeg" not in container.format.name
+        if sought:
+            container.seek(stream.start_time + int(from_s / stream.time_base), stream=stream)
+        period = float(1 / _fps(stream))
+        start = None if stream.start_time is None else float(stream.start_time * stream.time_base)
+        time_s = place = None
+        for raw in decoded(container, stream):
+            start = start if start is not None or raw.pts is None else raw.time
+            known = raw.pts is not None and start is not None
+            time_s = raw.time - start if known else 0.0 if time_s is None else time_s + period
+            if sought and time_s > from_s + period / 2:
+                break  # the file's index is wrong: read from its beginning
+            sought = False
+            place = place or display_matrix(raw)
+            yield Frame(upright(raw, place, container.format.name.endswith("_pipe")), time_s)
+    if time_s is None and from_s == 0:
+        raise InputError(f"{path}: none of its pictures can be decoded")
+    if sought:
+        yield from read_frames(path)
+
+
+def frames_at(path, fps, start=0, stop=None):
+    """Yields (k, Frame) for k = start, start + 1, ...: the frame shown at k / fps, chosen by presentation time.
+
+    At the video's own constant rate each frame comes once; a variable rate becomes constant without drift.
+    """
+    k, shown = start, None
+    for frame in read_frames(path, float(start / fps)):
+        slot = ceil(frame.time_s * fps - EARLY)
+        while shown is not None and k < slot:
+            if k == stop:
+                return
+            yield k, shown
+            k += 1
+        shown = frame
+    if shown is not None and k != stop:
+        yield k, shown
+
+
+def bounce(k, n):
+    """The source frame that output frame k shows: 0 ... n-1, n-2 ... 1, 0 ... ; the turning frames are shown once."""
+    k %= max(1, 2 * n - 2)
+    return min(k, 2 * n - 2 - k) if n > 1 else 0
+
+
+def timeline(path, count, fps=None):
+    """Yields (source index, Frame) for output frames 0 ... count-1: plays the video forth and back until they are full.
+
+    fps: the constant rate, the video's average by default. Memory stays bounded: played backward, the video is decoded
+    again in short pieces from its end.
+    """
+    fps = fps or probe(path).fps
+    k, done = 0, 0
+    while done < count:
+        for k, frame in frames_at(path, fps):
+            if done == count:
+                return
+            yield k, frame
+            done += 1
+        if k == 0:
+            yield from ((0, frame) for _ in range(count - done))
+            return
+        held = max(8, min(HELD_FRAMES, HELD_BYTES // sum(plane.buffer_size for plane in frame.picture.planes)))
+        for stop in range(k, 1, -held):
+            for back in reversed(list(frames_at(path, fps, max(1, stop - held), stop))):
+                if done == count:
+                    return
+                yield back
+                done += 1
+
+
+def _stream(container, path):
+    stream = pictures_of(container)
+    if stream is None:
+        kind = (
+            "it is a sound file: it has no pictures" if container.streams.audio else "it has neither pictures nor sound"
+        )
+        raise InputError(f"{path}: {kind}")
+    return stream
+
+
+def _fps(stream):
+    rates = (stream.average_rate, stream.guessed_rate, stream.base_rate)
+    return next((rate for rate in rates if rate and 1 <= rate <= 240), Fraction(25))

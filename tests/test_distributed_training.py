@@ -1,0 +1,111 @@
+"""Two processes train a generator under an expert as one process does on their batches joined."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from small_experts import GUIDED, expert, reader, write_expert
+
+import checkpoint
+import distributed
+import train
+from data import GuidedClips, collate_windows
+from hparams import HParams
+from run import Run
+from schedule import loss_weights, set_stage
+
+ROOT = Path(__file__).parents[1]
+CPU = torch.device("cpu")
+STILL = {"audio_dropout": 0.0, "audio_layerdrop": 0.0, "lip_from": 0, "audio_from": 0, "audio_train_layers": 0}
+CASES = {
+    "sound": replace(GUIDED, **STILL),
+    "faithful": replace(GUIDED, **STILL, faithful=True, lip_sum=True),
+    "local": replace(GUIDED, **STILL | {"speech": "local"}, sync_dim=32),
+}
+
+
+def samples(root, hp):
+    """Two clips of unlike length, with one and with two windows."""
+    return [
+        GuidedClips(root, "train", replace(hp, windows=n), reader(root).tokenizer, "aligned", 100)[draw]
+        for draw, n in ((0, 1), (1, 2))
+    ]
+
+
+def step(root, hp, mine):
+    """One step on the samples `mine`, in float64: its losses, gradients and the statistics of a batch norm."""
+    run = Run(hp, CPU, expert(root, faithful=hp.faithful))
+    for net in (*run.nets.values(), run.expert.net):
+        net.double()
+    batch = {
+        name: part.double() if part.is_floating_point() else part
+        for name, part in collate_windows(mine, hp.window).items()
+    }
+    set_stage(run.nets["generator"], hp, 0)
+    optims = {n: torch.optim.SGD(o.param_groups[0]["params"], lr=0.0) for n, o in run.optims.items()}
+    torch.manual_seed(1)
+    losses = train.train_step(run.nets, optims, [batch], loss_weights(hp, 9), hp, run.expert)
+    gradients = {n: w.grad for net in run.nets.values() for n, w in net.named_parameters() if w.grad is not None}
+    norm = run.nets["generator"].encoder[1][0].norm
+    return {"losses": losses, "gradients": gradients, "norm": {"mean": norm.running_mean, "var": norm.running_var}}
+
+
+def share(number, port, root, folder):
+    """What one of two processes does."""
+    os.environ |= {"RANK": str(number), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    distributed.join(CPU)
+    found = {name: step(root, hp, samples(root, hp)[number : number + 1]) for name, hp in CASES.items()}
+    torch.save(found, folder / f"{number}.pt")
+    distributed.leave()
+
+
+@pytest.fixture(scope="module")
+def shared(spoken_root, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shared")
+    mp.spawn(share, (29_911 + os.getpid() % 400, spoken_root, folder), nprocs=2)
+    return [torch.load(folder / f"{number}.pt") for number in range(2)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_take_the_step_of_one(spoken_root, shared, name):
+    hp = CASES[name]
+    alone = step(spoken_root, hp, samples(spoken_root, hp))
+    for found in (each[name] for each in shared):
+        for part in ("losses", "gradients", "norm"):
+            assert found[part].keys() == alone[part].keys()
+            if name == "faithful" and part != "norm":  # its counter-examples are drawn anew: not the same ones
+                continue
+            for key, wanted in alone[part].items():
+                scale = wanted.abs().max().clamp(min=1e-6)
+                torch.testing.assert_close(
+                    found[part][key] / scale, wanted / scale, atol=1e-6, rtol=1e-6, msg=key, check_dtype=False
+                )
+
+
+def test_their_counter_examples_are_the_same_in_both(shared):
+    first, second = (each["faithful"] for each in shared)
+    for part in ("losses", "gradients"):
+        assert all(torch.equal(value, second[part][key]) for key, value in first[part].items())
+
+
+def test_torchrun_trains_a_generator_with_two_processes(spoken_root, tmp_path):
+    hp = replace(GUIDED, max_steps=6, patience=1, valid_every=1, lr=1e-4, save_every=2)
+    flags = [f"--{name}={value}" for name, value in asdict(hp).items() if value != getattr(HParams(), name)]
+    flags = [flag.split("=")[0].replace("--", "--no-") if flag.endswith("=False") else flag for flag in flags]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(ROOT / "train.py"), "--data_root", str(spoken_root), "--name", "two", "--runs", str(tmp_path)]
+    command += ["--workers", "0", "--device", "cpu", "--expert", str(write_expert(tmp_path / "e.pt", spoken_root))]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    ran = subprocess.run([*command, *flags], env=environment, capture_output=True, text=True, timeout=200)
+    assert ran.returncode == 0, ran.stderr
+    lines = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "valid" not in line] == [1, 2, 3, 4, 5, 6]
+    assert checkpoint.load(tmp_path / "two" / "last.pt")["step"] == 6
+    assert ran.stderr.count("step 0 of 6") == 1

@@ -1,0 +1,185 @@
+"""A generator at work: it hears sound of any length, draws batches, and gives frames back."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import buzz
+from filling import difference, faces, filled
+from portraits import WEIGHTS, head, same
+
+import audio
+import renderer
+from distributed import device_of
+from errors import InputError
+from faces.crop import crop
+from faces.target import TargetFace
+from hparams import HParams
+from media.frame import from_rgb
+from models import build_generator
+from models.layers import ConvNorm, UpNorm, fold_norms
+from renderer import CHUNK, CONTEXT, FaceRenderer, SpeechTrack
+
+ONE_PASS = CHUNK + 2 * CONTEXT  # rows
+
+
+@pytest.fixture(autouse=True)
+def inference_mode():
+    with torch.inference_mode():
+        yield
+
+
+def generator_of(name):
+    hp = HParams(**WEIGHTS[name])
+    return filled(build_generator(hp)).eval(), hp
+
+
+def noise(samples):
+    return np.random.default_rng(0).integers(-9000, 9000, samples).astype(np.int16)
+
+
+def painted(boxes, identities, px=96, size=(160, 160)):
+    """A painter of a person in these places, and its frames by index, each a head moved a little."""
+    generator, hp = generator_of("talklip_g")
+    frames = {i: from_rgb(head(160, x=2 * i)[: size[1], : size[0]]) for i in boxes}
+    person = TargetFace()
+    person.boxes, person.identities = boxes, identities
+    source = SimpleNamespace(at=frames.get, asked=[])
+    source.at = lambda i: source.asked.append(i) or frames[i]
+    return FaceRenderer(generator, person, source, SpeechTrack(generator, hp, buzz(1)), px), frames
+
+
+@pytest.mark.parametrize("rows", [1, 2, CHUNK, ONE_PASS])
+def test_a_short_sound_is_embedded_in_one_pass(rows):
+    generator, hp = generator_of("talklip_g")
+    features = audio.global_features(noise(rows * 640 - 100))
+    sound = SpeechTrack(generator, hp, noise(rows * 640 - 100))
+    assert len(features) == rows
+    torch.testing.assert_close(sound.rows, generator.listen(torch.from_numpy(features)[None])[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("rows", [ONE_PASS + 1, 3 * CHUNK, 4 * CHUNK, 4 * CHUNK + 1, 5 * CHUNK - 1])
+def test_a_long_sound_is_embedded_in_chunks_that_hear_their_surroundings(rows):
+    generator, hp = generator_of("talklip_g")
+    heard, listen = [], generator.listen
+    generator.listen = lambda x: heard.append(x.shape[1]) or listen(x)
+    found = SpeechTrack(generator, hp, noise(rows * 640)).rows
+    assert found.shape == (rows, 32) and found.isfinite().all()
+    assert max(heard) <= ONE_PASS and len(heard) == -(-rows // CHUNK)
+    torch.testing.assert_close(SpeechTrack(generator, hp, noise(rows * 640)).rows, found, rtol=0, atol=0)
+    features = torch.from_numpy(audio.global_features(noise(rows * 640)))[None]
+    second = listen(features[:, CHUNK - CONTEXT : 2 * CHUNK + CONTEXT])[0, CONTEXT : CONTEXT + CHUNK]
+    torch.testing.assert_close(found[CHUNK : 2 * CHUNK], second, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_sound_is_heard_by_time_and_past_its_end_the_last_of_it(name):
+    generator, hp = generator_of(name)
+    sound = SpeechTrack(generator, hp, noise(16_000))
+    times = [0.0, 0.04, 0.36, 0.5, 0.999, 1.0, 7.0]
+    heard = sound(times)
+    assert heard.shape == (7, generator.speech_size) and heard.isfinite().all()
+    torch.testing.assert_close(sound([0.36]), heard[2:3], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(heard[-1], heard[-2], rtol=0, atol=0)
+    if hp.speech == "global":
+        torch.testing.assert_close(heard, sound.rows[[0, 1, 9, 12, 24, 24, 24]], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("samples", [1, 100, 3000])
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_a_click_can_be_heard(name, samples):
+    generator, hp = generator_of(name)
+    assert SpeechTrack(generator, hp, noise(samples))([0.0]).isfinite().all()
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_folding_the_norms_changes_no_output(name):
+    plain, hp = generator_of(name)
+    folded = fold_norms(generator_of(name)[0])
+    assert not any(
+        isinstance(m.norm, torch.nn.BatchNorm2d) for m in folded.modules() if isinstance(m, (ConvNorm, UpNorm))
+    )
+    face, sounds = faces(1, 2)[None], [SpeechTrack(net, hp, noise(9000))([0.0, 0.2]) for net in (plain, folded)]
+    assert difference(sounds[1], sounds[0]) < 1e-5
+    assert difference(folded.draw(face, sounds[0][None]), plain.draw(face, sounds[0][None])) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "box", [(50.3, 52.7, 116.2, 120.9), (-30, 20, 60, 150), (100, 90, 230, 260), (300, 9, 400, 99)]
+)
+@pytest.mark.parametrize("scale", [1, 4])
+def test_a_face_is_cut_from_a_region_as_from_the_whole_frame(box, scale):
+    box = tuple(scale * side for side in box)
+    work, _ = painted({0: box}, {0: 0}, px=96)
+    frame = from_rgb(head(160 * scale))
+    expected = np.float32(crop(frame.rgb(), box, 96)) / 255
+    np.testing.assert_allclose(work._crop(frame, 0), expected, atol=1.01 / 255)
+
+
+def test_frames_without_the_person_are_left_alone():
+    work, frames = painted({0: (50, 52, 116, 120), 2: (50, 52, 116, 120)}, {0: 2, 2: 0})
+    empty = from_rgb(head())
+    batch = [(0, 0.0, frames[0]), (1, 0.04, empty), (2, 0.08, frames[2])]
+    pairs = work.draw(batch)
+    assert pairs[1] is None and all(part.shape == (96, 96, 3) for i in (0, 2) for part in pairs[i])
+    back = work.put_back(batch, pairs)
+    assert back[1] is empty and not same(back[0], frames[0]) and not same(back[2], frames[2])
+    assert work.draw([(1, 0.04, empty)]) == [None] and work.put_back([(1, 0.04, empty)], [None]) == [empty]
+
+
+def test_the_generator_sees_the_pose_above_and_the_looks_of_another_frame():
+    box = (50, 52, 116, 120)
+    work, frames = painted({i: box for i in range(4)}, {0: 3, 1: 3, 2: 3, 3: 0})
+    seen, draw = [], work.generator.draw
+    work.generator.draw = lambda face, speech: seen.append(face) or draw(face, speech)
+    for k in range(4):
+        work.draw([(k, k / 25, frames[k])])
+    for k, face in enumerate(seen):
+        real = np.float32(crop(frames[k].rgb(), box, 96)) / 255
+        looks = np.float32(crop(frames[work.person.identities[k]].rgb(), box, 96)) / 255
+        pose, shown = face[0, 0, :3].permute(1, 2, 0).numpy(), face[0, 0, 3:].permute(1, 2, 0).numpy()
+        np.testing.assert_allclose(pose[:48], real[:48], atol=1.01 / 255)
+        assert not pose[48:].any(), "its own mouth is black"
+        np.testing.assert_allclose(shown, looks, atol=1.01 / 255)
+    assert work.source.asked == [3, 0], "each is read once"
+
+
+def test_the_looks_of_few_shots_are_kept():
+    box, shots = (50, 52, 116, 120), 12
+    work, frames = painted({i: box for i in range(2 * shots)}, {i: i ^ 1 for i in range(2 * shots)})
+    for k in range(2 * shots):
+        work.draw([(k, k / 25, frames[k])])
+    assert list(work.identities) == [k ^ 1 for k in range(2 * shots)][-renderer.KEPT :]
+
+
+def test_a_person_who_is_its_own_identity_costs_no_second_reading():
+    work, frames = painted({0: (50, 52, 116, 120)}, {0: 0})
+    work.draw([(0, 0.0, frames[0])])
+    assert not work.source.asked and not work.identities
+
+
+@pytest.mark.parametrize(
+    "box", [(-60, 40, 30, 130), (120, 60, 260, 210), (170, 10, 240, 90), (-90, -90, -20, -20), (80, 80, 81, 81)]
+)
+def test_a_box_that_leaves_the_frame_is_drawn_where_it_is_inside(box):
+    work, frames = painted({0: box}, {0: 0})
+    batch = [(0, 0.0, frames[0])]
+    (back,) = work.put_back(batch, work.draw(batch))
+    assert back.size == (160, 160) and back.time_s == 0.0
+
+
+@pytest.mark.parametrize("name", ["no_such_device", "meta"])
+def test_a_device_must_be_there(name):
+    assert device_of("cpu") == "cpu" and device_of(None) in ("cpu", "cuda")
+    with pytest.raises(InputError, match=f"--device {name} does not work here"):
+        device_of(name)
+
+
+@pytest.mark.parametrize("precision, dtype", [("bf16", torch.bfloat16), ("float32", torch.float32)])
+def test_a_generator_is_loaded_ready_to_draw(narrow_weights, precision, dtype):
+    generator, hp, about = renderer.load(narrow_weights, "cpu", precision)
+    assert {p.dtype for p in generator.parameters()} == {dtype} and not generator.training and hp.width == 1 / 16
+    assert about["precision"] == str(dtype).split(".")[1] and about["path"] == str(narrow_weights)
+    drawn = generator.draw(faces(1, 2)[None].to(dtype), SpeechTrack(generator, hp, noise(9000))([0.0, 0.2])[None])
+    assert drawn.isfinite().all()

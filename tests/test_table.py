@@ -1,0 +1,117 @@
+"""The table: cells, what is bold, what leaks, differences of methods, and its files."""
+
+import csv
+import io
+
+import pytest
+
+from evaluation.rows import BASELINES
+from evaluation.scoring import Scored
+from evaluation.table import COLUMNS, as_csv, best_of, cell, columns_of, markdown, methods_of, summary
+
+ROWS = [*BASELINES, "ours", "ours, other clip's sound", "ours, silence", "theirs"]
+
+
+def scored(clips=5):
+    """Clips whose numbers are known: method "theirs" is better by 1 dB, "ours" reads better by a word in six."""
+    found = {}
+    for i in range(clips):
+        rows = {}
+        for k, row in enumerate(ROWS):
+            ours = row.startswith("ours")
+            rows[row] = {
+                "psnr_mouth": (25 + i + (1 if row == "theirs" else 0), 1),
+                "l1_mouth": (0.02 if row == "ours" else 0.025, 1),
+                "moves": ({"ours": 0.5, "ours, silence": 0.1, "ours, other clip's sound": 0.4}.get(row, 1.0), 1.0),
+                "follows": (0.1 * k, 1),
+                "wer_1": (1 if ours else 2, 6),
+            }
+        found[f"s/{i}"] = Scored(rows, notes=["ours: no face in 1 of 9 frames"] if i == 2 else [])
+    return found
+
+
+def result_of(clips):
+    notes = [f"{name}: {note}" for name, each in clips.items() for note in each.notes]
+    return {"clips": clips, "left_out": {"s/9": "no video"}, "notes": notes, **summary(clips)}
+
+
+def test_a_cell_has_half_the_width_of_the_interval_and_the_unit_of_its_column():
+    found = {"value": 0.1234, "low": 0.1, "high": 0.15}
+    assert cell(found, COLUMNS["wer_1"]) == "12.3 ±2.5"
+    assert cell(found, COLUMNS["wer_1"], bold=True) == "**12.3** ±2.5"
+    assert cell(found, COLUMNS["wer_1"], signed=True) == "+12.3 [+10.0, +15.0]"
+    assert cell({"value": 3.0, "low": None, "high": None}, COLUMNS["psnr"]) == "3.00"
+    assert cell({"value": None, "low": None, "high": None}, COLUMNS["psnr"]) == cell(None, COLUMNS["psnr"]) == ""
+
+
+def test_methods_are_the_rows_that_are_neither_honest_nor_under_another_sound():
+    assert methods_of(ROWS) == ["ours", "theirs"]
+
+
+def test_leak_is_the_movement_under_a_wrong_sound_as_a_share_of_that_under_the_right_one():
+    leak = summary(scored())["leak"]["ours"]
+    assert leak["silence"]["moves"]["value"] == pytest.approx(0.2)
+    assert leak["other clip's sound"]["moves"]["value"] == pytest.approx(0.8)
+    assert "theirs" not in summary(scored())["leak"]
+
+
+def test_gains_stand_over_the_copied_frame_and_over_another_sound():
+    gains = summary(scored())["gains"]
+    assert gains["theirs"]["psnr_mouth over the copy, dB"]["value"] == pytest.approx(1)
+    assert gains["ours"]["L1 mouth, lowered by the right sound"]["value"] == pytest.approx(0.2)
+
+
+def test_differences_are_paired_and_against_the_first_method():
+    apart = summary(scored())["differences"]
+    assert list(apart) == ["theirs - ours"]
+    assert apart["theirs - ours"]["psnr_mouth"] == pytest.approx({"value": 1, "low": 1, "high": 1})
+    assert apart["theirs - ours"]["wer_1"]["value"] == pytest.approx(1 / 6)
+
+
+def test_the_best_method_of_each_column_is_bold_and_no_other_row():
+    clips = scored()
+    columns = columns_of(clips)
+    result = result_of(clips)
+    best = best_of(result["rows"], methods_of(result["rows"]), columns)
+    assert best == {"psnr_mouth": {"theirs"}, "l1_mouth": {"ours"}, "follows": {"theirs"}, "wer_1": {"ours"}}
+    lines = markdown("test", result, columns).splitlines()
+    bold = {line.split("|")[1].strip() for line in lines if "**" in line}
+    assert bold == {"ours", "theirs"}
+
+
+def test_methods_that_are_equal_are_not_bold():
+    clips = scored()
+    for each in clips.values():
+        each.rows["theirs"] = dict(each.rows["ours"])
+    assert "**" not in markdown("test", result_of(clips), columns_of(clips))
+
+
+def test_one_method_alone_is_not_bold():
+    clips = scored()
+    for each in clips.values():
+        del each.rows["theirs"]
+    assert "**" not in markdown("test", result_of(clips), columns_of(clips))
+
+
+def test_what_was_left_out_and_what_was_noted_stand_below_the_table():
+    clips = scored()
+    text = markdown("test", result_of(clips), columns_of(clips))
+    assert text.startswith("| test, 5 clips | PSNR mouth, dB | L1 mouth |")
+    assert "Left out of every row, 1:\n\n- s/9: no video" in text
+    assert "- s/2: ours: no face in 1 of 9 frames" in text
+
+
+def test_the_csv_has_every_row_and_both_ends_of_each_interval():
+    clips = scored()
+    rows = list(csv.DictReader(io.StringIO(as_csv({"test": result_of(clips)}, columns_of(clips)))))
+    assert [row["row"] for row in rows] == ROWS and {row["clips"] for row in rows} == {"5"}
+    assert float(rows[-1]["psnr_mouth"]) == pytest.approx(28)
+    assert float(rows[-1]["psnr_mouth_low"]) < 28 < float(rows[-1]["psnr_mouth_high"])
+
+
+def test_the_columns_of_two_sync_models_never_share_a_name():
+    clips = scored()
+    for each in clips.values():
+        for row in each.rows.values():
+            row["sync_c"] = (1.0, 1)
+    assert columns_of(clips, {"c": "LSE-C (lrs)"})["sync_c"].title == "LSE-C (lrs)"

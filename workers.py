@@ -1,0 +1,108 @@
+"""Many jobs at once: on processes of this machine, or on the machines of a Ray cluster."""
+
+import os
+import threading
+from collections import deque
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from shutil import copyfile
+from tempfile import TemporaryDirectory
+
+from errors import InputError
+
+ROOT = Path(__file__).parent
+SENT = ("*.py", *(f"{room}/**/*.*" for room in "models experts faces media corpora evaluation".split()))  # to a cluster
+_job = None  # of this process
+
+
+def processors():
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def local(make, items, workers):
+    """Yields `make()(item)` for every item, as they are done, from `workers` processes of this machine.
+
+    make: called once in each process, so picklable; what it returns is kept there. When the caller stops early, what
+    has begun is finished and the rest is not begun. Raises InputError if a process dies.
+    """
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin, initargs=(make,)) as pool:
+        try:
+            jobs = [pool.submit(_do, item) for item in items]
+            for job in as_completed(jobs):
+                yield job.result()
+        except BrokenProcessPool as error:
+            why = "a worker process died, for want of memory perhaps"
+            raise InputError(f"{why}: run it again with fewer --workers, it goes on where it was") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _begin(make):
+    """Sets a worker process up. It ends when its parent does, however that ended."""
+    global _job
+    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
+    _job = make()
+
+
+def _do(item):
+    return _job(item)
+
+
+def on_ray(make, items, address, workers=None):
+    """As `local`, on a Ray cluster: address is that of its head, "auto", or "local" for one of this machine alone.
+
+    workers: at most so many at once, of one free processor each; by default all there are. The files that `items` name
+    must be found under the same paths on all machines; our code is sent there.
+    Raises InputError without the package, the cluster or a free processor, or when a worker dies.
+    """
+    try:
+        import ray
+        from ray.util import ActorPool
+    except ImportError as error:
+        raise InputError("--ray: the package is missing: pip install -r requirements-cluster.txt") from error
+    with TemporaryDirectory() as folder:
+        for path in (path for pattern in SENT for path in ROOT.glob(pattern) if path.parent.name != "__pycache__"):
+            target = Path(folder) / path.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            copyfile(path, target)
+        code = {"working_dir": folder}
+        try:
+            ray.init(address=address, runtime_env=code, log_to_driver=False, configure_logging=False)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise InputError(f"--ray {address}: no cluster there ({' '.join(str(error).split())[:200]})") from error
+    try:
+        free = int(ray.available_resources().get("CPU", 0))
+        if not free:
+            raise InputError(f"--ray {address}: no processor of the cluster is free")
+        workers = min(workers or free, free)  # one that never starts would be waited for
+        actors = [ray.remote(num_cpus=1)(Actor).remote(make) for _ in range(workers)]
+        yield from ActorPool(actors).map_unordered(lambda actor, item: actor.do.remote(item), items)
+    except ray.exceptions.RayActorError as error:
+        why = " ".join(str(error).split())[:300]
+        raise InputError(f"--ray: a worker died ({why}): run it again, it goes on where it was") from error
+    finally:
+        ray.shutdown()
+
+
+class Actor:
+    """A worker of a Ray cluster: keeps a job and does it for one item after the other."""
+
+    def __init__(self, make):
+        self.job = make()
+
+    def do(self, item):
+        """The job, done for one item."""
+        return self.job(item)
+
+
+def ahead(items, depth=4):
+    """Yields the items of an iterator, none of which is None, while another thread makes the next `depth` of them."""
+    items = iter(items)
+    with ThreadPoolExecutor(1) as other:
+        waiting = deque(other.submit(next, items, None) for _ in range(depth))
+        while (item := waiting.popleft().result()) is not None:
+            waiting.append(other.submit(next, items, None))
+            yield item
