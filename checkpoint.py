@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import struct
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 
 from errors import InputError
 from hparams import HParams
+from media.files import replacing
 from models import build_generator
 from models.published.archive import (
     AGAIN,
@@ -27,14 +27,15 @@ from models.published.archive import (
 from models.published.generators import convert_discriminator, convert_talklip, convert_wav2lip
 from models.talklip import Discriminator
 
+RENAMED, RETIRED = {"units": "clusters"}, {"method"}  # knobs of older files that have another name now, or none
+PROGRESS = {"plateaus": ("starts", "least", "stale", "over"), "guard": ("brake", "rollbacks", "means", "lows", "steps")}
 UNTRACKED = "num_batches_tracked"  # counts of batch norm that nothing here needs
 
 
 def save(path, **state):
     """Writes `state` whole or not at all: a run killed in the middle still has its last good checkpoint."""
-    partial = Path(f"{path}.partial")
-    torch.save({"format": FORMAT, **state}, partial)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        torch.save({"format": FORMAT, **state}, partial)
 
 
 def load(path):
@@ -42,7 +43,18 @@ def load(path):
     state, about = read(Path(path))
     if about.get("kind") != RUN:
         raise InputError(f"{path} is no checkpoint of a run ({describe(state)}). Give last.pt or best.pt of train.py.")
-    return state
+    return upgraded(state)
+
+
+def upgraded(state):
+    """The state of a run as this version names its parts. Older versions had plateaus and guard in one, `progress`, or
+    nothing of them, and an expert's optimizer as `optimizer`."""
+    old, new = state.get("progress", {}), dict(state)
+    for part, names in PROGRESS.items():
+        new.setdefault(part, {name: old[name] for name in names if name in old})
+    if "optimizer" in new:
+        new["expert_optimizer"] = new.pop("optimizer")
+    return new
 
 
 def export(path, net, hp, **facts):
@@ -59,9 +71,8 @@ def export(path, net, hp, **facts):
                 raise InputError(f"{name} is not finite in 16 bits: was the training stable?")
     about = {"format": str(FORMAT), "hparams": json.dumps(asdict(hp))}
     about |= {name: json.dumps(fact) for name, fact in facts.items()}
-    partial = Path(f"{path}.partial")
-    partial.write_bytes(in_order(safetensors.torch.save(weights, about)))
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_bytes(in_order(safetensors.torch.save(weights, about)))
 
 
 def in_order(data):
@@ -167,6 +178,7 @@ def knobs(path, stored, kind=HParams):
     if not isinstance(stored, dict):
         raise InputError(f"{path} is broken: its knobs (hparams) are {str(stored)[:40]!r}. {AGAIN}")
     known = {f.name: f.type for f in fields(kind)}
+    stored = {RENAMED.get(name, name): value for name, value in stored.items() if name not in RETIRED}
     for name, value in stored.items():
         if name not in known:
             raise InputError(f"{path} has a knob that this code does not know: {name}. Use the version it is from.")

@@ -17,6 +17,8 @@ from faces.landmarks import LIP_POINTS, LIP_SCALE, mouth_region
 from media.clip import FORMAT, FPS, SUFFIX, Clip, inside
 from models.decoder import END, PAD
 
+WINDOWED = ("face", "target", "mouth", "index", "frames", "to_face")  # parts of a sample that belong to faces
+FILL = {"tokens": PAD, "clusters": -1, "said": PAD}  # what stands after the end of other parts: 0
 PUBLISHED_SHARE = 0.08  # of a clip's frames: so many windows are drawn where --windows is 0
 
 
@@ -54,34 +56,49 @@ class Clips(Dataset):
                 f"{root}: {len(missing)} listed clips are missing, the first is {missing[0]}: preprocess again"
             )
         self.hp = hp
-        self.speakers = {}
-        for i, name in enumerate(self.names):
+        self._keep(self.names, self.paths)
+
+    def _keep(self, names, paths):
+        """Makes these clips the ones that samples are of."""
+        self.names, self.paths, self.speakers = names, paths, {}
+        for i, name in enumerate(names):
             self.speakers.setdefault(name.rpartition("/")[0], []).append(i)
 
     def __len__(self):
         return len(self.names)
 
-    def check(self, drawn=True):
-        """Raises InputError that names the clips of which no sample can be made, without decoding a picture of them.
+    def unusable(self, windows=True):
+        """{clip: why no sample can be made of it}, found without decoding a picture.
 
-        drawn: windows are drawn from the clips, as in training; in validation they are taken whole.
+        windows: they are cut from the clips, as in training; in validation clips are taken whole.
         """
         faults = {}
         for name, path in zip(self.names, self.paths, strict=True):
             try:
-                self.check_clip(Clip(path), drawn)
+                self.check_clip(Clip(path), windows)
             except InputError as error:
                 faults[name] = str(error)
-        if faults:
+        return faults
+
+    def leave_out(self, windows=True):
+        """Takes the clips out of which no sample can be made; returns {clip: why}, see `unusable`."""
+        faults = self.unusable(windows)
+        kept = [(name, path) for name, path in zip(self.names, self.paths, strict=True) if name not in faults]
+        self._keep([name for name, _ in kept], [path for _, path in kept])
+        return faults
+
+    def check(self):
+        """Raises InputError that names the clips of which no sample can be made, without decoding a picture of them."""
+        if faults := self.unusable():
             first, *others = faults
             also = f"; the others: {', '.join(others[:20])}" if others else ""
             also += f" and {len(others) - 20} more" if len(others) > 20 else ""
             count = f"{len(faults)} of {len(self)} clips cannot be used"
             raise InputError(f"{self.listed}: {count}, take them out of it: {faults[first]}{also}")
 
-    def check_clip(self, clip, drawn):
+    def check_clip(self, clip, windows):
         """Raises InputError for a clip with no two places for a window; see `check`."""
-        if drawn and len(clip) <= self.hp.window:
+        if windows and len(clip) <= self.hp.window:
             raise InputError(f"{clip.path}: a clip of {len(clip)} frames is too short for windows of {self.hp.window}")
 
     def __getitem__(self, draw):
@@ -92,7 +109,7 @@ class Clips(Dataset):
         """
         hp, rng = self.hp, np.random.default_rng((self.hp.seed, 1, draw))
         clip = Clip(self.paths[self._which(draw, rng)])
-        self.check_clip(clip, drawn=True)
+        self.check_clip(clip, windows=True)
         last = len(clip) - hp.window + 1  # number of places for a window
         starts, windows = rng.permutation(last), hp.windows or max(int(PUBLISHED_SHARE * len(clip)), 1)
         apart = [starts[0]]
@@ -105,9 +122,9 @@ class Clips(Dataset):
         identity = (np.array(elsewhere)[:, None] + np.arange(hp.window)).ravel()
         return self.build(clip, frames, identity, Augmentation(hp.augment, rng), draw)
 
-    def build(self, clip, frames, identity, look, draw):
-        """The sample of a draw whose frames and look are chosen, see `sample`; `Lessons` add to it."""
-        return sample(clip, frames, identity, self.hp, self.about, look)
+    def build(self, clip, frames, identity, augmentation, draw):
+        """The sample of a draw whose frames and augmentation are chosen, see `sample`; `GuidedClips` add to it."""
+        return sample(clip, frames, identity, self.hp, self.about, augmentation)
 
     def _which(self, draw, rng):
         """The clip of a draw: each once an epoch in shuffled order, or, sometimes, of a speaker chosen first."""
@@ -124,37 +141,45 @@ class Clips(Dataset):
         return sample(clip, frames, np.zeros(faces, int), self.hp, self.about, Augmentation(0.0, None))
 
 
-def sample(clip, frames, identity, hp, about, look):
+def sample(clip, frames, identity, hp, about, augmentation):
     """What a generator is given and should draw, for chosen frames of a clip.
 
     frames, identity: (T,) the frames to draw, and those that show what the person looks like.
-    look: a `Look`, how all pictures of this sample are altered.
+    augmentation: how all pictures of this sample are altered.
     Returns face (T, 6, H, W) in [0, 1]: pose prior, then identity;  target (T, 3, H, W) in [0, 1];
     mouth (T, 1, H, W): 1 inside the mouth region;  audio (L, 104) with index (T,) the row heard at each frame, or
     (T, 1, 80, 16) with index 0 to T - 1 for the local encoder;  lips (L or T, LIP_NUMBERS): their outline at each row.
     """
     px, border = hp.face_size, (about["crop_px"] - about["face_px"]) / 2
-    to_face = look.matrix(px, px / about["face_px"], border)
-    target = np.stack([look.paint(cv2.warpAffine(clip.picture(i), to_face, (px, px))) for i in frames])
-    to_identity = look.matrix(px, px / about["face_px"], border, jitter=True)
-    shown = np.stack([look.paint(cv2.warpAffine(clip.picture(i), to_identity, (px, px))) for i in identity])
+    to_face = augmentation.matrix(px, px / about["face_px"], border)
+    target = np.stack([augmentation.apply(cv2.warpAffine(clip.picture(i), to_face, (px, px))) for i in frames])
+    to_identity = augmentation.matrix(px, px / about["face_px"], border, jitter=True)
+    shown = np.stack([augmentation.apply(cv2.warpAffine(clip.picture(i), to_identity, (px, px))) for i in identity])
     mesh = clip.meshes[frames] * about["face_px"] + border - 0.5  # (T, 468, 2), pixels of the stored crop
     mesh = mesh @ to_face[:, :2].T + to_face[:, 2]
-    if look.flip:
+    if augmentation.flip:
         target, shown = target[:, :, ::-1], shown[:, :, ::-1]
         mesh = mesh * [-1, 1] + [px - 1, 0]
-    target, shown = to_tensor(target), to_tensor(shown)
-    pose = target.clone()
-    pose[:, :, px // 2 :] = 0
+    target = to_tensor(target)
     heard, index = audio_features(clip, frames, hp.speech)
     return {
-        "face": torch.cat([pose, shown], dim=1),
+        "face": generator_input(target, to_tensor(shown)),
         "target": target,
         "mouth": mouth_mask(mesh, px),
         "audio": torch.from_numpy(heard),
         "lips": torch.from_numpy(lip_outline(clip, np.arange(len(heard)) if hp.speech == "global" else frames)),
         "index": torch.from_numpy(index),
     }
+
+
+def generator_input(face, identity):
+    """What a generator sees of a face: the pose prior, which is the face with its lower half black, and the identity.
+
+    face, identity: (T, 3, H, W) in [0, 1], RGB. Returns (T, 6, H, W).
+    """
+    pose = face.clone()
+    pose[:, :, face.shape[2] // 2 :] = 0
+    return torch.cat([pose, identity], dim=1)
 
 
 def audio_features(clip, frames, speech):
@@ -180,13 +205,6 @@ def to_tensor(pictures):
     return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).contiguous().float().div_(255)
 
 
-def write_picture(path, picture):
-    """Writes a (3, H, W) tensor in [0, 1], RGB, as a picture file, in a folder that is made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = (picture.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
-    cv2.imwrite(str(path), pixels[..., ::-1])
-
-
 def mouth_mask(mesh, px):
     """1 inside the mouth region of each face, 0 outside. mesh: (T, 468, 2) px. Returns (T, 1, px, px) float32."""
     mask = torch.zeros(len(mesh), 1, px, px)
@@ -195,28 +213,20 @@ def mouth_mask(mesh, px):
     return mask
 
 
-def collate(samples):
-    """Stacks samples to a batch; clips of unlike length are padded and `padding` (B, L) says where."""
-    batch = {name: torch.stack([each[name] for each in samples]) for name in ("face", "target", "mouth", "index")}
-    batch |= {name: pad_sequence([each[name] for each in samples], batch_first=True) for name in ("audio", "lips")}
-    rows = torch.tensor([len(each["audio"]) for each in samples])
-    return batch | {"padding": torch.arange(batch["audio"].shape[1]) >= rows[:, None]}
-
-
 class GuidedClips(Clips):
     """The clips of a split with what a lip reader needs to read them, beside what a generator is given.
 
-    tokenizer: see `text.Tokenizer`.  roi: "aligned" or "lrs2".  longest: frames that the lip reader takes.
+    tokenizer: an `experts.tokenizer.Tokenizer`.  roi: "aligned" or "lrs2".  longest: frames that the lip reader takes.
     """
 
     def __init__(self, root, split, hp, tokenizer, roi, longest):
         super().__init__(root, split, hp)
         self.tokenizer, self.roi, self.longest = tokenizer, roi, longest
 
-    def check_clip(self, clip, drawn):
+    def check_clip(self, clip, windows):
         """The tokens of a clip; raises InputError where it is too long, or short, or has no text that the tokenizer
         knows, or no such ROI."""
-        super().check_clip(clip, drawn)
+        super().check_clip(clip, windows)
         if len(clip) > self.longest:
             raise InputError(f"{clip.path}: {len(clip)} frames, the lip expert takes {self.longest}: cut it")
         clip.check_roi(self.roi)
@@ -225,71 +235,77 @@ class GuidedClips(Clips):
         except InputError as error:
             raise InputError(f"{clip.path}: {error}") from error
 
-    def build(self, clip, frames, identity, look, draw):
+    def build(self, clip, frames, identity, augmentation, draw):
         """The sample of a draw, see `data.sample`, with what the expert is shown and should read.
 
         roi: (L, 1, 88, 88) grey in [0, 1], the mouth as filmed.  frames: (T,) the frames that are drawn.
         to_face: (T, 2, 3) from the ROI to the face that is to be drawn, [0, 1] x [0, 1].  tokens: (N,) with END.
         Raises InputError as `check_clip`.
         """
-        tokens = self.check_clip(clip, drawn=False)
+        tokens = self.check_clip(clip, windows=False)
         filmed, whole = clip.mouth_windows(self.roi), np.tile(np.eye(2, 3), (len(clip), 1, 1))
         windows = clip.windows if self.roi == "aligned" else mouth.lrs2(clip.boxes, clip.size)
         # Numbers of its own: a draw is the same with and without the expert. Twice the same, for the same part is read.
         alter = draw is not None and self.hp.augment
-        chances = [np.random.default_rng((self.hp.seed, 4, draw)) if alter else None for _ in range(2)]
-        inner, to_box = mouth.inner(whole, chances[0]), mouth.inner(windows, chances[1])
-        filmed = torch.from_numpy(match_lighting(filmed, clip, frames, look))[:, None] / 255
+        rngs = [np.random.default_rng((self.hp.seed, 4, draw)) if alter else None for _ in range(2)]
+        inner, to_box = mouth.inner(whole, rngs[0]), mouth.inner(windows, rngs[1])
+        filmed = torch.from_numpy(match_lighting(filmed, clip, frames, augmentation))[:, None] / 255
         told = {
             "roi": mouth.cut(filmed, torch.from_numpy(inner)),
             "frames": torch.from_numpy(frames),
-            "to_face": torch.from_numpy(self.to_drawn(to_box[frames], look)),
+            "to_face": torch.from_numpy(self.to_drawn(to_box[frames], augmentation)),
             "tokens": torch.tensor(tokens),
         }
-        return super().build(clip, frames, identity, look, draw) | told
+        return super().build(clip, frames, identity, augmentation, draw) | told
 
     def whole(self, i):
         """A fixed batch of clip `i`, for validation: all its frames are drawn, the identity is its first."""
         clip = Clip(self.paths[i])
         frames = np.arange(len(clip))
-        return collate_windows(
-            [self.build(clip, frames, np.zeros_like(frames), Augmentation(0.0, None), None)], len(clip)
-        )
+        return collate([self.build(clip, frames, np.zeros_like(frames), Augmentation(0.0, None), None)], len(clip))
 
-    def to_drawn(self, to_box, look):
-        """Matrices (T, 2, 3) from the ROI to the face box, made to end in the face as `look` has turned it."""
+    def to_drawn(self, to_box, augmentation):
+        """Matrices (T, 2, 3) from the ROI to the face box, made to end in the augmented face."""
         px, face_px = self.hp.face_size, self.about["face_px"]
         border = (self.about["crop_px"] - face_px) / 2
-        to_face = look.matrix(px, px / face_px, border)  # pixels of the stored crop to those of the face
+        to_face = augmentation.matrix(px, px / face_px, border)  # pixels of the stored crop to those of the face
         linear = to_face[:, :2] * face_px / px
         shift = (to_face[:, :2] @ np.full(2, border - 0.5) + to_face[:, 2] + 0.5) / px
-        if look.flip:
+        if augmentation.flip:
             linear, shift = linear * [[-1], [1]], shift * [-1, 1] + [1, 0]
         matrices = linear @ to_box
         matrices[..., 2] += shift
         return matrices.astype(np.float32)
 
 
-def collate_windows(samples, window):
-    """Samples of a training step as a batch: each window is a row, `clip` (W,) says of which clip.
+def collate(samples, window=0):
+    """Samples of a generator, a lip reader or a sync model as a batch.
 
-    face, target, mouth, index, and where there is an expert frames and to_face: (W, window, ...); a window that a short
-    clip repeats is left out.  audio, lips, roi, tokens: a row for each clip, padded; `padding` (B, L) says where audio
-    ends, `unseen` (B, L) where the clip does; previous: (B, N), the token before each.
+    What belongs to a face is cut into windows, each a row, of which `clip` (W,) tells the clip: face, target, mouth,
+    index and, where there is an expert, frames and to_face, (W, window, ...). A window that a short clip repeats is
+    left out. All else has a row for each clip, padded to the longest: `audio_padding` (B, L) is True after the end of
+    its sound, `roi_padding` (B, L) after that of its pictures, of which there are `lengths` (B,); `previous` (B, N) is
+    the token before each.
     """
-    rows = {name: [] for name in ("face", "target", "mouth", "index", "frames", "to_face") if name in samples[0]}
+    rows = {name: [] for name in WINDOWED if name in samples[0]}
     clips = []
-    for number, sample in enumerate(samples):
-        kept = different(sample["frames"] if "frames" in sample else None, len(sample["face"]) // window, window)
+    for number, sample in enumerate(samples if rows else ()):
+        kept = different(sample.get("frames"), len(sample["face"]) // window, window)
         clips += [number] * len(kept)
         for name, parts in rows.items():
             parts.append(sample[name].unflatten(0, (-1, window))[kept])
-    batch = {name: torch.cat(parts) for name, parts in rows.items()} | {"clip": torch.tensor(clips)}
-    batch |= {name: padded(samples, name) for name in ("audio", "lips")}
-    batch["padding"] = beyond(samples, "audio")
-    if "roi" in samples[0]:
-        batch |= {"roi": padded(samples, "roi"), "unseen": beyond(samples, "roi")}
-        batch["tokens"] = tokens = padded(samples, "tokens", PAD)
+    batch = {name: torch.cat(parts) for name, parts in rows.items()} | ({"clip": torch.tensor(clips)} if rows else {})
+    for name in (name for name in samples[0] if name not in rows):
+        parts = [sample[name] for sample in samples]
+        batch[name] = torch.stack(parts) if not parts[0].ndim else pad_sequence(parts, True, FILL.get(name, 0))
+    for name in ("audio", "roi"):
+        if name in batch:
+            lengths = torch.tensor([len(sample[name]) for sample in samples])
+            batch[f"{name}_padding"] = torch.arange(batch[name].shape[1]) >= lengths[:, None]
+    if "roi" in batch:
+        batch["lengths"] = lengths
+    if "tokens" in batch:
+        tokens = batch["tokens"]
         previous = torch.cat([torch.full_like(tokens[:, :1], END), tokens[:, :-1]], dim=1)
         batch["previous"] = previous.masked_fill(tokens == PAD, PAD)
     return batch
@@ -301,14 +317,3 @@ def different(frames, windows, window):
         return list(range(windows))
     starts = frames[::window].tolist()
     return [i for i, start in enumerate(starts) if start not in starts[:i]]
-
-
-def padded(samples, name, value=0):
-    """What each sample has of `name`, (L, ...), padded at the end to (B, longest, ...)."""
-    return pad_sequence([sample[name] for sample in samples], batch_first=True, padding_value=value)
-
-
-def beyond(samples, name):
-    """(B, longest) bool: True after the end of what each sample has of `name`."""
-    lengths = torch.tensor([len(sample[name]) for sample in samples])
-    return torch.arange(int(lengths.max())) >= lengths[:, None]

@@ -1,4 +1,4 @@
-"""Training on many processes, as torchrun starts them; without it there is one, and nothing here does anything."""
+"""Devices, and training on many processes, as torchrun starts them; without it there is one."""
 
 import os
 from contextlib import contextmanager
@@ -6,7 +6,6 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 
 from errors import InputError
 
@@ -28,13 +27,6 @@ def join(device):
 def rank():
     """The number of this process, from 0, and how many there are."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-def shared(net):
-    """`net`, or around it what gives every process the mean of all gradients. Parts that a step leaves out are fine."""
-    if not dist.is_initialized():
-        return net
-    return DistributedDataParallel(net, find_unused_parameters=True)
 
 
 class Total(torch.autograd.Function):
@@ -154,3 +146,19 @@ def device_of(name):
     except (RuntimeError, AssertionError) as error:  # the latter: this torch is built without it
         raise InputError(f"--device {name} does not work here: {str(error).splitlines()[0]}") from error
     return name
+
+
+def has_bf16(device):
+    """Whether a device computes in bfloat16 itself, so that it is faster there than float32."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return kind == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def autocast(device, wanted):
+    """The autocast of the knob `amp`, `wanted`: bfloat16 where the device computes in it, else float32.
+
+    A processor that has to imitate it is about eight times slower than in float32.
+    """
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bool(wanted and has_bf16(device)))

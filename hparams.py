@@ -3,23 +3,36 @@
 import argparse
 from dataclasses import dataclass, field, fields, replace
 from math import inf
+from pathlib import Path
 from typing import ClassVar
 
 from errors import InputError
 
+WEIGHTS = {  # what is used where no file is named
+    name: Path(__file__).parent / "weights" / f"{'talklip' if name == 'generator' else name}_compact.safetensors"
+    for name in ("generator", "expert", "reader1", "reader2", "words", "sync")
+}
 MOST_SEED = 2**31 - 1  # steps and draws are mixed into it in 64 bits
 MOST_DECAY = 0.9999999  # of Adam's moments: with 1 they would never move
 
 
-def knob(default, note, choices=None, least=0, most=None):
-    """A dataclass field with its one-line note (and unit); words may be chosen from, numbers have bounds."""
-    return field(default=default, metadata={"note": note, "choices": choices, "least": least, "most": most})
+def knob(default, note, choices=None, least=0, most=None, since=None):
+    """A dataclass field with its one-line note (and unit); words may be chosen from, numbers have bounds.
+
+    since: of a loss's weight, the knob that says from which step on it counts.
+    """
+    about = {"note": note, "choices": choices, "least": least, "most": most, "since": since}
+    return field(default=default, metadata=about)
 
 
 class Knobs:
     """What every set of knobs can do: check each value against its choices or bounds; `presets` are its named rows."""
 
     presets: ClassVar = {}
+    faithful: ClassVar = False  # what all runs can be asked for and only some have as a knob
+    patience: ClassVar = 0
+    later: ClassVar = {}
+    last_lr: ClassVar = 0.0
 
     def __post_init__(self):
         for f in fields(self):
@@ -36,7 +49,6 @@ class Knobs:
 class HParams(Knobs):
     """All settings of a generator's run. Defaults are the published TalkLip (g) with its training recipe."""
 
-    method: str = knob("talklip", "whose training this is", choices=("talklip",))
     # model
     model: str = knob("talklip", "generator family", choices=("talklip", "wav2lip"))
     speech: str = knob(
@@ -53,7 +65,7 @@ class HParams(Knobs):
     sync_dim: int = knob(0, "size of the space in which sound and lips are compared: the expert's; 0: the speech's")
     # sampling, by default as published
     batch_size: int = knob(8, "clips in a step of each process", least=1)
-    window: int = knob(5, "frames drawn one after the other", least=1)
+    window: int = knob(5, "consecutive frames of a window", least=1)
     windows: int = knob(0, "windows of a clip; 0: as many as 8 % of its frames, as published, which is 6 of 3 s")
     rare_speakers: float = knob(0.0, "share of the draws that choose the speaker first, then the clip", most=1)
     # augmentation, the same for all faces of a clip; identity from another window is always on
@@ -62,12 +74,12 @@ class HParams(Knobs):
     l1_weight: float = knob(0.92999, "mean absolute pixel error: 1 - adv_weight - the lip loss's 1e-5")
     mouth_weight: float = knob(0.0, "mean absolute pixel error inside the mouth region of the mesh")
     lips_weight: float = knob(0.0, "outline of the lips, told from the speech embedding alone")
-    adv_weight: float = knob(0.07, "adversarial loss")
+    adv_weight: float = knob(0.07, "adversarial loss", since="adv_from")
     adv_from: int = knob(0, "first step of the discriminator and of the adversarial loss")
-    lip_weight: float = knob(1e-5, "lip-reading loss: how badly the expert reads the drawn lips")
+    lip_weight: float = knob(1e-5, "lip-reading loss: how badly the expert reads the generated lips", since="lip_from")
     lip_sum: bool = knob(True, "sum it over all tokens of a step, as published, instead of their mean")
     contrastive_weight: float = knob(
-        0.0, "contrastive loss between sound and what the expert sees; published (c): 1e-3"
+        0.0, "contrastive loss between sound and the expert's features; published (c): 1e-3", since="lip_from"
     )
     roi: str = knob(
         "lrs2", "mouth ROI that the expert is shown; own: that of its file", choices=("own", "aligned", "lrs2")
@@ -119,6 +131,16 @@ class HParams(Knobs):
             raise InputError("--patience: no stage begins after step 0 (--audio_from, --lip_from), none could wait")
 
     @property
+    def rise_steps(self):
+        """Steps over which the step size rises."""
+        return self.warmup
+
+    @property
+    def fall_step(self):
+        """The step from which on the step size falls."""
+        return self.decay_from * self.max_steps
+
+    @property
     def guided(self):
         """Whether a lip-reading expert guides the training, from `lip_from` on."""
         return bool(self.lip_weight or self.contrastive_weight)
@@ -131,38 +153,21 @@ class HParams(Knobs):
         return {name: start for name, start in starts.items() if start}
 
     def paced(self, step):
-        """These knobs as `step` samples: from `lip_from` on with that stage's batches."""
+        """These knobs as the batches of `step` are made by: from `lip_from` on that stage's."""
         if step < self.lip_from:
             return self
         clips, frames = self.lip_batch_size or self.batch_size, self.lip_window or self.window
         return replace(self, batch_size=clips, window=frames)
 
 
+# fmt: off
 _COMPACT = {
-    "width": 0.5,
-    "audio_layers": 4,
-    "audio_dim": 256,
-    "audio_ffn": 1024,
-    "audio_heads": 4,
-    "audio_from": 0,
-    "audio_train_layers": 0,
-    "roi": "own",
-    "lip_weight": 0.0,
+    "width": 0.5, "audio_layers": 4, "audio_dim": 256, "audio_ffn": 1024, "audio_heads": 4, "audio_from": 0,
+    "audio_train_layers": 0, "roi": "own", "lip_weight": 0.0,
 }
 _SHORT = {  # of one evening: what runs of a few thousand steps on a processor share
-    **_COMPACT,
-    "rare_speakers": 0.3,
-    "augment": 0.5,
-    "mouth_weight": 1.0,
-    "lips_weight": 0.2,
-    "adv_weight": 0.01,
-    "lr": 5e-4,
-    "beta1": 0.9,
-    "warmup": 200,
-    "decay_from": 0.5,
-    "clip_norm": 1.0,
-    "ema": 0.998,
-    "valid_every": 500,
+    **_COMPACT, "rare_speakers": 0.3, "augment": 0.5, "mouth_weight": 1.0, "lips_weight": 0.2, "adv_weight": 0.01,
+    "lr": 5e-4, "beta1": 0.9, "warmup": 200, "decay_from": 0.5, "clip_norm": 1.0, "ema": 0.998, "valid_every": 500,
     "amp": True,
 }
 _LOCAL = {"speech": "local", "audio_from": 0, "audio_train_layers": 0}
@@ -183,17 +188,12 @@ _SIZED = {  # what the published size has of its own: L1 takes what the others l
 _COMPACT_ROW = {  # batches, steps and weights of all six rows; the losses are the paper's, and L1 at the mouth
     **_SHORT,
     "lips_weight": 0.0,  # the paper has no such help: with it the rows without an expert could be read as well
-    "l1_weight": 1.0,
-    "batch_size": 16,
-    "window": 2,
-    "windows": 1,
+    "l1_weight": 1.0, "batch_size": 16, "window": 2, "windows": 1,
     "lip_batch_size": 2,  # whole clips are dear, and of 5 drawn frames in 75 the expert would hardly take note:
     "lip_window": 16,  # two words or so, from two clips, whose own statistics are no good for batch norms
     "freeze_norms": True,
     "lip_weight": 0.003,  # of the mean; published, 1e-5 of a sum over 8 clips is about 0.002 of the mean
-    "lip_sum": False,
-    "max_steps": 3000,
-    "audio_from": 1000,
+    "lip_sum": False, "max_steps": 3000, "audio_from": 1000,
     "audio_train_layers": 1,  # of 4 blocks, as the published 3 of 12: it begins as the expert's own
     "lip_from": 2000,
     "adv_from": 2500,  # last, when there is something to judge: until then rows share more steps
@@ -212,43 +212,50 @@ PRESETS = {
     **{name: row | _SIZED.get(name, {}) for name, row in _ROWS.items()},
     "wav2lip": {**_LOCAL, "model": "wav2lip", "lip_weight": 0.0},
     "compact": {
-        **_SHORT,
-        "batch_size": 16,
-        "window": 2,
-        "windows": 1,
-        "adv_from": 3500,
-        "max_steps": 4400,
+        **_SHORT, "batch_size": 16, "window": 2, "windows": 1, "adv_from": 3500, "max_steps": 4400,
     },
     "compact_l": {**_COMPACT, "speech": "local"},
     **{f"compact_{name}": _compact_row(row) for name, row in _ROWS.items()},
 }
+# fmt: on
+METHODS = {"talklip": "compact_talklip_g_c"}  # the preset that a method trains where none is given
 HParams.presets = PRESETS
 
 
-def add_flags(parser, kind=HParams):
-    """Adds --preset and one flag per knob. A flag that is not given stays absent, so it never masks a checkpoint."""
-    parser.add_argument("--preset", choices=kind.presets, default=argparse.SUPPRESS, help="a named set of knobs")
-    group = parser.add_argument_group("knobs (each is stored in the checkpoint; flags given here win)")
-    for f in fields(kind):
-        options = {"action": argparse.BooleanOptionalAction} if f.type is bool else {"type": f.type}
-        if f.metadata["choices"]:
-            options["choices"] = f.metadata["choices"]
-        note = f"{f.metadata['note']} (default: {f.default})".replace("%", "%%")  # argparse fills in %(words)s
-        group.add_argument(f"--{f.name}", default=argparse.SUPPRESS, help=note, **options)
+def loss_weights(hp, step):
+    """{loss: its weight at `step`} by the knobs named `<loss>_weight`; 0 before the step from which on it counts."""
+    weights = {}
+    for f in fields(hp):
+        if f.name.endswith("_weight"):
+            start = getattr(hp, f.metadata["since"]) if f.metadata["since"] else 0
+            weights[f.name.removesuffix("_weight")] = getattr(hp, f.name) if step >= start else 0.0
+    return weights
 
 
-def preset(name, kind=HParams):
-    """The knobs of the preset `name`; raises InputError for a name that does not exist."""
-    if name not in kind.presets:
-        raise InputError(f"--preset {name}: choose one of {', '.join(kind.presets)}")
-    return kind(**kind.presets[name])
-
-
-def override(hp, args):
-    """`hp` with the preset and then the knobs that were given on the command line (`args`, a namespace)."""
-    given = dict(hp.presets[args.preset]) if hasattr(args, "preset") else {}
-    given |= {f.name: getattr(args, f.name) for f in fields(hp) if hasattr(args, f.name)}
-    return replace(hp, **given)
+def stage_plan(hp):
+    """The schedule in words, one line per stage, as it is printed at the start of a run."""
+    parts = [(0, "generator under " + " + ".join(name for name, weight in loss_weights(hp, 0).items() if weight))]
+    if hp.adv_weight:
+        parts.append((hp.adv_from, f"discriminator, adversarial loss x {hp.adv_weight}"))
+    if hp.speech == "global":
+        what = f"top {hp.audio_train_layers} blocks" if hp.audio_train_layers else "all"
+        parts.append((hp.audio_from, f"audio encoder trains ({what})"))
+    later = []
+    if hp.guided:
+        later.append(f"lip-reading loss x {hp.lip_weight:g} ({'sum' if hp.lip_sum else 'mean'} over tokens)")
+    if hp.guided and hp.contrastive_weight:
+        later.append(f"contrastive loss x {hp.contrastive_weight:g}")
+    if hp.freeze_norms:
+        later.append("batch norms keep their statistics")
+    if later:
+        parts.append((hp.lip_from, ", ".join(later)))
+    starts = sorted({start for start, _ in parts if start < hp.max_steps})
+    lines = [f"from step {start}: {', '.join(what for at, what in parts if at == start)}" for start in starts]
+    if hp.patience:
+        lines += [f"then, at a plateau: {what}" for start, what in parts if start == hp.max_steps]
+        least = (hp.patience + 1) * hp.valid_every
+        lines.append(f"a plateau is more than {hp.patience} validations without a better L1, {least} steps at least")
+    return lines
 
 
 @dataclass(frozen=True)
@@ -283,8 +290,8 @@ class ExpertHParams(Knobs):
     frames: int = knob(0, "frames cut from a training clip, with all its words where their times are known; 0: all")
     augment: bool = knob(False, "turn and scale the mouth, change its light, blank a span of frames")
     # pre-training
-    units: int = knob(
-        100, "clusters that are predicted; published: 100, 100, 500, 1000, 2000 in five iterations", least=2
+    clusters: int = knob(
+        100, "cluster targets that are predicted; published: 100, 100, 500, 1000, 2000 in five iterations", least=2
     )
     depth: int = knob(0, "block whose output is clustered after the first iteration; 0: the last")
     mask_audio: float = knob(0.8, "share of the sound's frames that is masked", most=1)
@@ -304,12 +311,14 @@ class ExpertHParams(Knobs):
     temperature: float = knob(0.07, "what likenesses of lips and sound are divided by", least=1e-3)
     # optimisation: a tri-stage schedule
     lr: float = knob(1e-3, "Adam's largest step size")
+    beta1: float = knob(0.9, "Adam's first moment decay", most=MOST_DECAY)
     beta2: float = knob(0.98, "Adam's second moment decay", most=MOST_DECAY)
     weight_decay: float = knob(0.01, "AdamW's pull towards 0")
     rise: float = knob(0.33, "share of max_steps over which the step size rises", most=1)
     hold: float = knob(0.0, "share over which it stays", most=1)
     last_lr: float = knob(0.05, "the last step size, as a share of lr", most=1)
     clip_norm: float = knob(0.0, "largest norm of the gradient; 0: no limit")
+    rollbacks: int = knob(3, "times that a run which diverges goes back to its last.pt, with half the step size")
     # reading
     beam: int = knob(5, "hypotheses that beam search keeps", least=1)
     penalty: float = knob(1.0, "length penalty of beam search: score / length ** penalty")
@@ -335,99 +344,77 @@ class ExpertHParams(Knobs):
         if self.rise + self.hold > 1:
             raise InputError(f"--rise {self.rise} and --hold {self.hold} are together more than the whole run")
 
+    @property
+    def rise_steps(self):
+        """Steps over which the step size rises."""
+        return self.rise * self.max_steps
 
+    @property
+    def fall_step(self):
+        """The step from which on the step size falls."""
+        return (self.rise + self.hold) * self.max_steps
+
+
+# fmt: off
 _COMPACT_READER = {
-    "width": 0.375,
-    "shrink": 2,
-    "layers": 4,
-    "dim": 256,
-    "ffn": 1024,
-    "heads": 4,
-    "decoder_layers": 2,
-    "decoder_ffn": 512,
-    "grad_mult": 1.0,
-    "max_frames": 800,
-    "frames": 50,
-    "augment": True,
-    "modality_dropout": 0.8,
-    "audio_dropout": 0.75,
-    "unmasked_weight": 1.0,
-    "freeze": 0,
-    "lr": 1e-3,
-    "rise": 0.1,
-    "hold": 0.4,
-    "clip_norm": 1.0,
-    "max_steps": 700,
-    "valid_every": 100,
-    "amp": True,
+    "width": 0.375, "shrink": 2, "layers": 4, "dim": 256, "ffn": 1024, "heads": 4, "decoder_layers": 2,
+    "decoder_ffn": 512, "grad_mult": 1.0, "max_frames": 800, "frames": 50, "augment": True, "modality_dropout": 0.8,
+    "audio_dropout": 0.75, "unmasked_weight": 1.0, "freeze": 0, "lr": 1e-3, "rise": 0.1, "hold": 0.4,
+    "clip_norm": 1.0, "max_steps": 700, "valid_every": 100, "amp": True,
 }
 EXPERT_PRESETS = {
     "base": {},
     "large": {
-        "layers": 24,
-        "dim": 1024,
-        "ffn": 4096,
-        "heads": 16,
-        "decoder_layers": 9,
-        "decoder_ffn": 4096,
+        "layers": 24, "dim": 1024, "ffn": 4096, "heads": 16, "decoder_layers": 9, "decoder_ffn": 4096,
         "decoder_heads": 8,
     },
     "conformer": {
-        "model": "conformer",
-        "dim": 256,
-        "ffn": 2048,
-        "heads": 4,
-        "decoder_ffn": 2048,
-        "ctc_weight": 0.1,
+        "model": "conformer", "dim": 256, "ffn": 2048, "heads": 4, "decoder_ffn": 2048, "ctc_weight": 0.1,
         "grad_mult": 1.0,
     },
     "compact": _COMPACT_READER,
-    "compact_observer1": {
-        **_COMPACT_READER,
-        "width": 0.25,
-        "layers": 3,
-        "ffn": 768,
-        "lr": 6e-4,
-        "seed": 1,
+    "compact_reader1": {
+        **_COMPACT_READER, "width": 0.25, "layers": 3, "ffn": 768, "lr": 6e-4, "seed": 1,
     },
-    "compact_observer2": {
-        **_COMPACT_READER,
-        "model": "conformer",
-        "width": 0.25,
-        "layers": 3,
-        "dim": 192,
-        "ffn": 576,
-        "heads": 3,
-        "decoder_heads": 3,
-        "ctc_weight": 0.1,
-        "seed": 2,
+    "compact_reader2": {
+        **_COMPACT_READER, "model": "conformer", "width": 0.25, "layers": 3, "dim": 192, "ffn": 576, "heads": 3,
+        "decoder_heads": 3, "ctc_weight": 0.1, "seed": 2,
     },
     "compact_words": {
-        **_COMPACT_READER,
-        "model": "words",
-        "width": 0.25,
-        "layers": 2,
-        "context": 2,
-        "hold": 0.3,
-        "max_steps": 560,
+        **_COMPACT_READER, "model": "words", "width": 0.25, "layers": 2, "context": 2, "hold": 0.3, "max_steps": 560,
         "seed": 3,
     },
     "compact_sync": {
-        "model": "sync",
-        "shrink": 2,
-        "dim": 128,
-        "max_frames": 800,
-        "frames": 50,
-        "augment": True,
-        "lr": 1e-3,
-        "rise": 0.05,
-        "hold": 0.35,
-        "last_lr": 0.01,
-        "clip_norm": 1.0,
-        "max_steps": 900,
-        "valid_every": 100,
-        "amp": True,
-        "seed": 4,
+        "model": "sync", "shrink": 2, "dim": 128, "max_frames": 800, "frames": 50, "augment": True, "lr": 1e-3,
+        "rise": 0.05, "hold": 0.35, "last_lr": 0.01, "clip_norm": 1.0, "max_steps": 900, "valid_every": 100,
+        "amp": True, "seed": 4,
     },
 }
+# fmt: on
 ExpertHParams.presets = EXPERT_PRESETS
+
+
+def add_flags(parser, kind=HParams):
+    """Adds --preset and one flag per knob. A flag that is not given stays absent, so it never masks a checkpoint."""
+    parser.add_argument("--preset", choices=kind.presets, default=argparse.SUPPRESS, help="a named set of knobs")
+    group = parser.add_argument_group("knobs (each is stored in the checkpoint; flags given here win)")
+    for f in fields(kind):
+        options = {"action": argparse.BooleanOptionalAction} if f.type is bool else {"type": f.type}
+        if f.metadata["choices"]:
+            options["choices"] = f.metadata["choices"]
+        note = f"{f.metadata['note']} (default: {f.default})".replace("%", "%%")  # argparse fills in %(words)s
+        group.add_argument(f"--{f.name}", default=argparse.SUPPRESS, help=note, **options)
+
+
+def preset(name, kind=HParams):
+    """The knobs of the preset `name`; raises InputError for a name that does not exist."""
+    if name not in kind.presets:
+        raise InputError(f"--preset {name}: choose one of {', '.join(kind.presets)}")
+    return kind(**kind.presets[name])
+
+
+def override(hp, args):
+    """`hp` with the preset and then the knobs that were given on the command line (`args`, a namespace)."""
+    given = dict(hp.presets[args.preset]) if hasattr(args, "preset") else {}
+    given |= {f.name: getattr(args, f.name) for f in fields(hp) if hasattr(args, f.name)}
+    return replace(hp, **given)

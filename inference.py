@@ -10,14 +10,13 @@ import os
 import platform
 import sys
 import time
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 from errors import InputError, exit_code
+from hparams import WEIGHTS
 
-HERE = Path(__file__).parent
 SYNTHETIC = "Synthetic media: the mouth in this video was redrawn by a neural network to fit its sound."
 M_MMAP_THRESHOLD = -3  # malloc.h
 PADS = {"talklip": [0, 0, 0, 0], "wav2lip": [0, 10, 0, 0]}  # the latter was trained with room below the chin
@@ -147,7 +146,7 @@ def draw(source, painter, writer, count, batch_size, progress):
             if index not in painter.person.boxes:
                 passed.append(k)
             if len(batch) == batch_size or k == count - 1:
-                pairs = painter.draw(batch)
+                pairs = painter.render(batch)
                 if job:
                     job.result()  # at most one batch waits; its errors are raised here
                 job = other.submit(finish, batch, pairs)
@@ -186,14 +185,13 @@ def describe(args, model, source, person, count, passed, seconds):
 
 def write_json(path, report):
     """Writes a report whole or not at all. Raises InputError if it can't be written."""
-    partial = path.with_name(f".{uuid.uuid4().hex}.partial.json")
+    from media.files import replacing
+
     try:
-        partial.write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def ranges(frames):
@@ -218,12 +216,16 @@ def parse(argv):
     """The flags of the command line; they mean what Wav2Lip's users expect."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sides = {"nargs": 4, "type": int, "metavar": ("TOP", "BOTTOM", "LEFT", "RIGHT")}
-    weights = HERE / "weights" / "talklip_compact.safetensors"
     add = parser.add_argument
     add("--face", required=True, type=Path, help="video or picture of one person")
     add("--audio", required=True, type=Path, help="any file with a sound track")
     add("--outfile", default=Path("result.mp4"), type=Path, help="mp4, mov or mkv (default: %(default)s)")
-    add("--checkpoint_path", default=weights, type=Path, help="ours, TalkLip's or Wav2Lip's (default: in weights/)")
+    add(
+        "--checkpoint_path",
+        default=WEIGHTS["generator"],
+        type=Path,
+        help="ours, TalkLip's or Wav2Lip's (default: in weights/)",
+    )
     add("--static", nargs="?", const=True, default=False, type=yes_or_no, help="use only the first frame of the video")
     add("--fps", type=float, help="frames a second of a picture (default: 25) or, with --static, of a video")
     add("--pads", **sides, help="px added to the face box (default: 0 10 0 0 for Wav2Lip weights, else 0 0 0 0)")

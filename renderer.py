@@ -5,6 +5,7 @@ import torch
 
 import audio
 import checkpoint
+from distributed import has_bf16
 from faces import blend, crop
 from models.layers import fold_norms
 
@@ -21,14 +22,6 @@ def load(path, device, precision):
     dtype = torch.bfloat16 if precision == "bf16" or (precision == "auto" and has_bf16(device)) else torch.float32
     generator = fold_norms(generator).to(device, dtype, memory_format=torch.channels_last)
     return generator, hp, about | {"path": str(path), "precision": str(dtype).removeprefix("torch.")}
-
-
-def has_bf16(device):
-    """Whether a device computes in bfloat16 itself, so that it is faster there than float32."""
-    kind = torch.device(device).type
-    if kind == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return kind == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
 def like(generator, array):
@@ -56,7 +49,7 @@ class SpeechTrack:
         rows, pieces = like(self.generator, rows), []
         for start in range(0, len(rows), chunk):
             low = max(start - CONTEXT, 0)
-            heard = self.generator.listen(rows[None, low : start + chunk + CONTEXT])[0]
+            heard = self.generator.encode_audio(rows[None, low : start + chunk + CONTEXT])[0]
             pieces.append(heard[start - low : start - low + chunk])
         return torch.cat(pieces)
 
@@ -64,7 +57,7 @@ class SpeechTrack:
         """The speech heard at each time: (T,) seconds -> (T, D)."""
         if self.speech == "global":
             return self.rows[torch.from_numpy(audio.rows_at(times_s, len(self.rows)))]
-        return self.generator.listen(like(self.generator, audio.mel_windows(self.mel, times_s))[None])[0]
+        return self.generator.encode_audio(like(self.generator, audio.mel_windows(self.mel, times_s))[None])[0]
 
 
 class FaceRenderer:
@@ -77,7 +70,7 @@ class FaceRenderer:
         self.generator, self.person, self.source, self.sound = generator, person, source, sound
         self.px, self.identities = px, {}
 
-    def draw(self, batch):
+    def render(self, batch):
         """Draws the faces of a batch, a list of (source index, time in s, Frame).
 
         Returns a list: for each frame its face before and after, each (px, px, 3) float32 in [0, 1], or None where the
@@ -93,14 +86,14 @@ class FaceRenderer:
         pose[:, self.px // 2 :] = 0
         face = like(self.generator, np.concatenate([pose, identity], axis=-1)).permute(0, 3, 1, 2)
         speech = self.sound([batch[i][1] for i in shown])
-        drawn = self.generator.draw(face[None], speech[None])[0]
+        drawn = self.generator.generate(face[None], speech[None])[0]
         drawn = drawn.float().permute(0, 2, 3, 1).cpu().numpy()
         for i, old, new in zip(shown, real, drawn, strict=True):
             pairs[i] = old, new
         return pairs
 
     def put_back(self, batch, pairs):
-        """The frames of a batch with the faces that `draw` returned for it."""
+        """The frames of a batch with the faces that `render` returned for it."""
         frames = []
         for (index, _, frame), pair in zip(batch, pairs, strict=True):
             if pair is not None:

@@ -1,126 +1,342 @@
 """Trains a generator: pixel losses and a discriminator, then, in stages, a lip-reading expert that reads what it draws.
 
-python train.py --data_root data/grid --preset compact_talklip_g_c --name g_c
-python train.py --data_root data/lrs2 --method talklip --preset talklip_g_c --name lrs2_g_c --expert lip_expert.pt
+python train.py --data_root data/grid
+python train.py --data_root data/lrs2 --preset talklip_g_c --name lrs2_g_c --expert lip_expert.pt
 """
 
 import argparse
+import copy
+import hashlib
 import sys
+from collections import defaultdict
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import cv2
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 import checkpoint
 import distributed
-from data import Clips, GuidedClips, collate_windows, one_thread
-from diary import Diary
-from distributed import device_of
+from corpora.data_root import check_data_root
+from data import Clips, GuidedClips, collate, one_thread
 from errors import InputError, exit_code
 from experts.guidance import LipExpert
 from experts.lip_reader import load_reader
-from hparams import HParams, add_flags, override
-from run import Run
-from schedule import learning_rate, loss_weights, set_stage, stage_plan
-from update import train_step
+from faces.landmarks import LIP_NUMBERS
+from hparams import METHODS, WEIGHTS, add_flags, loss_weights, override, preset, stage_plan
+from losses import adversarial_loss, exact, lips_loss, mouth_loss, pixel_loss
+from media.files import make_folder
+from media.frame import write_picture
+from models import build_generator
+from models.decoder import PAD
+from models.layers import Norm
+from models.talklip import Discriminator, pick
+from training import TrainState, Validation, to, train
 
-EXPERT = Path(__file__).parent / "weights" / "expert_compact.safetensors"
+# The losses of a step
+
+
+def generator_losses(nets, batch, weights, hp, expert=None):
+    """Generates a batch's faces, and finds what is wrong with them.
+
+    batch: see `data.collate`.  weights: see `loss_weights`; a loss whose weight is 0 costs nothing.
+    Returns fake, (W, T, 3, H, W) in [0, 1], and {name: scalar} of the losses that have a weight.
+    """
+    generator = nets["generator"]
+    speech = generator.encode_audio(batch["audio"], batch["audio_padding"])  # (B, L, D)
+    said = pick(speech[batch["clip"]], batch["index"])  # (W, T, D)
+    fake, real = generator.generate(batch["face"], said), batch["target"]  # (W, T, 3, H, W)
+    guided = weights["lip"] or weights["contrastive"]
+    memory = expert.features(fake, batch) if guided else None  # (B, L, D)
+    terms = {
+        "l1": lambda: pixel_loss(fake, real),
+        "mouth": lambda: mouth_loss(fake, real, batch["mouth"]),
+        "lips": lambda: lips_loss(exact(nets["lips"](speech)), batch["lips"], batch["audio_padding"]),
+        "adv": lambda: adversarial_loss(exact(nets["discriminator"](fake)), True, hp.faithful),
+        "lip": lambda: expert.reading_loss(memory, batch, hp.lip_sum),
+        "contrastive": lambda: expert.contrastive_loss(generator.project(said), memory, batch, hp.faithful),
+    }
+    return fake, {name: terms[name]() for name, weight in weights.items() if weight > 0}
+
+
+def discriminator_losses(discriminator, fake, real, hp):
+    """How badly real faces are taken for generated ones, and generated for real: {name: scalar}."""
+    pairs = ("d_real", real, True), ("d_fake", fake.detach(), False)
+    return {name: adversarial_loss(exact(discriminator(faces)), wished, hp.faithful) for name, faces, wished in pairs}
+
+
+def shares(batches, hp):
+    """What each batch's losses are multiplied by, to make up the losses of all batches of all processes joined.
+
+    The sum over batches, and the mean over processes, of what is multiplied is then the joined loss: for a mean over
+    faces, pixels, rows or tokens in the measure of how many of them a batch has. Contrastive losses compare the faces
+    of one batch, of all processes: theirs is the mean of those of the batches.
+    Returns {name: scalar} for each batch; any other loss is taken for a mean over faces.
+    """
+
+    def counts(batch):
+        faces, mouth, rows = torch.ones_like(batch["index"]), batch["mouth"], ~batch["audio_padding"]
+        tokens = batch["tokens"] != PAD if "tokens" in batch else rows[:0]
+        return torch.stack([each.sum().float() for each in (faces, mouth, rows, tokens)])
+
+    world = distributed.rank()[1]
+    counted = torch.stack([counts(batch) for batch in batches])  # (N, 4)
+    parts = world * counted / distributed.total(counted.sum(0)).clamp(min=1e-9)
+    found = []
+    for faces, mouth, rows, tokens in parts:
+        own = {"mouth": mouth, "lips": rows, "lip": world if hp.lip_sum else tokens, "contrastive": 1 / len(batches)}
+        found.append(defaultdict(lambda faces=faces: faces, own))
+    return found
+
+
+# The step
+
+
+def add_gradients(state, batch, weights, expert, share):
+    """Adds a batch's gradients to both networks. Returns every loss times its `share`, detached.
+
+    Differs: the published code lets the generator's adversarial gradient leak into the discriminator's update:
+    `faithful`.
+    """
+    hp, discriminator = state.hp, state.nets["discriminator"]
+    discriminator.requires_grad_(hp.faithful)
+    with distributed.autocast(batch["face"].device, hp.amp):
+        fake, losses = generator_losses(state.nets, batch, weights, hp, expert)
+    losses = {name: share[name] * loss for name, loss in losses.items()}
+    losses["total"] = sum(weights[name] * loss for name, loss in losses.items())
+    losses["total"].backward()
+    discriminator.requires_grad_(True)
+    if weights["adv"] > 0:
+        with distributed.autocast(batch["face"].device, hp.amp):
+            judged = discriminator_losses(discriminator, fake, batch["target"], hp)
+        losses |= {name: share[name] * loss for name, loss in judged.items()}
+        (losses["d_real"] + losses["d_fake"]).backward()
+    return {name: loss.detach() for name, loss in losses.items()}
+
+
+def train_step(state, batches, expert=None):
+    """Updates the generator, and the discriminator where the adversarial loss is on, once.
+
+    batches: one, or more whose gradients are gathered; each has batch norms of its own.
+    Returns every loss, of all batches and processes joined, and the generator's gradient norm, detached, for the log.
+    """
+    weights = loss_weights(state.hp, state.step)
+    state.begin_step()
+    set_stage(state.nets["generator"], state.hp, state.step)
+    parts = zip(batches, shares(batches, state.hp), strict=True)
+    found = [add_gradients(state, batch, weights, expert, share) for batch, share in parts]
+    losses = {name: sum(each[name] for each in found) for name in found[0]}
+    stepped = ["generator", "discriminator"] if weights["adv"] > 0 else ["generator"]
+    return state.end_step(losses, state.nets["generator"].parameters(), stepped)
+
+
+def set_stage(generator, hp, step):
+    """Freezes what `step` does not train (stage 0: the audio encoder), in weights, dropout and layer drop.
+
+    Differs: the published code leaves a frozen audio encoder in train mode, with its dropout on: `faithful`.
+    """
+    generator.train()
+    if hp.freeze_norms and step >= hp.lip_from:
+        for module in generator.modules():
+            if isinstance(module, Norm):
+                module.eval()
+    if hp.speech == "local":
+        return
+    encoder, trains = generator.speech, step >= hp.audio_from
+    encoder.requires_grad_(trains and not hp.audio_train_layers)
+    encoder.train(trains or hp.faithful)
+    for block in list(encoder.blocks)[-hp.audio_train_layers :] if trains else ():
+        block.requires_grad_(True)
+
+
+# Batches
+
+
+def batches(clips, guided, workers, state, stop):
+    """Yields (the batches of a step, how many faces they have) until the next stage's take their place, or `stop`.
+
+    clips: for the steps before `lip_from`.  guided: for those after.
+    """
+    (rank, world), late = distributed.rank(), state.step >= state.hp.lip_from
+    hp, end = state.hp.paced(state.step), stop if late else min(stop, state.hp.lip_from)
+    numbers = range(state.step * hp.accumulate, end * hp.accumulate)
+    draws = [(number * world + rank) * hp.batch_size + i for number in numbers for i in range(hp.batch_size)]
+    how = {"num_workers": workers, "worker_init_fn": one_thread, "pin_memory": state.device.type == "cuda"}
+    loader = DataLoader(
+        guided if late else clips, hp.batch_size, sampler=draws, collate_fn=partial(collate, window=hp.window), **how
+    )
+    for of_step in zip(*[iter(loader)] * hp.accumulate, strict=True):
+        yield [to(state.device, batch) for batch in of_step], sum(batch["index"].numel() for batch in of_step)
+
+
+# Validation
 
 
 @torch.no_grad()
-def average(mean, generator, decay):
-    """Moves the averaged generator a little towards the current one; its batch norm statistics too."""
-    for old, new in zip(mean.state_dict().values(), generator.state_dict().values(), strict=True):
-        if old.is_floating_point():
-            old.lerp_(new, 1 - decay)
+def pixel_scores(generator, clips, hp, device, strip=None):
+    """Mean losses over a split's fixed samples, in eval mode; writes a picture strip to `strip`.
+
+    A row of the strip is a clip; its pictures are identity | pose prior | generated | real, twice.
+    """
+    scores, rows = {"l1": 0.0, "mouth": 0.0}, []
+    chosen = evenly(len(clips), hp.valid_clips)
+    for i in chosen:
+        sample = clips.validation(i)
+        batch = to(device, collate([sample], window=len(sample["face"])))
+        with distributed.autocast(device, hp.amp):
+            fake = generator(batch["face"], batch["audio"], batch["index"], batch["audio_padding"])
+        scores["l1"] += pixel_loss(fake, batch["target"]).item() / len(chosen)
+        scores["mouth"] += mouth_loss(fake, batch["target"], batch["mouth"]).item() / len(chosen)
+        if len(rows) < 6:
+            pose, identity = batch["face"][0, [2, 5]].split(3, dim=1)
+            rows.append(torch.stack([identity, pose, fake[0, [2, 5]], batch["target"][0, [2, 5]]], dim=1).flatten(0, 1))
+    if strip is not None:
+        write_picture(strip, torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1))  # (3, rows * H, 8 * W)
+    return scores
 
 
-def learn(run, batches):
-    """One step of a run. All that is random follows from (seed, step). Returns the losses, detached."""
-    hp, step, (rank, world) = run.now, run.step, distributed.rank()
-    torch.manual_seed(hp.seed * 1_000_003 + step * world + rank)  # dropout and layer drop too
-    set_stage(run.nets["generator"], hp, step)
-    for group in (group for optim in run.optims.values() for group in optim.param_groups):
-        group["lr"] = run.progress.brake * learning_rate(hp, step)
-    batches = [{name: part.to(run.device, non_blocking=True) for name, part in batch.items()} for batch in batches]
-    losses = train_step(run.nets, run.optims, batches, loss_weights(hp, step), hp, run.expert)
-    if run.mean:
-        average(run.mean, run.nets["generator"], min(hp.ema, (1 + step) / (10 + step)))
-    run.progress.note(losses)
-    run.step = step + 1
-    return losses
+@torch.no_grad()
+def reading_scores(generator, expert, clips, hp, device, most=10):
+    """How well the expert reads validation clips of which every frame is generated: means over clips.
+
+    lip: its loss, in nats per token.  token_error: the share of tokens that it gets wrong, told those before.
+    """
+    chosen = evenly(len(clips), min(hp.valid_clips, most))
+    scores = {"lip": 0.0, "token_error": 0.0}
+    for i in chosen:
+        batch = to(device, clips.whole(i))
+        with distributed.autocast(device, hp.amp):
+            fake = generator(batch["face"], batch["audio"], batch["index"], batch["audio_padding"])
+            memory = expert.features(fake, batch)
+            scores["lip"] += expert.reading_loss(memory, batch, False).item() / len(chosen)
+            scores["token_error"] += expert.token_error(memory, batch).item() / len(chosen)
+    return scores
 
 
-def stretch(run, clips, later, workers, stop):
-    """The batches of the steps until the next stage's take their place, or until `stop`: lists of `accumulate` each."""
-    hp, (rank, world) = run.now.paced(run.step), distributed.rank()
-    guided = later and run.step >= hp.lip_from
-    chosen, end = later if guided else clips, stop if guided or not later else min(stop, hp.lip_from)
-    batches = range(run.step * hp.accumulate, end * hp.accumulate)
-    draws = [(batch * world + rank) * hp.batch_size + i for batch in batches for i in range(hp.batch_size)]
-    how = {"num_workers": workers, "worker_init_fn": one_thread, "pin_memory": run.device.type == "cuda"}
-    loader = DataLoader(
-        chosen, hp.batch_size, sampler=draws, collate_fn=partial(collate_windows, window=hp.window), **how
+def evenly(count, most):
+    """At most so many of `count` places, spread over them: a list of int."""
+    return np.linspace(0, count - 1, min(count, most)).astype(int).tolist()
+
+
+def validate(clips, expert, state, strip):
+    """The `Validation` of a run; writes a picture strip. Under the expert, a generator is better at any error."""
+    generator, hp = (state.mean or state.nets["generator"]).eval(), state.hp
+    scores = pixel_scores(generator, clips, hp, state.device, strip)
+    if expert:
+        scores |= reading_scores(generator, expert, clips, hp, state.device)
+    taught = expert is not None and state.step > hp.lip_from
+    return Validation(
+        scores, scores["mouth"] - taught, scores["l1"] * (min(len(clips), hp.valid_clips) if hp.faithful else 1)
     )
-    return zip(*[iter(loader)] * hp.accumulate, strict=True)
 
 
-def train(run, clips, valid, folder, workers, stop=None, later=None):
-    """Runs from `run.step` to `max_steps` (or `stop`); from `lip_from` on `later`, if any, stands in for `clips`."""
-    stop = run.hp.max_steps if stop is None else min(stop, run.hp.max_steps)
-    with Diary(run, valid, folder, stop) as diary:
-        while run.step < stop and not run.progress.over:
-            for batches in stretch(run, clips, later, workers, stop):
-                diary.waited(sum(batch["index"].numel() for batch in batches))
-                if diary.note(learn(run, batches)):  # a stage has begun, or the run has gone back
-                    break
-        if run.step >= run.hp.max_steps and (never := run.progress.waiting):
-            stages = ", ".join(name.removesuffix("_from") for name in never)
-            diary.say(f"no plateau came in {run.step} steps, so stages never began: {stages}. Raise --max_steps")
+# Building a run
 
 
-def teacher(args, hp, device):
-    """The lip expert that a run will need and its `Reader`, or (None, None)."""
+def build(hp, device, facts=None):
+    """A `TrainState` of untrained networks, as the knobs say."""
+    torch.manual_seed(hp.seed)
+    layout = {"device": device, "memory_format": torch.channels_last}
+    generator = build_generator(hp).to(**layout)
+    lips = torch.nn.Linear(generator.speech_size, LIP_NUMBERS).to(device)
+    nets = {"generator": generator, "discriminator": Discriminator(hp).to(**layout), "lips": lips}
+    mean = copy.deepcopy(generator).requires_grad_(False) if hp.ema else None
+    adam = partial(torch.optim.Adam, lr=hp.lr, betas=(hp.beta1, hp.beta2))
+    optims = {"generator": adam([*generator.parameters(), *lips.parameters()])}
+    optims["discriminator"] = adam(nets["discriminator"].parameters())
+    return TrainState(hp, device, nets, optims, mean, facts)
+
+
+def begin_with(nets, found, why):
+    """Gives networks the weights of a trained one. Raises InputError that begins with `why` if the size is another."""
+    try:
+        for net in nets:
+            net.load_state_dict(found)
+    except RuntimeError as error:
+        raise InputError(f"{why}: give the --preset that fits") from error
+
+
+def load_expert(args, hp, device):
+    """The lip expert that a run will need, and the reader that it is made of; (None, None) for a run without."""
     if not hp.guided or (hp.lip_from >= hp.max_steps and not hp.patience):
         return None, None
     reader = load_reader(args.expert, roi=None if hp.roi == "own" else hp.roi)
     return LipExpert(reader, device, hp.faithful, hp.recompute), reader
 
 
-def start(args):
-    """Builds or resumes the run that the flags describe."""
-    folder = args.runs / args.name
-    last = folder / "last.pt"
-    state = checkpoint.load(last) if last.is_file() else None
-    if state and "reader" in state:
+def knobs_of(args, last):
+    """The knobs of the run that the flags begin, or resume from `last`: (hparams, its checkpoint or None)."""
+    if not last.is_file():
+        return override(preset(args.row), args), None
+    state = checkpoint.load(last)
+    if "task" in state:
         raise InputError(f"{last} is a run of train_expert.py: give another --name")
-    hp = override(checkpoint.knobs(last, state.get("hparams", {})) if state else HParams(), args)
-    device = distributed.join(torch.device(device_of(args.device)))
-    expert, reader = teacher(args, hp, device)
-    run = Run(hp, device, expert)
-    if state:
-        run.resume(last, state)
+    return override(checkpoint.knobs(last, state["hparams"]), args), state
+
+
+def start(args, hp, found, device, expert, reader):
+    """The state of the run that the flags begin, or resume from the checkpoint `found`."""
+    clips = (args.data_root / "train.txt").read_bytes()
+    facts = {"expert": expert and expert.sha256, "clips": hashlib.sha256(clips).hexdigest()}
+    state = build(hp, device, facts)
+    generator = state.nets["generator"]
+    if expert and hp.contrastive_weight and (size := generator.sync.out_features) != expert.hp.dim:
+        other = f"the --expert has features of {expert.hp.dim}, sound is projected to {size}"
+        raise InputError(f"{other}: say --sync_dim {expert.hp.dim}")
+    both = [net for net in (generator, state.mean) if net]
+    if found:
+        state.resume(args.runs / args.name / "last.pt", found)
     elif args.init:
-        run.begin_with(args.init)
-    elif hp.speech == "global" and expert:
-        run.transfer(args.expert, reader)
+        weights = checkpoint.load_generator(args.init)[0].state_dict()
+        begin_with(both, weights, f"--init {args.init} is a generator of another size")
+    elif hp.speech == "global" and expert:  # as published, the audio encoder begins as the expert's own
+        encoder = {k: v for k, v in reader.net.encoder.state_dict().items() if not k.startswith("video.")}
+        why = f"--expert {args.expert} is of another size, and the audio encoder is to begin as its encoder"
+        begin_with([net.speech for net in both], encoder, why)
     elif hp.speech == "global" and hp.audio_from and hp.audio_train_layers:
         raise InputError(
             "these knobs train only the top of the audio encoder, and late: give --init a generator whose encoder is "
             "trained, such as TalkLip's own, or train all of it: --audio_from 0 --audio_train_layers 0"
         )
-    if args.init_discriminator and not state:
-        run.judge_with(args.init_discriminator)
-    if (steps := distributed.gathered(torch.tensor([run.step], device=device))).unique().numel() > 1:
-        raise InputError(f"{folder}: processes find steps {steps.tolist()} there: all machines must see one --runs")
-    folder.mkdir(parents=True, exist_ok=True)
-    for line in (
-        [f"{folder}: step {run.step} of {hp.max_steps}", *stage_plan(run.now)] if not distributed.rank()[0] else ()
-    ):
+    if args.init_discriminator and not found:
+        weights = checkpoint.load_discriminator(args.init_discriminator)[0].state_dict()
+        why = f"--init_discriminator {args.init_discriminator} is one of another size"
+        begin_with([state.nets["discriminator"]], weights, why)
+    steps = distributed.gathered(torch.tensor([state.step], device=device))
+    if steps.unique().numel() > 1:
+        raise InputError(f"{args.runs}: processes find steps {steps.tolist()} there: all machines must see one --runs")
+    return state
+
+
+def clips_of(args, hp, expert):
+    """The clips of a run: of the steps before `lip_from`, of those after, and of validation.
+
+    What the later two cannot use is left out of them, and said in a line; both may be empty.
+    """
+    clips, late = Clips(args.data_root, "train", hp), hp.paced(hp.lip_from)
+    clips.check()
+    if expert:
+        shown = expert.tokenizer, expert.hp.roi, expert.hp.longest
+        found = [GuidedClips(args.data_root, split, late, *shown) for split in ("train", "val")]
+    else:
+        found = [Clips(args.data_root, split, late) for split in ("train", "val")]
+    for part, generated in zip(found, (True, False), strict=True):
+        count, reasons = len(part), part.leave_out(generated)
+        if reasons:
+            first = next(iter(reasons.values()))
+            say(
+                f"{part.listed}: from step {hp.lip_from} on without {len(reasons)} of {count} clips, the first: {first}"
+            )
+    return clips, *found
+
+
+def say(line):
+    """One line on stderr, from the first process alone."""
+    if not distributed.rank()[0]:
         print(line, file=sys.stderr)
-    return run, folder
 
 
 def work(args):
@@ -128,49 +344,60 @@ def work(args):
     for flag in ("workers", "stop"):
         if (value := getattr(args, flag)) is not None and value < 0:
             raise InputError(f"--{flag} {value} must be at least 0")
-    for path in filter(None, (args.export, args.export_discriminator)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    run, folder = start(args)
-    hp, expert = run.hp, run.expert
-    clips, late = Clips(args.data_root, "train", hp), hp.paced(hp.lip_from)
-    if expert:
-        shown = expert.tokenizer, expert.hp.roi, expert.hp.longest
-        later, valid = (GuidedClips(args.data_root, split, late, *shown) for split in ("train", "val"))
-    else:
-        later, valid = (Clips(args.data_root, split, late) for split in ("train", "val"))
-    later.check()
-    if hp.window > late.window:
-        clips.check()
-    valid.check(drawn=False)
-    train(run, clips, valid, folder, args.workers, args.stop, later)
+    check_data_root(args.data_root, "train.py")
+    args.row = getattr(args, "preset", METHODS[args.method])
+    args.name = args.name or args.row
+    folder = args.runs / args.name
+    hp, found = knobs_of(args, folder / "last.pt")
+    device = distributed.join(torch.device(distributed.device_of(args.device)))
+    expert, reader = load_expert(args, hp, device)
+    clips, guided, valid = clips_of(args, hp, expert)
+    if expert and not (len(guided) and len(valid)):
+        say(f"{args.data_root}: --expert {args.expert} can read none of its clips: trained without it")
+        expert, hp = None, replace(hp, lip_weight=0.0, contrastive_weight=0.0)
+        clips, guided, valid = clips_of(args, hp, None)
+    state = start(args, hp, found, device, expert, reader)
+    published = args.row.removeprefix("compact_")
+    size = f" The published size: --preset {published} --expert FILE." if published != args.row else ""
+    say(f"{folder}: {args.row} on {len(clips)} clips, step {state.step} of {state.hp.max_steps}.{size}")
+    for line in stage_plan(state.hp):
+        say(line)
+    for path in (folder / "last.pt", args.export, args.export_discriminator):
+        if path:
+            make_folder(path.parent)
+    step = partial(train_step, expert=expert)
+    train(
+        state, folder, args.stop, partial(batches, clips, guided, args.workers), step, partial(validate, valid, expert)
+    )
     if args.export and not distributed.rank()[0]:
-        checkpoint.export(args.export, run.shown, hp, step=run.step)
+        checkpoint.export(args.export, state.mean or state.nets["generator"], state.hp, step=state.step)
     if args.export_discriminator and not distributed.rank()[0]:
-        judge = run.nets["discriminator"]
-        checkpoint.export(args.export_discriminator, judge, hp, step=run.step, network="discriminator")
+        net = state.nets["discriminator"]
+        checkpoint.export(args.export_discriminator, net, state.hp, step=state.step, network="discriminator")
     distributed.leave()
 
 
 def main(argv=None):
     """Parses the flags and trains, or resumes, a run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_root", required=True, type=Path, help="made by preprocess.py")
-    parser.add_argument("--name", required=True, help="of the run; the same name resumes it")
-    parser.add_argument("--runs", default=Path("runs"), type=Path, help="folder of all runs (default: %(default)s)")
-    parser.add_argument("--workers", default=1, type=int, help="processes that read clips (default: %(default)s)")
-    parser.add_argument("--stop", type=int, help="stop after this step, without changing the schedule")
-    parser.add_argument("--export", type=Path, help="write the generator here at the end, as safetensors")
-    parser.add_argument("--export_discriminator", type=Path, help="and the discriminator here, to go on training with")
-    parser.add_argument("--init", type=Path, help="begin with this generator's weights: ours or a published one")
-    parser.add_argument("--init_discriminator", type=Path, help="and with this discriminator's")
-    parser.add_argument(
-        "--expert", default=EXPERT, type=Path, help="lip-reading expert: ours, or AV-HuBERT's fine-tuned"
-    )
-    parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
+    add = parser.add_argument
+    add("--data_root", required=True, type=Path, help="made by preprocess.py")
+    add("--method", choices=METHODS, default="talklip", help="whose training: its compact preset (default: talklip)")
+    add("--name", help="of the run; the same name resumes it (default: its preset's)")
+    add("--runs", default=Path("runs"), type=Path, help="folder of all runs (default: %(default)s)")
+    add("--workers", default=1, type=int, help="processes that read clips (default: %(default)s)")
+    add("--stop", type=int, help="stop after this step, without changing the schedule")
+    add("--export", type=Path, help="write the generator here at the end, as safetensors")
+    add("--export_discriminator", type=Path, help="and the discriminator here, to go on training with")
+    add("--init", type=Path, help="begin with this generator's weights: ours or a published one")
+    add("--init_discriminator", type=Path, help="and with this discriminator's")
+    expert = "lip-reading expert: ours, or AV-HuBERT's fine-tuned (default: the compact one in weights/)"
+    add("--expert", default=WEIGHTS["expert"], type=Path, help=expert)
+    add("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     add_flags(parser)
     args = parser.parse_args(argv)
     cv2.setNumThreads(0)
-    return exit_code(parser.prog, lambda: work(args), if_stopped="stopped; the same command goes on from last.pt")
+    return exit_code(parser.prog, lambda: work(args), if_stopped="stopped; the same command resumes from last.pt")
 
 
 if __name__ == "__main__":

@@ -1,21 +1,339 @@
-"""Trains experts: the lip reader that teaches the generator, the observers that judge it, the sync model.
+"""Trains experts: the lip reader that guides the generator, the lip readers that judge it, the sync model.
 
 python train_expert.py tokenizer --data_root data/grid --out data/grid/tokenizer.model --size 64
-python train_expert.py pretrain --data_root data/grid --preset compact --name units
-python train_expert.py finetune --data_root data/grid --preset compact --name expert --init runs/units/best.pt
+python train_expert.py pretrain --data_root data/grid --preset compact --name clusters
+python train_expert.py finetune --data_root data/grid --preset compact --name expert --init runs/clusters/best.pt
 python train_expert.py words --data_root data/grid --preset compact_words --name words
 python train_expert.py sync --data_root data/grid --preset compact_sync --name sync
 """
 
 import argparse
+import hashlib
 import math
 import sys
+from functools import partial
 from pathlib import Path
 
-from errors import InputError, exit_code
-from hparams import ExpertHParams, add_flags, override
+import cv2
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
 
-# Slow imports are inside the functions, so that --help answers at once.
+import checkpoint
+import distributed
+from corpora.data_root import check_data_root
+from data import Clips, collate, one_thread
+from errors import InputError, exit_code
+from experts import lip_reader, sync
+from experts.clusters import cluster_targets
+from experts.data import Batches, SyncWindows, Utterances, Words
+from experts.lip_reader import TrainedLipReader, error_rates, load_reader, packed, read
+from experts.tokenizer import Tokenizer, train_tokenizer
+from hparams import ExpertHParams, HParams, add_flags, override
+from losses import cluster_loss, ctc_loss, matching_loss, reading_loss
+from media.clip import Clip
+from media.files import make_folder
+from models import build_reader
+from models.avhubert import ClusterHead, shuffle_spans, spans
+from models.decoder import PAD
+from models.syncnet import WINDOW
+from training import TrainState, Validation, to, train
+
+# The losses of a step: each task turns a batch into some
+
+
+class MaskedPrediction(nn.Module):
+    """Pre-training (AV-HuBERT; SyncTalklip eq. 3): the cluster targets of masked frames, predicted from the rest.
+
+    reader: a `LipReader` over an `AVHubert` with video, or over a `Conformer`, which only sees.
+    Differs: where one modality is dropped, only what is masked in the other counts as masked. With `unmasked_weight` 1,
+    as in the compact presets, and most batches seen alone, this is largely naming each frame's sound from the lips.
+    """
+
+    def __init__(self, reader, hp):
+        super().__init__()
+        self.hp, self.reader, self.head = hp, reader, ClusterHead(hp.dim, hp.clusters)
+
+    def forward(self, batch):
+        """batch: see `data.collate`, with `clusters`. Returns {"clusters": scalar}."""
+        hp, roi, audio = self.hp, batch["roi"], batch["audio"]
+        video_masked = spans(batch["lengths"], hp.mask_video, hp.mask_video_span)
+        audio_masked = spans(batch["lengths"], hp.mask_audio, hp.mask_audio_span)
+        alone, video_only = torch.rand(2) < torch.tensor([hp.modality_dropout, hp.audio_dropout])
+        roi = shuffle_spans(roi, video_masked, batch["lengths"])
+        audio = torch.where(audio_masked[..., None], self.head.mask.to(audio.dtype), audio)
+        masked = video_masked | audio_masked
+        if hp.model == "conformer" or (alone and video_only):
+            audio, masked = None, video_masked
+        elif alone:
+            roi, masked = None, audio_masked
+        scores = self.head(self.reader.encode(roi, batch["roi_padding"], audio))
+        weights = masked + hp.unmasked_weight * ~masked
+        return {"clusters": cluster_loss(scores.float(), batch["clusters"], weights)}
+
+
+class Transcription(nn.Module):
+    """Fine-tuning: the tokens of the transcript with label smoothing; beside them, where asked for, CTC and frames.
+
+    Raises InputError if CTC is asked for and the reader has no layer for it.
+    """
+
+    def __init__(self, reader, hp):
+        super().__init__()
+        if hp.ctc_weight and reader.ctc is None:
+            raise InputError(f"--ctc_weight {hp.ctc_weight}: --model {hp.model} has no CTC layer, the conformer has")
+        self.hp, self.reader = hp, reader
+        tokens = reader.decoder.embedding.num_embeddings
+        self.said = nn.Linear(hp.dim, tokens) if hp.frames_weight else None
+
+    def forward(self, batch):
+        """batch: see `data.collate`, with `tokens`. Returns {name: scalar}."""
+        hp, reader = self.hp, self.reader
+        memory = reader.encode(batch["roi"], batch["roi_padding"])
+        logits = reader.decoder(batch["previous"], memory, batch["roi_padding"])
+        losses = {"reading": reading_loss(logits.float(), batch["tokens"], PAD, hp.label_smoothing)}
+        if hp.ctc_weight:
+            lengths = (batch["tokens"] != PAD).sum(1) - 1  # without END, which CTC has no need of
+            losses["ctc"] = ctc_loss(reader.ctc(memory).float(), batch["tokens"], batch["lengths"], lengths)
+        if hp.frames_weight:
+            losses["frames"] = reading_loss(self.said(memory).float(), batch["said"], PAD)
+        return losses
+
+
+class WordNaming(nn.Module):
+    """The word classifier's only task: which word it is."""
+
+    def __init__(self, classifier, hp):
+        super().__init__()
+        self.hp, self.reader = hp, classifier
+
+    def forward(self, batch):
+        """batch: see `data.collate`, with `word` (B,) and `inside` (B, T). Returns {"word": scalar}."""
+        logits = self.reader(batch["roi"], batch["roi_padding"], batch["inside"])
+        return {"word": reading_loss(logits.float()[:, None], batch["word"][:, None], -1, self.hp.label_smoothing)}
+
+
+class Synchrony(nn.Module):
+    """The sync model's task: which sound belongs to which lips, among all windows of all clips of the batch."""
+
+    def __init__(self, sync, hp):
+        super().__init__()
+        self.hp, self.sync = hp, sync
+
+    def forward(self, batch):
+        """batch: see `data.collate`, with `mel` (B, T - 4, 1, 80, 16).
+
+        Returns {"sync": scalar, "chance": what it is for a model that knows nothing}, nats.
+        """
+        at = torch.arange(batch["mel"].shape[1], device=batch["mel"].device)
+        inside = at < batch["lengths"][:, None] - (WINDOW - 1)
+        video, audio = (
+            self.sync.embed_video(batch["roi"])[inside],
+            self.sync.embed_audio(batch["mel"])[inside],
+        )  # (N, D)
+        return {
+            "sync": matching_loss(video, audio, self.hp.temperature),
+            "chance": torch.tensor(float(len(video))).log(),
+        }
+
+
+OBJECTIVES = {"pretrain": MaskedPrediction, "finetune": Transcription, "words": WordNaming, "sync": Synchrony}
+ALONE = {"words", "sync"}  # tasks with a model of their own, of the same name
+
+
+def objective_weights(hp):
+    """The weight of each loss of the tasks; `chance` is no loss but what one is held against."""
+    reading = {"reading": 1 - hp.ctc_weight, "ctc": hp.ctc_weight, "frames": hp.frames_weight}
+    return {"clusters": 1.0, "word": 1.0, "sync": 1.0, "chance": 0.0, **reading}
+
+
+# The step
+
+
+def train_step(objective, task, state, batch):
+    """One update of the network. Returns every loss and the gradient's norm, detached.
+
+    Differs: an encoder frozen in fine-tuning is in eval mode; published, its dropout goes on.
+    """
+    hp, weights = state.hp, objective_weights(state.hp)
+    state.begin_step()
+    objective.train()
+    if task == "finetune":
+        frozen = state.step < hp.freeze
+        objective.reader.encoder.requires_grad_(not frozen).train(not frozen)
+    with distributed.autocast(state.device, hp.amp):
+        losses = objective(batch)
+    losses["total"] = sum(weights[name] * loss for name, loss in losses.items())
+    losses["total"].backward()
+    return state.end_step(losses, objective.parameters())
+
+
+# Batches
+
+
+def batches(clips, workers, state, stop):
+    """Yields (the batch of a step, how many frames it has) from the step of `state` to `stop`."""
+    rank, world = distributed.rank()
+    chosen = Batches(clips.lengths, state.hp, state.step, stop, rank, world)
+    loader = DataLoader(clips, batch_sampler=chosen, num_workers=workers, collate_fn=collate, worker_init_fn=one_thread)
+    for batch in loader:
+        yield to(state.device, batch), int(batch["lengths"].sum())
+
+
+# Validation
+
+
+@torch.inference_mode()
+def validate(objective, task, clips, reader, state, _=None):
+    """The `Validation` of a run on fixed samples of a split; the first of its scores is what is to be small."""
+    scores = (score_sync if task == "sync" else score_reader)(objective.eval(), task, clips, reader, state)
+    return Validation(scores, next(iter(scores.values())))
+
+
+def score_sync(objective, task, clips, reader, state):
+    """How often a sync model is mistaken, see `experts.sync.mismatches`."""
+    return sync.mismatches(objective.sync, clips, state.hp.valid_clips, state.device)
+
+
+def score_reader(objective, task, clips, reader, state):
+    """The error rates of a lip reader, or the share of cluster targets or words that are predicted wrong."""
+    count = min(len(clips), state.hp.valid_clips)
+    chosen = np.linspace(0, len(clips) - 1, count).astype(int)
+    right, places, said, found = 0, 0, [], []
+    for part in np.array_split(chosen, -(-count // 8)):
+        batch = to(state.device, collate([clips[int(i), None] for i in part]))
+        roi, padding = batch["roi"], batch["roi_padding"]
+        if task == "finetune":
+            said += [reader.tokenizer.decode(tokens) for tokens in batch["tokens"]]
+            found += read(reader, roi, padding)
+            continue
+        with distributed.autocast(state.device, state.hp.amp):
+            scores = (
+                objective.head(objective.reader.encode(roi, padding))
+                if task == "pretrain"
+                else objective.reader(roi, padding, batch["inside"])
+            )
+        wanted = batch["clusters"] if task == "pretrain" else batch["word"]
+        right, places = right + (scores.argmax(-1) == wanted).sum().item(), places + (wanted >= 0).sum().item()
+    return error_rates(said, found) if task == "finetune" else {"errors": 1 - right / places}
+
+
+# Building a run
+
+
+def splits_of(args, hp, tokenizer, teacher):
+    """The clips of a task, [train, val]."""
+    root = args.data_root
+    if args.task == "words":
+        clips = Words(root, "train", hp)
+        return [clips, Words(root, "val", hp, clips.vocabulary)]
+    if args.task == "sync":
+        return [SyncWindows(root, split, hp) for split in ("train", "val")]
+    splits = [Utterances(root, split, hp, tokenizer) for split in ("train", "val")]
+    if args.task == "pretrain":
+        path = args.runs / args.name / "clusters.npz"
+        with distributed.first_alone():
+            targets = cluster_targets(splits, hp, path, teacher)
+        for split in splits:
+            split.clusters = targets
+    return splits
+
+
+def build(args, hp, device, words, tokenizer):
+    """An untrained network under the losses of its task, and the `TrainState` of both."""
+    torch.manual_seed(hp.seed)
+    size = None if args.task in ("pretrain", "sync") else len(words or tokenizer)
+    objective = OBJECTIVES[args.task](build_reader(hp, size), hp).to(device, memory_format=torch.channels_last)
+    optim = torch.optim.AdamW(objective.parameters(), hp.lr, (hp.beta1, hp.beta2), weight_decay=hp.weight_decay)
+    facts = {"task": args.task, "words": words, "tokenizer": packed(tokenizer) if tokenizer else None}
+    facts["clips"] = hashlib.sha256((args.data_root / "train.txt").read_bytes()).hexdigest()
+    return objective, TrainState(hp, device, dict(objective.named_children()), {"expert": optim}, facts=facts)
+
+
+def begin_with(objective, task, path):
+    """Takes the encoder of a run, a lip reader or a published file; for words, its video front end."""
+    encoder, words = load_reader(path, whole=False).net.encoder, task == "words"
+    if words and not hasattr(encoder, "video"):
+        raise InputError(f"--init {path} is no avhubert, with whose video front end a word classifier begins")
+    mine, found = (objective.reader.front, encoder.video) if words else (objective.reader.encoder, encoder)
+    try:
+        mine.load_state_dict(found.state_dict())
+    except RuntimeError as error:
+        raise InputError(f"--init {path} is an encoder of another size: give the --preset that fits") from error
+
+
+def knobs_of(args, last):
+    """The knobs of the run that the flags begin, or resume from `last`: (hparams, its checkpoint or None)."""
+    found = checkpoint.load(last) if last.is_file() else None
+    if found and found.get("task") != args.task:
+        raise InputError(f"{last} is a run of {found.get('task', 'train.py')}: give another --name")
+    stored = checkpoint.knobs(last, found["hparams"], ExpertHParams) if found else ExpertHParams()
+    hp = override(stored, args)
+    if args.task != hp.model and {args.task, hp.model} & ALONE:
+        why = f"{args.task} cannot train --model {hp.model}: say another --model, or a --preset that has one"
+        raise InputError(why)
+    if not found and not args.init and args.task == "finetune" and hp.freeze:
+        raise InputError(f"--freeze {hp.freeze} keeps an encoder that nobody has trained: give --init, or --freeze 0")
+    return hp, found
+
+
+def make_tokenizer(args):
+    """Trains a tokenizer on the transcripts of the training split and writes it."""
+    check_data_root(args.data_root, "train_expert.py tokenizer")
+    make_folder(args.out.parent)
+    tokenizer = train_tokenizer(transcripts(args.data_root, "train"), args.size, args.kind)
+    args.out.write_bytes(tokenizer.model)
+    print(f"{args.out}: {len(tokenizer)} tokens, sha256 {tokenizer.sha256}")
+
+
+def transcripts(data_root, split):
+    """What is said in each clip of a split, in the order of its list. Raises InputError as `Clips` and `Clip` do."""
+    return [Clip(path).text for path in Clips(data_root, split, HParams()).paths]
+
+
+def tokenizer_of(args):
+    """The tokenizer that --tokenizer names, by default the one in the data root."""
+    path = args.tokenizer or args.data_root / "tokenizer.model"
+    if not path.is_file():
+        raise InputError(f"no tokenizer at {path}: make one with train_expert.py tokenizer --out {path}")
+    try:
+        return Tokenizer(path.read_bytes())
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def work(args):
+    """Trains the run that the flags describe, and exports it where that is asked for."""
+    cv2.setNumThreads(0)
+    check_data_root(args.data_root, f"train_expert.py {args.task}")
+    folder = args.runs / args.name
+    hp, found = knobs_of(args, folder / "last.pt")
+    tokenizer = tokenizer_of(args) if args.task == "finetune" else None
+    device = distributed.join(torch.device(distributed.device_of(args.device)))
+    teacher = load_reader(args.teacher, whole=False) if args.teacher else None
+    if teacher:
+        teacher.net.to(device)
+    if not found and distributed.rank()[0] == 0:
+        (folder / "clusters.npz").unlink(missing_ok=True)  # of a start with maybe other flags, before any checkpoint
+    clips, valid = splits_of(args, hp, tokenizer, teacher)
+    words = clips.vocabulary if args.task == "words" else None
+    objective, state = build(args, hp, device, words, tokenizer)
+    if found:
+        state.resume(folder / "last.pt", found)
+    elif args.init:
+        begin_with(objective, args.task, args.init)
+    for each in (folder, args.export.parent if args.export else folder):
+        make_folder(each)
+    print(f"{folder}: {args.task}, step {state.step} of {state.hp.max_steps}", file=sys.stderr)
+    reader = TrainedLipReader(getattr(objective, "reader", None), state.hp, tokenizer, words)
+    step, validation = partial(train_step, objective, args.task), partial(validate, objective, args.task, valid, reader)
+    train(state, folder, args.stop, partial(batches, clips, args.workers), step, validation)
+    if args.export and distributed.rank()[0] == 0:
+        validated = math.isfinite(state.best) and (folder / "best.pt").is_file()
+        export = (sync if args.task == "sync" else lip_reader).export
+        export(args.export, folder / ("best.pt" if validated else "last.pt"))
+    distributed.leave()
 
 
 def check(args):
@@ -30,98 +348,12 @@ def check(args):
             raise InputError(f"--{flag} {path} is a folder: name a file in it")
 
 
-def make_folder(path):
-    """Makes a folder, where there is none. Raises InputError where there can be none."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{path} cannot be made: {error.strerror}") from error
-
-
-def make_tokenizer(args):
-    """Learns a tokenizer from the transcripts of the training split and writes it."""
-    from experts.tokenizer import train_tokenizer, transcripts
-
-    make_folder(args.out.parent)
-    tokenizer = train_tokenizer(transcripts(args.data_root, "train"), args.size, args.kind)
-    args.out.write_bytes(tokenizer.model)
-    print(f"{args.out}: {len(tokenizer)} tokens, sha256 {tokenizer.sha256}")
-
-
-def tokenizer_of(args):
-    """The tokenizer that --tokenizer names, by default the one in the data root."""
-    from experts.tokenizer import Tokenizer
-
-    path = args.tokenizer or args.data_root / "tokenizer.model"
-    if not path.is_file():
-        raise InputError(f"no tokenizer at {path}: make one with train_expert.py tokenizer --out {path}")
-    try:
-        return Tokenizer(path.read_bytes())
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-
-
-def start(args, folder):
-    """Begins or resumes, in its folder, the run that the flags describe."""
-    import torch
-
-    import checkpoint
-    import distributed
-    from distributed import device_of
-    from expert_run import ExpertRun
-    from experts.lip_reader import load_reader
-
-    last = folder / "last.pt"
-    state = checkpoint.load(last) if last.is_file() else None
-    if state and state.get("task") != args.task:
-        raise InputError(f"{last} is a run of {state.get('task', 'train.py')}: give another --name")
-    stored = checkpoint.knobs(last, state.get("hparams", {}), ExpertHParams) if state else ExpertHParams()
-    hp = override(stored, args)
-    tokenizer = tokenizer_of(args) if args.task == "finetune" else None
-    for each in (folder, args.export.parent if args.export else folder):
-        make_folder(each)
-    device = distributed.join(torch.device(device_of(args.device)))
-    if not state and distributed.rank()[0] == 0:
-        (folder / "units.npz").unlink(missing_ok=True)  # of a start with maybe other flags that came to no checkpoint
-    teacher = load_reader(args.teacher, whole=False) if args.teacher else None
-    if teacher:
-        teacher.net.to(device)
-    run = ExpertRun(args.task, hp, device, args.data_root, folder, tokenizer, teacher)
-    if state:
-        run.resume(last, state)
-    elif args.init:
-        run.begin_with(args.init)
-    elif args.task == "finetune" and hp.freeze:
-        raise InputError(f"--freeze {hp.freeze} keeps an encoder that nobody has trained: give --init, or --freeze 0")
-    return run
-
-
-def work(args):
-    """Trains the run that the flags describe, and exports it where that is asked for."""
-    import cv2
-
-    import distributed
-    from expert_run import train
-    from experts import lip_reader, sync
-
-    cv2.setNumThreads(0)
-    folder = args.runs / args.name
-    run = start(args, folder)
-    print(f"{folder}: {args.task}, step {run.step} of {run.hp.max_steps}", file=sys.stderr)
-    train(run, folder, args.workers, args.stop)
-    if args.export and distributed.rank()[0] == 0:
-        validated = math.isfinite(run.best) and (folder / "best.pt").is_file()
-        export = (sync if args.task == "sync" else lip_reader).export
-        export(args.export, folder / ("best.pt" if validated else "last.pt"))
-    distributed.leave()
-
-
 def main(argv=None):
     """Parses the flags and makes a tokenizer, or trains or resumes a lip reader."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     tasks = parser.add_subparsers(dest="task", required=True, metavar="task")
     notes = {
-        "pretrain": "an encoder, by masked prediction of units",
+        "pretrain": "an encoder, by masked prediction of cluster targets",
         "finetune": "a lip reader, on transcripts",
         "words": "a classifier of single words",
         "sync": "a sync model, by telling each window's sound from all others",
@@ -160,7 +392,7 @@ def main(argv=None):
         check(args)
         job(args)
 
-    return exit_code(parser.prog, checked, if_stopped="stopped; the same command goes on from last.pt")
+    return exit_code(parser.prog, checked, if_stopped="stopped; the same command resumes from last.pt")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Many jobs at once: on processes of this machine, or on the machines of a Ray cluster."""
 
 import os
+import sys
 import threading
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -14,6 +15,8 @@ from errors import InputError
 
 ROOT = Path(__file__).parent
 SENT = ("*.py", *(f"{room}/**/*.*" for room in "models experts faces media corpora evaluation".split()))  # to a cluster
+SELDOM_S = 30  # between two lines of progress where no terminal shows a bar
+
 _job = None  # of this process
 
 
@@ -106,3 +109,23 @@ def ahead(items, depth=4):
         while (item := waiting.popleft().result()) is not None:
             waiting.append(other.submit(next, items, None))
             yield item
+
+
+def progress_bar(total, unit, **how):
+    """A tqdm bar on stderr; where that is a file or a pipe, a line now and then instead of thousands of updates.
+
+    how: other arguments of tqdm.
+    """
+    from tqdm import tqdm
+
+    if sys.stderr.isatty():
+        return tqdm(total=total, unit=unit, **how)
+
+    class Lines(tqdm):
+        """tqdm that writes whole lines."""
+
+        def display(self, *_, **__):
+            """Writes the state of the bar as a line."""
+            print(self, file=sys.stderr, flush=True)
+
+    return Lines(total=total, unit=unit, mininterval=SELDOM_S, maxinterval=2 * SELDOM_S, ncols=80, **how)

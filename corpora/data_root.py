@@ -5,14 +5,15 @@ that is killed has lost at most the clips it was at.
 """
 
 import json
-import os
+import shlex
 import time
-import uuid
 from contextlib import suppress
 from pathlib import Path
 
+from corpora.layouts import layout_of
 from errors import InputError
 from media.clip import FORMAT, FPS, SUFFIX
+from media.files import replacing
 
 LOOKS = 3  # at what other runs may have finished meanwhile
 OFTEN = 2  # times that reading a clip was begun and not ended, by a result or a reason, after which it is left alone
@@ -21,9 +22,27 @@ LITTER_S = 3600  # age of a partial file that nobody is writing any more
 
 def write(path, text):
     """Writes a text file whole or not at all."""
-    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def check_data_root(folder, script):
+    """Raises InputError with the command to type if a folder that `script` is to train on is no data root."""
+    folder = Path(folder)
+    if (folder / "dataset.json").is_file():
+        return
+    name = shlex.quote(f"data/{folder.resolve().name}")
+    here, then = shlex.quote(str(folder)), f"python {script} --data_root {name}"
+    if (Path("data") / folder.resolve().name / "dataset.json").is_file():
+        raise InputError(f"{folder} is no data root, {name} is one: {then}")
+    try:
+        layout = layout_of(folder)
+    except InputError as error:
+        what = "has no videos and is no data root" if folder.is_dir() else "does not exist"
+        make = "python preprocess.py --data_root FOLDER_OF_VIDEOS --out data/NAME"
+        raise InputError(f"{folder} {what}: first {make}, then python {script} --data_root data/NAME") from error
+    make = f"python preprocess.py --data_root {here} --out {name}"
+    raise InputError(f"{folder} is a corpus ({layout}) that is not preprocessed yet: first {make}, then {then}")
 
 
 def escaped(name):
@@ -106,7 +125,7 @@ class DataRoot:
             written = found
             for path, text in found[0].items():
                 write(self.folder / path, text)
-        for partial in self.folder.rglob("*.partial"):  # of runs that were killed
+        for partial in self.folder.rglob("*.partial*"):  # of runs that were killed
             with suppress(FileNotFoundError):  # another run has just finished it
                 if time.time() - partial.stat().st_mtime > LITTER_S:
                     partial.unlink()

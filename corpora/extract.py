@@ -169,7 +169,7 @@ def cut_pictures(pictures, boxes, windows, face, face_px):
     for rgb, box, window in zip(pictures, boxes, windows, strict=True):
         grey = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)
         seen["faces"].append(encoded(crop.crop(rgb, box, crop_px, SURROUNDINGS)))
-        seen["mouths"].append(encoded(mouth.seen(grey, window, box)))
+        seen["mouths"].append(encoded(mouth.cut_window(grey, window, box)))
         if "middles" in seen:
             seen["middles"].append(encoded(grey[edge:-edge, edge:-edge]))
     return seen

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from errors import InputError, exit_code
 from hparams import HParams, add_flags, preset
+from media.files import replacing
 from workers import processors
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,8 +82,8 @@ def begin(folder, trunk):
     for name in reversed(KEPT):  # last.pt comes last: with it, the row has begun
         if (trunk / name).is_file():
             folder.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(trunk / name, folder / f"{name}.partial")
-            os.replace(folder / f"{name}.partial", folder / name)
+            with replacing(folder / name) as partial:
+                shutil.copyfile(trunk / name, partial)
 
 
 def grow(args):

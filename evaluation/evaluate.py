@@ -22,7 +22,8 @@ from evaluation.bootstrap import LEVEL, RESAMPLES
 from evaluation.rows import BASELINES, OTHER_SOUND, SILENCE, Corpus
 from evaluation.scoring import Judge, Setup, one_thread, score_clips
 from evaluation.videos import matched
-from evaluation.wer import EVALUATION_READERS, WEIGHTS
+from evaluation.wer import EVALUATION_READERS
+from hparams import WEIGHTS
 from models.published import archive
 from workers import processors
 
@@ -38,9 +39,9 @@ PROTOCOL = {
     "LMD": "40 lip points of MediaPipe's mesh, around their middle, in % of the outer eye corners' distance",
     "moves": "mean change from frame to frame of how far the lips are open, summed over clips, as a share of the real",
     "follows": "correlation of these changes with the real clip's, mean over clips; other clip's lips: chance",
-    "WER 1, CER 1": "observer 1, beam search that runs free, errors of all clips by all words",
-    "WER 2": "observer 2, teacher forced, mean of each sentence's rate, as TalkLip's; not a free WER",
-    "WER 3, CER 3": "observer 2, beam search that runs free, errors of all clips by all words",
+    "WER 1, CER 1": "reader 1, beam search that runs free, errors of all clips by all words",
+    "WER 2": "reader 2, teacher forced, mean of each sentence's rate, as TalkLip's; not a free WER",
+    "WER 3, CER 3": "reader 2, beam search that runs free, errors of all clips by all words",
     "words": "single words cut out at the transcript's times, share named right",
     "sync": "against the real clip's own sound in every row, also where a row was drawn for another",
     "identity frame copied": "the face of the clip's last frame in its first half, of its first in its second",
@@ -230,14 +231,14 @@ def parse(argv):
     add("--fake_other", type=Path, metavar="DIR", help="its videos for another clip's sound, for the leak")
     add("--fake_silence", type=Path, metavar="DIR", help="its videos for silence, for the leak")
     add("--compare", nargs="+", default=[], type=Path, metavar="DIR", help="methods side by side; also makes page.html")
-    generator = {"nargs": "?", "const": WEIGHTS / "talklip_compact.safetensors", "type": Path, "metavar": "FILE"}
+    generator = {"nargs": "?", "const": WEIGHTS["generator"], "type": Path, "metavar": "FILE"}
     add("--generator", **generator, help="draw the clips with these weights (without FILE: the ones in weights/)")
     add("--videos", type=Path, metavar="DIR", help="the corpus; without it the real crops are the data root's JPEGs")
     add("--split", nargs="+", default=["test"], help="lists of the data root (default: test)")
     add("--out", default=Path("results/evaluation"), type=Path, help="folder for the table (default: %(default)s)")
     add("--measures", nargs="+", choices=measures, default=list(measures), help="(default: all)")
-    for name, what in (("observer1", "reader for WER 1"), ("observer2", "for WER 2, 3"), ("words", "for words")):
-        add(f"--{name}", default=WEIGHTS / f"{name}_compact.safetensors", type=Path, metavar="FILE", help=what)
+    for name, what in (("reader1", "reader for WER 1"), ("reader2", "for WER 2, 3"), ("words", "for words")):
+        add(f"--{name}", default=WEIGHTS[name], type=Path, metavar="FILE", help=what)
     add("--sync", type=Path, metavar="FILE", help="syncnet_v2.model, or ours (default: the compact model in weights/)")
     add("--sync_protocol", choices=("lrs", "track"), default="lrs", help="SyncNet sees the whole frame, or the face")
     add("--talklip_psnr", action="store_true", help="also PSNR as TalkLip's script prints it, wrapped in uint8")

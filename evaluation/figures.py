@@ -13,14 +13,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from run import step_of
 
-from data import Clips, audio_features, sample, to_tensor, write_picture
+from data import Clips, audio_features, sample, to_tensor
 from errors import InputError, exit_code
 from faces.augment import Augmentation
 from hparams import HParams
 from media.clip import FPS, Clip
+from media.frame import write_picture
 from renderer import load
-from run import step_of
 
 COLOURS = "tab:red", "tab:blue", "tab:green"
 
@@ -68,7 +69,7 @@ def embedded(generator, hp, clips, words):
             if said.upper() in words:
                 frames = np.arange(round(start_s * FPS), max(round(end_s * FPS), round(start_s * FPS) + 1))
                 heard, index = audio_features(clip, frames.clip(0, len(clip) - 1), hp.speech)
-                speech = generator.listen(torch.from_numpy(heard)[None].to(next(generator.parameters()).dtype))[0]
+                speech = generator.encode_audio(torch.from_numpy(heard)[None].to(next(generator.parameters()).dtype))[0]
                 rows.append(speech[torch.from_numpy(index)].float())
                 labels += [words.index(said.upper())] * len(frames)
     if len(set(labels)) < len(words):
@@ -177,7 +178,7 @@ def main(argv=None):
         sub.add_argument("--rows", required=True, nargs="+", help="NAME=PATH: weights, or for curves folders of runs")
         sub.add_argument("--out", default=Path(f"results/{task}.png"), type=Path, help="(default: %(default)s)")
         if task == "curves":
-            measures = ["l1", "lip", "valid mouth", "valid misread"]
+            measures = ["l1", "lip", "valid mouth", "valid token_error"]
             sub.add_argument("--measures", nargs="+", default=measures, help="(default: %(default)s)")
             continue
         sub.add_argument("--data_root", required=True, type=Path, help="made by preprocess.py")

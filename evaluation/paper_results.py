@@ -16,7 +16,7 @@ PEOPLE = "other people rated other clips, and what they were asked is told in pa
 COMPARABLE = {  # protocol: what ours must be measured with, on the same set, to stand beside it
     "crops-96": "SSIM with a Gaussian window on face crops of 96 px, boxes as published, mean over frames",
     "lse-lrs": "SyncNet v2 on whole frames, protocol `lrs`, by which others measured this ground truth, too",
-    "observer1-beam50": "AV-HuBERT large fine-tuned on LRS2, reading freely with beam 50; all errors by all words",
+    "reader1-beam50": "AV-HuBERT large fine-tuned on LRS2, reading freely with beam 50; all errors by all words",
 }
 NOT_COMPARABLE = {  # protocol: why not
     "talklip-psnr": "most likely by TalkLip's script, where differences of 8-bit numbers wrap around and raise PSNR: "

@@ -16,11 +16,12 @@ import torch
 
 from distributed import device_of
 from errors import InputError, exit_code
-from evaluation.wer import EVALUATION_READERS, WEIGHTS, teacher_forced
+from evaluation.wer import EVALUATION_READERS, teacher_forced
 from experts.data import Utterances, Words, collate
 from experts.lip_reader import error_rates, load_reader, read
+from hparams import WEIGHTS
 
-READERS = [WEIGHTS / "expert_compact.safetensors", *EVALUATION_READERS.values()]
+READERS = [WEIGHTS["expert"], *EVALUATION_READERS.values()]
 ROWS = "as filmed", "other clip's lips"
 TOGETHER = 8  # clips that are read at once
 STRIP_CLIPS, STRIP_FRAMES = 6, 10
@@ -38,7 +39,7 @@ def read_split(reader, clips, other):
         batch = collate([{**lip, "tokens": own["tokens"]} for lip, own in zip(lips, samples, strict=True)])
         batch = {name: each.to(reader.device) for name, each in batch.items()}
         said += [reader.tokenizer.decode(own["tokens"]) for own in samples]
-        free += read(reader, batch["roi"], batch["padding"])
+        free += read(reader, batch["roi"], batch["roi_padding"])
         forced += teacher_forced(reader, batch)
     return said, free, forced
 
@@ -85,7 +86,7 @@ def score_words(reader, root, split):
     for part in np.array_split(np.arange(len(words)), -(-len(words) // (4 * TOGETHER))):
         batch = collate([words[int(i), None] for i in part])
         batch = {name: each.to(reader.device) for name, each in batch.items()}
-        named = reader.net(batch["roi"], batch["padding"], batch["inside"]).argmax(-1)
+        named = reader.net(batch["roi"], batch["roi_padding"], batch["inside"]).argmax(-1)
         for told, true in zip(named.tolist(), batch["word"].tolist(), strict=True):
             right += told == true
             if told != true:

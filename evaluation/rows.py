@@ -137,7 +137,7 @@ class Drawer:
         face = torch.cat([pose, shown[distant(count)]], dim=1)
         speech = SpeechTrack(self.generator, self.hp, wav)(np.arange(count) / FPS)
         parts = zip(face.split(TOGETHER), speech.split(TOGETHER), strict=True)
-        drawn = torch.cat([self.generator.draw(f[None].to(s.device), s[None])[0].float().cpu() for f, s in parts])
+        drawn = torch.cat([self.generator.generate(f[None].to(s.device), s[None])[0].float().cpu() for f, s in parts])
         crops, border = real.crops.copy(), (real.crops.shape[1] - shown.shape[-1]) // 2
         inside = slice(border, border + shown.shape[-1])
         crops[:, inside, inside] = (drawn * 255).round().byte().permute(0, 2, 3, 1).numpy()

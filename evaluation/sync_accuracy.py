@@ -13,8 +13,8 @@ import numpy as np
 from distributed import device_of
 from errors import InputError, exit_code
 from experts.data import SyncWindows
-from experts.sync import SAMPLES, WEIGHTS, Compact, load_sync, score
-from hparams import ExpertHParams, preset
+from experts.sync import SAMPLES, Compact, load_sync, score
+from hparams import WEIGHTS, ExpertHParams, preset
 
 SHIFTS = [n for n in range(-10, 11) if n]
 ROWS = "as filmed", "other clip's sound"
@@ -105,7 +105,9 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_root", required=True, type=Path, help="made by preprocess.py")
     parser.add_argument("--splits", nargs="+", default=["test", "test_unseen"], help="(default: %(default)s)")
-    parser.add_argument("--sync", default=WEIGHTS, type=Path, help="compact sync model (default: the one in weights/)")
+    parser.add_argument(
+        "--sync", default=WEIGHTS["sync"], type=Path, help="compact sync model (default: the one in weights/)"
+    )
     parser.add_argument("--json", type=Path, help="write all numbers and the offset of every clip here")
     parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     args = parser.parse_args(argv)

@@ -1,7 +1,5 @@
 """Can drawn lips be read? What observers read off the crops of a clip, counted clip by clip."""
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import torch
@@ -11,12 +9,12 @@ from errors import InputError
 from experts.data import collate, word_frames
 from experts.lip_reader import load_reader, read
 from faces import mouth
+from hparams import WEIGHTS
 from models.decoder import END, PAD
 
-WEIGHTS = Path(__file__).parents[1] / "weights"
-EVALUATION_READERS = {name: WEIGHTS / f"{name}_compact.safetensors" for name in ("observer1", "observer2", "words")}
+EVALUATION_READERS = {name: WEIGHTS[name] for name in ("reader1", "reader2", "words")}
 BEYOND = 0.03  # of the face box: how far a mouth ROI may reach out of the crop, in the mean over its ends
-NUMBERS = {"observer1": 1, "observer2": 3}  # of the WER that each gives when it runs free
+NUMBERS = {"reader1": 1, "reader2": 3}  # of the WER that each gives when it runs free
 
 
 @torch.inference_mode()
@@ -26,7 +24,7 @@ def teacher_forced(reader, batch):
     batch: see `utterances.collate`. Returns a list of sentences, as many tokens as are true, those of the end left out.
     """
     with torch.autocast(batch["roi"].device.type, torch.bfloat16, enabled=reader.hp.amp):
-        logits = reader.net(batch["roi"], batch["previous"], batch["padding"])
+        logits = reader.net(batch["roi"], batch["previous"], batch["roi_padding"])
     lengths = (batch["tokens"] != PAD).sum(1) - 1  # without the end
     found = ([t for t in best[:n].tolist() if t != END] for best, n in zip(logits.argmax(-1), lengths, strict=True))
     return [reader.tokenizer.decode(tokens) for tokens in found]
@@ -61,7 +59,7 @@ def errors(said, read):
 class EvaluationReaders:
     """Lip readers that did not teach any generator: WER 1 to 3, CER and word accuracy.
 
-    paths: {"observer1", "observer2", "words": path or None}; those that are None do not read.
+    paths: {"reader1", "reader2", "words": path or None}; those that are None do not read.
     Raises InputError for a file that holds no reader, or one of the other kind.
     """
 
@@ -110,14 +108,14 @@ class EvaluationReaders:
                 wrong, words, letters, all_letters = errors(clip.text, text)
                 scores[row] |= {f"wer_{NUMBERS[name]}": (wrong, words), f"cer_{NUMBERS[name]}": (letters, all_letters)}
                 sentences[row][name] = text
-            if name == "observer2":
+            if name == "reader2":
                 tokens = torch.tensor(reader.tokenizer.encode(clip.text))
                 batch = collate([{"roi": roi, "tokens": tokens} for roi in rois.cpu()])
                 batch = {part: each.to(reader.device) for part, each in batch.items()}
                 for row, text in zip(rows, teacher_forced(reader, batch), strict=True):
                     wrong, words, _, _ = errors(clip.text, text)
                     scores[row]["wer_2"] = (wrong / words, 1)
-                    sentences[row]["observer2, teacher forced"] = text
+                    sentences[row]["reader2, teacher forced"] = text
         return scores, sentences
 
 
@@ -138,6 +136,6 @@ def named(reader, rois, clip):
             place = torch.tensor(reader.words.index(word.lower()))
             samples.append({"roi": roi[frames], "word": place, "inside": torch.from_numpy(np.isin(frames, own))})
         batch = {name: each.to(reader.device) for name, each in collate(samples).items()}
-        best = reader.net(batch["roi"], batch["padding"], batch["inside"]).argmax(-1)
+        best = reader.net(batch["roi"], batch["roi_padding"], batch["inside"]).argmax(-1)
         pairs.append((int((best == batch["word"]).sum()), len(words)))
     return pairs

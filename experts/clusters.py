@@ -1,6 +1,5 @@
-"""Units: the clusters of sound, and later of the model's own features, that masked pre-training predicts."""
+"""Cluster targets: the clusters of sound, and later of the model's own features, that masked pre-training predicts."""
 
-import os
 import zlib
 from zipfile import BadZipFile
 
@@ -9,6 +8,7 @@ import torch
 
 from errors import InputError
 from media.clip import Clip
+from media.files import make_folder, replacing
 
 CEPSTRA = 13
 
@@ -31,7 +31,7 @@ def cepstra(clip):
 def features(reader, sample, depth):
     """A reader's own features of a clip, heard and seen: (L, D) float32, the output of block `depth` (0: the last).
 
-    reader: a `Reader` over AV-HuBERT. sample: see `utterances.Utterances`.
+    reader: a `Reader` over AV-HuBERT. sample: see `experts.data.Utterances`.
     """
     device = next(reader.net.parameters()).device
     roi, audio = sample["roi"][None].to(device), sample["audio"][None].to(device)
@@ -43,30 +43,30 @@ def cluster(rows, count, seed):
     """K-means over the rows of all clips, each dimension scaled to variance 1.
 
     rows: a list of (L, F) features.
-    Returns a function from (L, F) features to (L,) int16 units. Raises InputError for fewer rows than clusters.
+    Returns a function from (L, F) features to (L,) int16 targets. Raises InputError for fewer rows than clusters.
     """
     from sklearn.cluster import MiniBatchKMeans
 
     every = np.concatenate(rows)
     if len(every) < count:
-        raise InputError(f"{len(every)} frames cannot make {count} clusters: lower --units, or give more clips")
+        raise InputError(f"{len(every)} frames cannot make {count} clusters: lower --clusters, or give more clips")
     mean, deviation = every.mean(0), every.std(0) + 1e-5
     means = MiniBatchKMeans(count, batch_size=10_000, n_init=5, random_state=seed).fit((every - mean) / deviation)
     return lambda each: means.predict((each - mean) / deviation).astype(np.int16)
 
 
 def cluster_targets(splits, hp, path, teacher=None):
-    """The units of all clips of `splits`, the first of which decides the clusters; kept at `path` for the next time.
+    """The targets of all clips of `splits`, the first of which decides the clusters; kept at `path` for the next time.
 
     splits: a list of `Utterances`. teacher: a `Reader` whose features are clustered, or None for the sound.
-    Returns {clip id: (L,) int16}. Raises InputError for a teacher of another family, and for clips without kept units.
+    Returns {clip id: (L,) int16}. Raises InputError for a teacher of another family and for clips without targets.
     """
     names = [split.names for split in splits]
     if path.is_file():
-        units = kept_at(path)
-        if missing := [name for ids in names for name in ids if name not in units]:
-            raise InputError(f"{path} has no units of {missing[0]}: give its own --data_root, or another --name")
-        return units
+        targets = kept_at(path)
+        if missing := [name for ids in names for name in ids if name not in targets]:
+            raise InputError(f"{path} has no targets of {missing[0]}: give its own --data_root, or another --name")
+        return targets
     if teacher and (teacher.hp.model != "avhubert" or hp.depth > teacher.hp.layers):
         found = f"{teacher.hp.layers} blocks of --model {teacher.hp.model}"
         raise InputError(f"--teacher has {found}: block {hp.depth or 'last'} of an avhubert is clustered, see --depth")
@@ -75,19 +75,18 @@ def cluster_targets(splits, hp, path, teacher=None):
     else:
         teacher.net.eval()
         rows = [[features(teacher, split[i, None], hp.depth) for i in range(len(split))] for split in splits]
-    predict = cluster(rows[0], hp.units, hp.seed)
-    units = {
+    predict = cluster(rows[0], hp.clusters, hp.seed)
+    targets = {
         name: predict(each) for part, ids in zip(rows, names, strict=True) for name, each in zip(ids, part, strict=True)
     }
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        np.savez_compressed(file, **units)
-    os.replace(partial, path)
-    return units
+    make_folder(path.parent)
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, **targets)
+    return targets
 
 
 def kept_at(path):
-    """The units that `units_of` wrote. Raises InputError for a file that is broken."""
+    """The targets that `cluster_targets` wrote. Raises InputError for a file that is broken."""
     try:
         with np.load(path) as kept:
             return dict(kept)

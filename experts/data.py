@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 import audio
@@ -20,14 +19,14 @@ ROOM = 2**31  # bytes of decoded pictures that a process keeps
 class Utterances(Dataset):
     """The clips of one split, each a training sample as a function of the seed and its number.
 
-    tokenizer: see `text.Tokenizer`; units: {clip id: (L,) int} targets of pre-training; both may be missing.
+    tokenizer: a `Tokenizer`.  clusters: {clip id: (L,) int}, targets of pre-training. Both may be missing.
     lengths: frames of each clip's training samples.
     Raises InputError for a clip that is broken or longer than the knob `longest` or, with a tokenizer, has no words.
     """
 
-    def __init__(self, root, split, hp, tokenizer=None, units=None):
+    def __init__(self, root, split, hp, tokenizer=None, clusters=None):
         clips = Clips(root, split, hp)
-        self.hp, self.tokenizer, self.units = hp, tokenizer, units
+        self.hp, self.tokenizer, self.clusters = hp, tokenizer, clusters
         chosen = range(len(clips))
         if split == "train" and hp.fraction < 1:
             order = np.random.default_rng(0).permutation(len(clips))  # the same clips whatever the run's seed
@@ -57,7 +56,7 @@ class Utterances(Dataset):
     def __getitem__(self, at):
         """Sample number `draw` of clip `i`, at = (i, draw); draw None is the clip whole and unaltered, for validation.
 
-        roi: (T, 1, 88, 88) grey in [0, 1].  audio: (T, 104).  tokens: (N,) with END.  units: (T,), -1 where unknown.
+        roi: (T, 1, 88, 88) grey in [0, 1].  audio: (T, 104).  tokens: (N,) with END.  clusters: (T,), -1 where unknown.
         said: (T,), with `frames_weight`: the first token of the word that is said in each frame, END in silence,
         PAD where times are unknown.
         """
@@ -66,13 +65,13 @@ class Utterances(Dataset):
         frames = np.arange(*window(clip, self.hp.frames, rng))
         rows = audio.stack(clip.logfbank)
         heard = rows[audio.rows_at(frames / FPS, len(rows))]
-        sample = {"roi": self.see(greys[frames], rng), "audio": torch.from_numpy(heard)}
+        sample = {"roi": self.mouth_roi(greys[frames], rng), "audio": torch.from_numpy(heard)}
         if self.tokenizer:
             sample["tokens"] = torch.tensor(self.tokenizer.encode(clip.text))
             if self.hp.frames_weight:
                 sample["said"] = torch.from_numpy(said(clip, self.tokenizer)[frames])
-        if self.units:
-            sample["units"] = torch.from_numpy(self.units[self.names[i]][frames].astype(np.int64))
+        if self.clusters:
+            sample["clusters"] = torch.from_numpy(self.clusters[self.names[i]][frames].astype(np.int64))
         return sample
 
     def chance(self, draw):
@@ -89,7 +88,7 @@ class Utterances(Dataset):
             self.kept[i], self.room = found, self.room - found[1].nbytes
         return self.kept[i]
 
-    def see(self, greys, rng=None):
+    def mouth_roi(self, greys, rng=None):
         """The mouth ROI in windows, (T, 96, 96) uint8 -> (T, 1, 88, 88) in [0, 1]; augmented, `rng` alters it."""
         rng = rng if self.hp.augment else None
         whole = np.tile(np.eye(2, 3), (len(greys), 1, 1))
@@ -138,7 +137,7 @@ class Words(Utterances):
         word = torch.tensor(self.vocabulary.index(clip.words[k].lower()))
         frames = self.frames(len(clip), clip.times[k], rng)
         inside = torch.from_numpy(np.isin(frames, word_frames(len(clip), clip.times[k])))
-        return {"roi": self.see(greys[frames], rng), "word": word, "inside": inside}
+        return {"roi": self.mouth_roi(greys[frames], rng), "word": word, "inside": inside}
 
 
 def word_frames(length, times):
@@ -230,23 +229,6 @@ class Batches:
         return [[*batches, batch][k] for k in rng.permutation(len(batches) + 1)]
 
 
-def collate(samples):
-    """Pads samples to a batch: `padding` (B, T) says where a video ends, `previous` (B, N) what each token follows."""
-    fill = {"tokens": PAD, "units": -1, "said": PAD}
-    batch = {
-        name: pad_sequence([each[name] for each in samples], batch_first=True, padding_value=fill.get(name, 0))
-        for name in samples[0].keys() - {"word"}
-    }
-    if "word" in samples[0]:
-        batch["word"] = torch.stack([each["word"] for each in samples])
-    lengths = torch.tensor([len(each["roi"]) for each in samples])
-    batch |= {"lengths": lengths, "padding": torch.arange(batch["roi"].shape[1]) >= lengths[:, None]}
-    if "tokens" in batch:
-        batch["previous"] = torch.cat([torch.full_like(batch["tokens"][:, :1], END), batch["tokens"][:, :-1]], dim=1)
-        batch["previous"][batch["tokens"] == PAD] = PAD
-    return batch
-
-
 LOUDER = 0.5  # steps of the mel spectrogram, 6 dB: how much a training clip's level may be altered
 
 
@@ -285,4 +267,4 @@ class SyncWindows(Utterances):
         mels = audio.mel_windows(clip.mel, frames[: 1 - WINDOW] / FPS)
         if rng is not None and self.hp.augment:
             mels = (mels + np.float32(rng.uniform(-LOUDER, LOUDER))).clip(audio.SILENCE, -audio.SILENCE)
-        return {"roi": self.see(greys[frames], rng), "mel": torch.from_numpy(np.float32(mels))}
+        return {"roi": self.mouth_roi(greys[frames], rng), "mel": torch.from_numpy(np.float32(mels))}

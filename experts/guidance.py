@@ -15,7 +15,7 @@ from models.decoder import PAD
 class LipExpert:
     """A frozen lip reader in eval mode. What it thinks of drawn faces can be differentiated; it never learns.
 
-    reader: a `reading.Reader` over an AVHubert, with a tokenizer.  device: where it computes.
+    reader: a `experts.lip_reader.TrainedLipReader` over an AVHubert, with a tokenizer.  device: where it computes.
     faithful: the gradient that leaves its video front end is scaled as its file says (published: 0.1).
     recompute: activations are computed again for the gradient: less memory, more time.
     Raises InputError for a lip reader of another kind.
@@ -32,10 +32,10 @@ class LipExpert:
         if not faithful:
             self.net.encoder.grad_mult = 1.0
 
-    def show(self, fake, batch):
+    def rois(self, fake, batch):
         """What the expert is shown: whole clips, the drawn faces pasted into their frames.
 
-        fake: (W, T, 3, H, W) in [0, 1].  batch: see `lessons.collate`.
+        fake: (W, T, 3, H, W) in [0, 1].  batch: see `data.collate`.
         Returns (B, L, 1, 88, 88), normalised, and the frames that a drawn one has a part in, (B, L) bool.
         """
         real, clip = batch["roi"], batch["clip"]
@@ -44,22 +44,22 @@ class LipExpert:
         drawn = torch.zeros(real.shape[:2], device=real.device)
         drawn.view(-1)[at.flatten()] = 1
         near = F.max_pool1d(drawn[:, None], STEM_FRAMES, 1, STEM_FRAMES // 2)[:, 0] > 0
-        video = self.net.normalised(roi, batch["unseen"])
+        video = self.net.normalised(roi, batch["roi_padding"])
         return video.to(self.net.encoder.fusion.weight.dtype), near
 
-    def look(self, fake, batch):
-        """The features of every frame of clips with drawn faces in them: (B, L, D), see `show`.
+    def features(self, fake, batch):
+        """The features of every frame of clips with drawn faces in them: (B, L, D), see `rois`.
 
-        Only frames that a drawn one has a part in pass the video front end with gradients: the others, which are as
-        filmed, pass it without, and those after the end of a clip not at all. The result is the same.
+        Only frames that a drawn one has a part in pass the video front end with gradients: the others, which are
+        real, pass it without, and those after the end of a clip not at all. The result is the same.
         """
-        video, near = self.show(fake, batch)
-        encoder, padding = self.net.encoder, batch["unseen"]
+        video, near = self.rois(fake, batch)
+        encoder, padding = self.net.encoder, batch["roi_padding"]
         stacks, near = encoder.video.stacks(video).flatten(0, 1), (near & ~padding).flatten()  # (B*L, 5, 88, 88)
         far = ~near & ~padding.flatten()
-        drawn = self.again(encoder.video.see, stacks[near])
+        drawn = self.again(encoder.video.features, stacks[near])
         with torch.no_grad():
-            filmed = encoder.video.see(stacks[far].detach()) if far.any() else drawn[:0]
+            filmed = encoder.video.features(stacks[far].detach()) if far.any() else drawn[:0]
         seen = drawn.new_zeros(len(stacks), drawn.shape[1]).index_put((near,), drawn).index_put((far,), filmed)
         seen = seen.unflatten(0, padding.shape)  # (B, L, D)
         return self.again(lambda seen: encoder(seen=seen, padding=padding), seen)
@@ -68,29 +68,30 @@ class LipExpert:
         """`part(x)`, whose activations are computed again for the gradient where that is asked for."""
         return checkpoint(part, x, use_reentrant=False) if self.recompute and x.requires_grad else part(x)
 
-    def misread(self, memory, batch):
+    def token_error(self, memory, batch):
         """The share of tokens that it reads wrong off `memory` when it is told all tokens before them."""
         text = batch["tokens"] != PAD
-        read = self.net.decoder(batch["previous"], memory, batch["unseen"]).argmax(-1)
+        read = self.net.decoder(batch["previous"], memory, batch["roi_padding"]).argmax(-1)
         return (read != batch["tokens"])[text].float().mean()
 
     def reading_loss(self, memory, batch, summed):
-        """How badly the true words are read off `memory`, the features of `look`, under teacher forcing.
+        """How badly the true words are read off `memory`, the features of `features`, under teacher forcing.
 
         summed: over all tokens of the batch, as published, instead of their mean. Returns a scalar in nats.
         """
-        logits = self.net.decoder(batch["previous"], memory, batch["unseen"])
+        logits = self.net.decoder(batch["previous"], memory, batch["roi_padding"])
         return reading_loss(logits.float(), batch["tokens"], PAD, self.hp.label_smoothing, summed)
 
-    def contrastive_loss(self, heard, memory, batch, published):
+    def contrastive_loss(self, speech, memory, batch, published):
         """How badly drawn frames are matched with their sound, over the faces of all processes. A scalar in nats.
 
-        heard: (W, T, D), see `TalkLip.compare`.  memory: (B, L, D), see `look`.  published: with its counter-examples.
+        speech: (W, T, D), see `TalkLip.project`.  memory: (B, L, D), see `features`.  published: with its own
+        counter-examples.
         """
         clip, frames = batch["clip"][:, None].expand_as(batch["frames"]), batch["frames"]
         seen = memory[clip, frames].flatten(0, 1)
         clip = clip + distributed.rank()[0] * len(memory)  # a clip of its own in each process
-        rows = (exact(heard).flatten(0, 1), exact(seen), clip.flatten(), frames.flatten())
+        rows = (exact(speech).flatten(0, 1), exact(seen), clip.flatten(), frames.flatten())
         heard, seen, clip, frames = map(distributed.gathered, rows)
         if published:
             others = distributed.from_first(counter_examples(len(heard)).to(heard.device))

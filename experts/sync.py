@@ -13,7 +13,7 @@ import checkpoint
 from errors import InputError
 from experts.data import heard_windows
 from faces import mouth
-from hparams import ExpertHParams
+from hparams import WEIGHTS, ExpertHParams
 from media.clip import FPS
 from models import build_reader
 from models.published import archive
@@ -21,7 +21,6 @@ from models.published.archive import kind_of
 from models.published.experts import convert_syncnet
 from models.syncnet import WINDOW, SyncNet, distances
 
-WEIGHTS = Path(__file__).parents[1] / "weights" / "sync_compact.safetensors"
 VSHIFT = 15  # frames that are tried to each side
 LEVEL, MOST_GAIN = 19_000, 100  # of int16: what 1 % of GRID's samples are above; silence stays silence
 FEW = 0.5  # an offset at which fewer of the windows have a sound is not judged
@@ -108,9 +107,9 @@ class Published(Sync):
             at = np.arange(first, min(first + BATCH, count))
             shown = torch.from_numpy(pictures[at[0] : at[-1] + WINDOW]).to(self.device)
             shown = shown.permute(0, 3, 1, 2) / 255  # (n + 4, 3, 224, 224)
-            seen.append(self.net.see(shown.unfold(0, WINDOW, 1).permute(0, 4, 1, 2, 3)).cpu())
+            seen.append(self.net.embed_video(shown.unfold(0, WINDOW, 1).permute(0, 4, 1, 2, 3)).cpu())
             sound = [cepstra[None, :, COLUMNS * i : COLUMNS * (i + WINDOW)] for i in at]
-            heard.append(self.net.hear(torch.stack(sound).to(self.device)).cpu())
+            heard.append(self.net.embed_audio(torch.stack(sound).to(self.device)).cpu())
         return torch.cat(seen), torch.cat(heard)
 
 
@@ -130,9 +129,11 @@ class Compact(Sync):
         count = windows_of(min(len(pictures), heard + WINDOW - 1), len(pictures), wav) + 1
         pictures, mels = pictures[: count + WINDOW - 1], audio.mel_windows(mel, np.arange(heard) / FPS)
         parts = [pictures[first : first + LONGEST + WINDOW - 1] for first in range(0, count, LONGEST)]
-        seen = [self.net.see(part[None].to(self.device))[0].cpu() for part in parts]
+        seen = [self.net.embed_video(part[None].to(self.device))[0].cpu() for part in parts]
         sounds = torch.from_numpy(mels).split(LONGEST)
-        return torch.cat(seen), torch.cat([self.net.hear(part[None].to(self.device))[0].cpu() for part in sounds])
+        return torch.cat(seen), torch.cat(
+            [self.net.embed_audio(part[None].to(self.device))[0].cpu() for part in sounds]
+        )
 
 
 def levelled(wav):
@@ -176,7 +177,7 @@ def mouths(frames, boxes, meshes):
     boxes = np.asarray(boxes, np.float32)
     parts = zip(frames, mouth.aligned(meshes, boxes), boxes, strict=True)
     greys = ((cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY), at, box) for rgb, at, box in parts)
-    return inner(np.stack([mouth.seen(*each) for each in greys]))
+    return inner(np.stack([mouth.cut_window(*each) for each in greys]))
 
 
 def load_sync(path=None, device="cpu"):
@@ -185,7 +186,7 @@ def load_sync(path=None, device="cpu"):
     path: None for the compact model in weights/. No code of the file is run.
     Raises InputError for a file that holds no sync model.
     """
-    path = Path(path or WEIGHTS)
+    path = Path(path or WEIGHTS["sync"])
     state, about = archive.read(path)
     if archive.is_ours(state) and "sync" in state:
         kind, weights = Compact, state["sync"]
@@ -219,7 +220,10 @@ def mismatches(net, clips, most, device):
     chosen = np.linspace(0, len(clips) - 1, min(len(clips), most)).astype(int)
     for i in map(int, chosen):
         sample = clips[i, None]
-        seen, heard = net.see(sample["roi"][None].to(device))[0], net.hear(sample["mel"][None].to(device))[0]
+        seen, heard = (
+            net.embed_video(sample["roi"][None].to(device))[0],
+            net.embed_audio(sample["mel"][None].to(device))[0],
+        )
         found = distances(seen.cpu(), heard.cpu(), VSHIFT, torch.nan)
         wrong, count = wrong + (found.nan_to_num(torch.inf).argmin(1) != VSHIFT).sum().item(), count + len(found)
         off += abs(score(found).offset) > 1

@@ -49,7 +49,7 @@ class Augmentation:
         table = gain[:, None] * values ** gamma[:, None] + rng.uniform(-0.1, 0.1)
         return (np.clip(table, 0, 1) * 255).astype(np.uint8), rng.uniform(0.2, 1.4)
 
-    def paint(self, rgb):
+    def apply(self, rgb):
         """Applies everything but the geometry to an (H, W, 3) uint8 picture."""
         if self.curves is not None:
             table, saturation = self.curves
@@ -73,7 +73,7 @@ def match_lighting(windows, clip, frames, look):
     crops = [clip.picture(i) for i in frames[:: max(len(frames) // 3, 1)]]
     before, after = (
         np.concatenate([cv2.cvtColor(np.ascontiguousarray(crop), cv2.COLOR_RGB2GRAY).ravel()[::5] for crop in each])
-        for each in (crops, [look.paint(crop) for crop in crops])
+        for each in (crops, [look.apply(crop) for crop in crops])
     )
     curve = np.polyval(np.polyfit(before / 255.0, after, 2), np.arange(256) / 255.0)
     return cv2.LUT(windows.reshape(-1, 1), curve.clip(0, 255).round().astype(np.uint8)).reshape(windows.shape)

@@ -59,7 +59,7 @@ def to_box(to_frame, boxes):
     return (matrices / sizes[..., None]).astype(np.float32)
 
 
-def seen(grey, matrix, box):
+def cut_window(grey, matrix, box):
     """The mouth window of one frame, cut out of the frame itself: (96, 96) uint8.
 
     grey: (H, W) uint8.  matrix: (2, 3) from the window, [0, 1] x [0, 1], to the face box.  box: x1, y1, x2, y2 in px.

@@ -4,8 +4,6 @@ The format is described in docs/data.md; safetensors alone reads it.
 """
 
 import json
-import os
-import uuid
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from errors import InputError
+from media.files import replacing
 
 FORMAT, FPS = 2, 25
 SUFFIX = ".safetensors"
@@ -40,15 +39,12 @@ def write_clip(path, arrays, about):
     Raises OSError where there is no room or no right to write.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{uuid.uuid4().hex}.partial")  # beside it, so that the renaming is one step
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     try:
-        arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        save_file(arrays, partial, metadata={"about": json.dumps({"format": FORMAT, "fps": FPS, **about})})
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            save_file(arrays, partial, metadata={"about": json.dumps({"format": FORMAT, "fps": FPS, **about})})
     except SafetensorError as error:
         raise OSError(str(error)) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -1,9 +1,34 @@
-"""Media files, opened and decoded with PyAV."""
+"""Files: media opened and decoded with PyAV; any file written whole or not at all, folders made."""
 
+import os
+import uuid
 from contextlib import contextmanager
 from pathlib import Path
 
 from errors import InputError
+
+
+def make_folder(path):
+    """Makes a folder, and those above it, where there is none. Raises InputError where there can be none."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path} cannot be made a folder: {error.strerror}") from error
+
+
+@contextmanager
+def replacing(path):
+    """Gives the path of a new file beside `path` to write to, which takes its place in one step at the end.
+
+    Its ending is that of `path`. On any exception it is removed and `path` is as it was.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{uuid.uuid4().hex}.partial{path.suffix}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager

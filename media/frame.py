@@ -91,6 +91,15 @@ def from_rgb(rgb, time_s=0.0, pix_fmt="yuv420p"):
     return Frame(picture, time_s)
 
 
+def write_picture(path, picture):
+    """Writes a (3, H, W) tensor in [0, 1], RGB, as a picture file, in a folder that is made if need be."""
+    import cv2
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = (picture.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
+    cv2.imwrite(str(path), pixels[..., ::-1])
+
+
 def planes(picture):
     """The Y, U and V samples of a picture as writable (h, w) views."""
     planes = [(np.frombuffer(p, np.uint8).reshape(p.height, p.line_size), p.width) for p in picture.planes]

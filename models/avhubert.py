@@ -57,7 +57,7 @@ class VideoFrontEnd(nn.Module):
 
     def forward(self, video):
         """video: (B, T, 1, 88, 88), grey, normalised. Returns (B, T, D)."""
-        return self.see(self.stacks(video).flatten(0, 1)).unflatten(0, video.shape[:2])
+        return self.features(self.stacks(video).flatten(0, 1)).unflatten(0, video.shape[:2])
 
     def stacks(self, video):
         """What each frame's vector is made of: the frame between its two neighbours on each side.
@@ -69,7 +69,7 @@ class VideoFrontEnd(nn.Module):
         x = F.pad(x, (0, 0, 0, 0, side, side))  # (B, T + 4, 88, 88)
         return x.unfold(1, STEM_FRAMES, 1).permute(0, 1, 4, 2, 3)  # (B, T, 5, 88, 88)
 
-    def see(self, stacks):
+    def features(self, stacks):
         """stacks: (N, 5, 88, 88), any frames of `stacks`, which do not see one another. Returns (N, D)."""
         x = self.stem(in_format_of(self.stem[0].weight, stacks))  # (N, 64, 22, 22)
         return self.proj(self.blocks(x).mean((2, 3)))

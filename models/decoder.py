@@ -63,7 +63,7 @@ class DecoderBlock(nn.Module):
         query, key, value = self.split(self.qkv(self.norm1(x)), 3)  # 3 x (B, heads, N, D/heads)
         y = F.scaled_dot_product_attention(query, key, value, is_causal=True, dropout_p=dropout)
         x = x + F.dropout(self.out(y.transpose(1, 2).flatten(2)), dropout)  # (B, N, D)
-        return self.look(x, memory, heard)
+        return self.attend(x, memory, heard)
 
     def step(self, x, past, memory, heard):
         """The newest place of K sentences a clip.
@@ -76,9 +76,9 @@ class DecoderBlock(nn.Module):
         past = torch.cat([past, newest], dim=4)  # (2, B, K, heads, n + 1, D/heads)
         key, value = past.flatten(1, 2)
         y = F.scaled_dot_product_attention(query.flatten(0, 1), key, value)  # (B*K, heads, 1, D/heads)
-        return self.look(x + self.out(y.reshape(x.shape)), memory, heard), past
+        return self.attend(x + self.out(y.reshape(x.shape)), memory, heard), past
 
-    def look(self, x, memory, heard):
+    def attend(self, x, memory, heard):
         """What follows self-attention: x, (B, N, D), is N places of a sentence or the newest place of N sentences."""
         dropout = self.dropout if self.training else 0.0
         (query,) = self.split(self.query(self.norm2(x)), 1)  # (B, heads, N, D/heads)

@@ -91,11 +91,11 @@ class SyncNet(nn.Module):
         super().__init__()
         self.lips, self.sound = Tower(lips, 3 * WINDOW, dim), Tower(sound, 1, dim)
 
-    def see(self, faces):
+    def embed_video(self, faces):
         """faces: (N, 5, 3, 224, 224) in [0, 1], RGB: windows of five frames. Returns (N, 1024)."""
         return self.lips(255 * faces.flatten(1, 2))  # (N, 15, 224, 224)
 
-    def hear(self, cepstra):
+    def embed_audio(self, cepstra):
         """cepstra: (N, 1, 13, 20): of the 0.2 s of each window, 100 columns a second. Returns (N, 1024)."""
         return self.sound(cepstra)
 
@@ -112,7 +112,7 @@ class CompactSync(nn.Module):
         self.shrink, self.normal = shrink, normal
         self.mouth, self.mel = Tower(narrow(mouth, width), WINDOW, dim), Tower(narrow(mel, width), 1, dim)
 
-    def see(self, roi):
+    def embed_video(self, roi):
         """Embeds every window of five frames of a clip.
 
         roi: (B, T, 1, 88, 88) grey in [0, 1], see `mouth.cut`; T is 5 at least.
@@ -123,7 +123,7 @@ class CompactSync(nn.Module):
         x = x.unfold(1, WINDOW, 1).permute(0, 1, 4, 2, 3)  # (B, T - 4, 5, 44, 44)
         return F.normalize(self.mouth(x.flatten(0, 1)).float(), dim=-1).unflatten(0, x.shape[:2])
 
-    def hear(self, mels):
+    def embed_audio(self, mels):
         """mels: (B, N, 1, 80, 16): the 0.2 s of sound of each window, see `audio.mel_windows`. Returns (B, N, D)."""
         return F.normalize(self.mel(mels.flatten(0, 1)).float(), dim=-1).unflatten(0, mels.shape[:2])
 

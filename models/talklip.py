@@ -117,7 +117,7 @@ class Generator(nn.Module):
         self.decoder = build(decoder, cin=decoder[0].out, skips=skips)
         self.to_rgb = nn.Sequential(*build(to_rgb, cin=decoder[-1].out + skips[-1]))
 
-    def listen(self, audio, padding=None):
+    def encode_audio(self, audio, padding=None):
         """Embeds a clip's speech.
 
         audio:   global (B, L, 104): filter banks of one frame each, normalised; local (B, L, 1, 80, 16): mel windows.
@@ -126,11 +126,11 @@ class Generator(nn.Module):
         """
         return self.speech(audio, padding=padding)
 
-    def draw(self, face, speech):
+    def generate(self, face, speech):
         """Redraws each face so that its mouth says the speech.
 
         face:   (B, T, 6, H, W) in [0, 1]: the pose prior, black in its lower half, then the identity, RGB.
-        speech: (B, T, D): the row of `listen` for each face.
+        speech: (B, T, D): the row of `encode_audio` for each face.
         Returns (B, T, 3, H, W) in [0, 1], RGB, in the type of `face`, whatever autocast computes in.
         """
         x = in_format_of(self.encoder[0][0].conv.weight, face.flatten(0, 1))  # (B*T, 6, H, W)
@@ -150,7 +150,7 @@ class Generator(nn.Module):
         face, audio, padding: as above. frames: (B, T) int64: the row of the clip's speech that each face says.
         Returns (B, T, 3, H, W) in [0, 1], RGB.
         """
-        return self.draw(face, pick(self.listen(audio, padding), frames))
+        return self.generate(face, pick(self.encode_audio(audio, padding), frames))
 
 
 def pick(speech, frames):
@@ -162,7 +162,7 @@ class TalkLip(Generator):
     """TalkLip's generator: (g) hears the whole clip with a transformer, (l) 0.2 s at a time (hp.speech).
 
     `audio_map` is in no table, but in the published weights. `sync`, which drawing does not use, maps speech into the
-    space of the lip-reading expert (hp.sync_dim, if it is another size), see `compare`.
+    space of the lip-reading expert (hp.sync_dim, if it is another size), see `project`.
     """
 
     def __init__(self, hp, speech=SPEECH, tables=None):
@@ -176,8 +176,8 @@ class TalkLip(Generator):
         self.audio_map = nn.Linear(self.speech_size, self.decoder[0][0].conv.in_channels)
         self.sync = nn.Linear(self.speech_size, hp.sync_dim or self.speech_size)
 
-    def compare(self, speech):
-        """speech: (..., D), rows of `listen`. Returns them in the expert's space, where they meet its features."""
+    def project(self, speech):
+        """speech: (..., D), rows of `encode_audio`. Returns them in the space of the expert's features."""
         return self.sync(F.normalize(speech, dim=-1))
 
 

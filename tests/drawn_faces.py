@@ -85,7 +85,7 @@ def write_clip(path, frames, seed):
         "word_times": np.array([[0.1, 0.4], [0.4, 0.8]], np.float32),
     }
     arrays["faces"], arrays["face_ends"] = clip.joined([clip.encoded(picture) for picture in pictures])
-    seen = [mouth.seen(grey, window, inner) for grey, window in zip(greys, windows, strict=True)]
+    seen = [mouth.cut_window(grey, window, inner) for grey, window in zip(greys, windows, strict=True)]
     arrays["mouths"], arrays["mouth_ends"] = clip.joined([clip.encoded(window) for window in seen])
     about = {"text": "BIN BLUE AT F TWO NOW", "words": ["BIN", "BLUE"], "size": [288, 360], "source_fps": 25.0}
     clip.write_clip(path, arrays, about)

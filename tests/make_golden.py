@@ -39,9 +39,9 @@ def golden():
     for preset in ("talklip_g", "talklip_l", "wav2lip"):
         hp = narrow_hparams(preset)
         generator = filled(build_generator(hp)).eval()
-        speech = generator.listen(speech_input(hp))
+        speech = generator.encode_audio(speech_input(hp))
         arrays[f"{preset}/speech"] = speech
-        arrays[f"{preset}/drawn"] = generator.draw(faces(61, 3)[None], speech[:, [0, 3, 6]])[..., ::8, ::8]
+        arrays[f"{preset}/drawn"] = generator.generate(faces(61, 3)[None], speech[:, [0, 3, 6]])[..., ::8, ::8]
     arrays["discriminator"] = filled(Discriminator(hp)).eval()(uniform(62, (1, 4, 3, 96, 96)))
     encoder = filled(AVHubert(2, 64, 128, 4, video=True)).eval()
     arrays["video"] = encoder(normal(63, (1, 5, 104)), normal(64, (1, 5, 1, 88, 88)))

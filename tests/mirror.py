@@ -24,12 +24,12 @@ def unit(x):
 class Mirror(nn.Module):
     """Embeds windows of five frames as their five brightnesses, sound as its five loudnesses: of mel or of cepstra."""
 
-    def see(self, pictures):
+    def embed_video(self, pictures):
         """Mouths of clips (B, T, 1, H, W), or windows of faces (N, 5, 3, H, W)."""
         light = pictures.mean((2, 3, 4))
         return unit(light if pictures.shape[2] == 3 else light.unfold(1, 5, 1))
 
-    def hear(self, sound):
+    def embed_audio(self, sound):
         """Mel windows (B, N, 1, 80, 16), or cepstra (N, 1, 13, 20), of which the first is the loudness."""
         if sound.ndim == 4:
             return unit(sound[:, 0, 0].unflatten(-1, (5, 4)).mean(-1))

@@ -129,7 +129,7 @@ def published_discriminator():
 def drawn(generator, hp, colours=slice(None)):
     """Two faces of a made-up clip, their input channels in the order `colours`."""
     face = faces(9, 2)[None]
-    return generator.draw(face[:, :, colours], generator.listen(speech_input(hp))[:, [1, 4]])
+    return generator.generate(face[:, :, colours], generator.encode_audio(speech_input(hp))[:, [1, 4]])
 
 
 def refused(path, words, read=load_generator):

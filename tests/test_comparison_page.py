@@ -26,7 +26,7 @@ def drawn_page():
     scored = {
         name: Scored(
             {"real": {"psnr": (100.0, 1), "wer_1": (0, 6)}, "ours & more": {"psnr": (psnr, 1), "wer_1": (6 * wer, 6)}},
-            read={"ours & more": {"observer1": "set <blue>"}},
+            read={"ours & more": {"reader1": "set <blue>"}},
             media={"real": media, "ours & more": media},
         )
         for name, (psnr, wer) in CLIPS.items()

@@ -194,11 +194,11 @@ def test_clips_of_unlike_length_are_padded(data_root):
     batch = collate(samples)
     lengths = [len(each["audio"]) for each in samples]
     assert len(set(lengths)) > 2 and batch["audio"].shape == (4, max(lengths), 104)
-    assert (~batch["padding"]).sum(1).tolist() == lengths
+    assert (~batch["audio_padding"]).sum(1).tolist() == lengths
     for i, each in enumerate(samples):
         for name in ("audio", "lips"):
             assert torch.equal(batch[name][i, : lengths[i]], each[name]) and not batch[name][i, lengths[i] :].any()
-        assert batch["padding"][i, lengths[i] :].all() and torch.equal(batch["face"][i], each["face"])
+        assert batch["audio_padding"][i, lengths[i] :].all() and torch.equal(batch["face"][i], each["face"])
 
 
 # Roots that are none

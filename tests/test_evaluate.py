@@ -1,7 +1,6 @@
 """The evaluation as one command: its rows and files, the same twice, and one clear line for whatever does not fit."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -73,8 +72,8 @@ def test_a_method_stands_beside_the_honest_rows_in_table_and_files(root, soft, t
     assert {"wer_1", "wer_2", "wer_3", "cer_1", "words", "sync_c", "sync_d", "lmd"} <= set(numbers["soft"])
     assert set(found["splits"]["test"]["clips"]) == set(SPLIT["test"])
     assert all(len(each["soft"]) == 64 for each in found["splits"]["test"]["sha256"].values())
-    assert found["weights"]["observer1"]["sha256"] and found["versions"]["torch"] and found["protocol"]["WER 2"]
-    assert found["splits"]["test"]["list"]["sha256"] and found["decoding"]["observer2"]["beam"]
+    assert found["weights"]["reader1"]["sha256"] and found["versions"]["torch"] and found["protocol"]["WER 2"]
+    assert found["splits"]["test"]["list"]["sha256"] and found["decoding"]["reader2"]["beam"]
     assert (tmp_path / "evaluation.md").read_text().startswith("| test, 3 clips |")
     assert (tmp_path / "evaluation.csv").read_text().startswith("split,row,clips,psnr,psnr_low")
 
@@ -222,7 +221,7 @@ def test_an_empty_transcript_and_text_of_another_training_are_told(tmp_path, cap
     line = told(capsys, root, tmp_path, "--fake", fakes, *READ)
     assert "ann/two: its transcript is empty" in line
     retell(place, text="LIPS WITHOUT GRID'S WORDS")
-    assert "ann/two: --observer1 was trained on other text" in told(capsys, root, tmp_path, "--fake", fakes, *READ)
+    assert "ann/two: --reader1 was trained on other text" in told(capsys, root, tmp_path, "--fake", fakes, *READ)
     assert evaluate(root, tmp_path, "--fake", fakes, *PICTURES) == 0  # nobody reads
 
 

@@ -253,7 +253,7 @@ def test_no_batch_of_samples_is_too_large(spoken_root):
         words = Words(spoken_root, "train", replace(hp, context=2))
         for data in (clips, words):
             for batch in Batches(data.lengths, hp, 0, 12):
-                assert collate([data[at] for at in batch])["padding"].numel() <= 40
+                assert collate([data[at] for at in batch])["roi_padding"].numel() <= 40
 
 
 def test_a_clip_longer_than_a_batch_comes_alone():
@@ -284,8 +284,8 @@ def test_short_clips_are_padded(spoken_root, tokenizer):
     clips = Utterances(spoken_root, "train", HP, tokenizer)
     clips.units = frame_numbers(clips)
     batch = collate([clips[i, None] for i in (3, 2)])
-    assert batch["lengths"].tolist() == [12, 24] and batch["padding"].sum(1).tolist() == [12, 0]
-    assert batch["padding"][0, 12:].all() and batch["roi"].shape == (2, 24, 1, 88, 88)
+    assert batch["lengths"].tolist() == [12, 24] and batch["roi_padding"].sum(1).tolist() == [12, 0]
+    assert batch["roi_padding"][0, 12:].all() and batch["roi"].shape == (2, 24, 1, 88, 88)
     assert not batch["roi"][0, 12:].any() and not batch["audio"][0, 12:].any()
     assert (batch["units"][0, 12:] == -1).all() and (batch["said"][0, 12:] == PAD).all()
     lay, blue, *_ = batch["tokens"][0].tolist()

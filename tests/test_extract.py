@@ -82,7 +82,7 @@ def test_mouth_windows_have_the_lips_in_their_middle(recorded, tmp_path):
     # the same place, cut out of the stored face crop
     for k in (0, FRAMES - 1):
         grey = cv2.cvtColor(np.ascontiguousarray(clip.picture(k)), cv2.COLOR_RGB2GRAY)
-        again = extraction.mouth.seen(grey, clip.windows[k], np.array([16, 16, 112, 112], np.float32))
+        again = extraction.mouth.cut_window(grey, clip.windows[k], np.array([16, 16, 112, 112], np.float32))
         assert np.abs(again.astype(int) - mouths[k]).mean() < 4
 
 

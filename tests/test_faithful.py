@@ -99,7 +99,7 @@ def published_batch():
             clip.append(number)
     batch = {name: torch.stack(each) for name, each in parts.items()} | {"clip": torch.tensor(clip), "roi": rois}
     assert meets(batch["face"].flatten(0, 1)[:, BGR_TWICE], arrays, "train/inp") < 1e-6
-    batch["padding"] = batch["unseen"] = torch.from_numpy(arrays["train/padding_mask"])
+    batch["audio_padding"] = batch["roi_padding"] = torch.from_numpy(arrays["train/padding_mask"])
     batch["audio"] = torch.from_numpy(arrays["train/audio"]).transpose(1, 2).double()
     batch |= {"tokens": torch.from_numpy(arrays["train/target"]), "previous": torch.from_numpy(arrays["train/prev"])}
     return batch | {"mouth": torch.zeros(3, 5, 1, 96, 96), "lips": torch.zeros(2, 30, 80)}
@@ -190,24 +190,24 @@ def test_a_faithful_step_is_the_published_one(stage, monkeypatch):
     others = torch.from_numpy(arrays[f"{name}/neg_idxs"])
     monkeypatch.setattr(guidance, "counter_examples", lambda count: others)
     (nets, expert, hp), batch = published_nets(), published_batch()
-    exactly = expert.show(batch["target"], batch)[0]
+    exactly = expert.rois(batch["target"], batch)[0]
     monkeypatch.setattr(guidance, "splice", pasted_in_colour)
-    assert difference(expert.show(batch["target"], batch)[0], exactly) < 1e-6
+    assert difference(expert.rois(batch["target"], batch)[0], exactly) < 1e-6
     hp = replace(hp, audio_from=0 if stage == "ft1" else 1)
     set_stage(nets["generator"], hp, 0)
     trained = sum(weight.numel() for weight in nets["generator"].parameters() if weight.requires_grad)
     assert stage == "ft0" or trained == arrays["n_trainable_gen"]
 
     seen = {}
-    look = expert.look
+    look = expert.features
     monkeypatch.setattr(
-        expert, "look", lambda fake, batch: seen.setdefault("memory", look(seen.setdefault("fake", fake), batch))
+        expert, "features", lambda fake, batch: seen.setdefault("memory", look(seen.setdefault("fake", fake), batch))
     )
     optims = {n: torch.optim.Adam(net.parameters(), 1e-4, (0.5, 0.999)) for n, net in nets.items()}
     losses = train_step(nets, optims, [batch], loss_weights(hp, 0), hp, expert)
 
     worst = {"syn": meets(seen["fake"].flatten(0, 1)[:, BGR], arrays, f"{name}/syn")}
-    shown = expert.show(seen["fake"], batch)[0]
+    shown = expert.rois(seen["fake"], batch)[0]
     worst["proc_img"] = meets(shown.transpose(1, 2), arrays, f"{name}/proc_img")
     worst["enc_video"] = meets(seen["memory"].transpose(0, 1), arrays, f"{name}/enc_video")
     theirs = {"lip": "lip", "contrastive": "sync", "adv": "perceptual", "l1": "l1", "total": "loss"}

@@ -25,7 +25,7 @@ def batch(spoken_root):
     """Two clips of unlike length, with two windows of three frames each."""
     split = GuidedClips(spoken_root, "train", GUIDED, reader(spoken_root).tokenizer, "aligned", 100)
     batch = collate_windows([split[0], split[1]], GUIDED.window)
-    assert batch["unseen"].any()
+    assert batch["roi_padding"].any()
     return batch
 
 
@@ -35,8 +35,8 @@ def faces_like(batch):
 
 def plainly(teacher, fake, batch):
     """The features of `look`, with the whole video through the front end, gradients and all."""
-    video, _ = teacher.show(fake, batch)
-    return teacher.net.encoder(video=video, padding=batch["unseen"])
+    video, _ = teacher.rois(fake, batch)
+    return teacher.net.encoder(video=video, padding=batch["roi_padding"])
 
 
 # What it is shown, and how it looks
@@ -44,7 +44,7 @@ def plainly(teacher, fake, batch):
 
 def test_only_drawn_frames_pass_with_gradients_and_the_features_are_the_same(spoken_root, batch):
     teacher, passed = expert(spoken_root), []
-    see = teacher.net.encoder.video.see
+    see = teacher.net.encoder.video.features
 
     def counted(stacks):
         passed.append((len(stacks), torch.is_grad_enabled()))
@@ -52,10 +52,10 @@ def test_only_drawn_frames_pass_with_gradients_and_the_features_are_the_same(spo
 
     fake = faces_like(batch)
     wanted = plainly(teacher, fake, batch)
-    teacher.net.encoder.video.see = counted
-    found = teacher.look(fake, batch)
-    del teacher.net.encoder.video.see
-    there = ~batch["unseen"]
+    teacher.net.encoder.video.features = counted
+    found = teacher.features(fake, batch)
+    del teacher.net.encoder.video.features
+    there = ~batch["roi_padding"]
     torch.testing.assert_close(found[there], wanted[there], atol=1e-5, rtol=1e-5)
     near = set()
     for clip, frames in zip(batch["clip"].tolist(), batch["frames"].tolist(), strict=True):
@@ -73,7 +73,7 @@ def test_computing_twice_changes_nothing(spoken_root, batch):
     fake, found = faces_like(batch), []
     for recompute in (False, True):
         teacher = expert(spoken_root, recompute=recompute)
-        loss = teacher.reading_loss(teacher.look(fake, batch), batch, False)
+        loss = teacher.reading_loss(teacher.features(fake, batch), batch, False)
         found.append((loss, torch.autograd.grad(loss, fake)[0]))
     assert torch.equal(found[0][0], found[1][0])
     torch.testing.assert_close(found[0][1], found[1][1])
@@ -83,7 +83,7 @@ def test_it_never_learns_and_the_drawn_faces_do(spoken_root, batch):
     teacher = expert(spoken_root)
     before = {name: value.clone() for name, value in teacher.net.state_dict().items()}
     fake = faces_like(batch)
-    memory = teacher.look(fake, batch)
+    memory = teacher.features(fake, batch)
     loss = teacher.reading_loss(memory, batch, False)
     loss = loss + teacher.contrastive_loss(torch.randn(*batch["index"].shape, 32), memory, batch, False)
     loss.backward()
@@ -99,14 +99,14 @@ def test_the_gradient_is_whole_unless_it_is_to_be_the_published_tenth(spoken_roo
     fake, found = faces_like(batch), []
     for faithful in (False, True):
         teacher = expert(spoken_root, faithful=faithful)
-        loss = teacher.reading_loss(teacher.look(fake, batch), batch, True)
+        loss = teacher.reading_loss(teacher.features(fake, batch), batch, True)
         found.append(torch.autograd.grad(loss, fake)[0])
     torch.testing.assert_close(0.1 * found[0], found[1], atol=1e-9, rtol=1e-3)
 
 
 def test_the_sum_is_the_mean_times_the_tokens(spoken_root, batch):
     teacher = expert(spoken_root)
-    memory = teacher.look(batch["target"], batch)
+    memory = teacher.features(batch["target"], batch)
     tokens = (batch["tokens"] != PAD).sum()
     summed, mean = (teacher.reading_loss(memory, batch, each) for each in (True, False))
     torch.testing.assert_close(summed, mean * tokens)
@@ -145,11 +145,11 @@ def test_the_step_gives_the_generator_the_gradient_of_the_sum_of_its_losses(spok
     losses = add_gradients(nets, batch, loss_weights(hp, 0), hp, teacher, *shares([batch], hp))
     found = {name: weight.grad.clone() for name, weight in generator.named_parameters() if weight.grad is not None}
     generator.zero_grad()
-    speech = generator.listen(batch["audio"], batch["padding"])
+    speech = generator.encode_audio(batch["audio"], batch["audio_padding"])
     heard = torch.stack([speech[c, i] for c, i in zip(batch["clip"], batch["index"], strict=True)])
-    fake = generator.draw(batch["face"], heard)
+    fake = generator.generate(batch["face"], heard)
     memory = plainly(teacher, fake, batch)
-    logits = teacher.net.decoder(batch["previous"], memory, batch["unseen"])
+    logits = teacher.net.decoder(batch["previous"], memory, batch["roi_padding"])
     text = batch["tokens"] != PAD
     logs, each = logits.log_softmax(-1), 0.1 / (logits.shape[-1] - 1)
     reading = -(0.9 - each) * logs[text].gather(-1, batch["tokens"][text][:, None]).sum() - each * logs[text].sum()

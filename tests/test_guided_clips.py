@@ -88,8 +88,8 @@ def test_collate_gives_each_window_a_row_and_its_clip(spoken_root):
     assert batch["face"].shape == (6, 3, 6, 96, 96) and batch["to_face"].shape == (6, 3, 2, 3)
     assert torch.equal(batch["target"][4], samples[2]["target"][3:6])
     lengths = [len(sample["roi"]) for sample in samples]
-    assert batch["roi"].shape[:2] == batch["unseen"].shape == (3, max(lengths))
-    assert (~batch["unseen"]).sum(1).tolist() == lengths
+    assert batch["roi"].shape[:2] == batch["roi_padding"].shape == (3, max(lengths))
+    assert (~batch["roi_padding"]).sum(1).tolist() == lengths
     tokens, previous = batch["tokens"], batch["previous"]
     assert (previous[:, 0] == END).all()
     for row, before, sample in zip(tokens, previous, samples, strict=True):

@@ -16,7 +16,8 @@ import checkpoint
 from errors import InputError
 from evaluation import sync_accuracy
 from experts.lse import PX, Scorer, face_crops, followed, jpegs, judge, scorer, shown
-from experts.sync import WEIGHTS, Compact, Published, Score, load_sync, score
+from experts.sync import Compact, Published, Score, load_sync, score
+from hparams import WEIGHTS
 from media import sound, video
 from models import build_reader
 
@@ -260,7 +261,9 @@ def syncnet_narrow(monkeypatch, tmp_path):
 
 
 @pytest.mark.weights
-@pytest.mark.skipif(not GRID.is_dir() or not WEIGHTS.is_file(), reason=f"no recordings at {GRID}, or no {WEIGHTS.name}")
+@pytest.mark.skipif(
+    not GRID.is_dir() or not WEIGHTS["sync"].is_file(), reason=f"no recordings at {GRID}, or no {WEIGHTS['sync'].name}"
+)
 def test_the_shipped_weights_find_every_shift_of_a_real_clip():
     name = (GRID / "test.txt").read_text().split()[0]
     path = GRID / "main" / f"{name}.mp4"

@@ -139,9 +139,9 @@ def test_each_face_says_the_row_that_frames_names():
     hp = narrow_hparams("talklip_g")
     generator = filled(build_generator(hp)).eval()
     audio, face = normal(6, (2, 9, 104)), faces(7, 4).unflatten(0, (2, 2))
-    speech = generator.listen(audio)
+    speech = generator.encode_audio(audio)
     rows = torch.stack([speech[0, [8, 2]], speech[1, [0, 4]]])
-    assert torch.equal(generator(face, audio, torch.tensor([[8, 2], [0, 4]])), generator.draw(face, rows))
+    assert torch.equal(generator(face, audio, torch.tensor([[8, 2], [0, 4]])), generator.generate(face, rows))
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ def batch_of(**parts):
     roi, audio = torch.rand(2, 12, 1, 32, 32), torch.randn(2, 12, 104)
     said = torch.randint(4, 8, (2, 12)).masked_fill(PADDING, PAD)
     batch = {"roi": roi, "audio": audio, "units": units, "tokens": tokens, "previous": previous, "said": said}
-    return batch | {"lengths": LENGTHS, "padding": PADDING} | parts
+    return batch | {"lengths": LENGTHS, "roi_padding": PADDING} | parts
 
 
 def masks(*spans):
@@ -250,7 +250,7 @@ def test_naming_is_the_loss_of_the_word():
         def forward(self, roi, padding, inside):
             return torch.tensor([[1.0, 2.0, 5.0, 2.0], [2.0, 6.0, 1.0, 1.0]]).log()  # of 10 parts
 
-    batch = {"roi": torch.zeros(2, 3, 1, 8, 8), "padding": None, "inside": None, "word": torch.tensor([2, 0])}
+    batch = {"roi": torch.zeros(2, 3, 1, 8, 8), "roi_padding": None, "inside": None, "word": torch.tensor([2, 0])}
     plain = Naming(Told(), hparams(label_smoothing=0.0))(batch)["word"].item()
     assert plain == pytest.approx(-(log(0.5) + log(0.2)) / 2)
     smooth = Naming(Told(), hparams(label_smoothing=0.3))(batch)["word"].item()

@@ -64,8 +64,8 @@ def test_talklip_global_draws_what_the_published_one_draws(talklip):
     assert (hp.speech, hp.audio_layers, hp.audio_dim, hp.width, about["step"]) == ("global", 12, 768, 1.0, 7)
     audio, padding, face = talklip_inputs()
     seen = record(blocks_of(generator))
-    speech = generator.listen(audio, padding)
-    pred = generator.draw(face, speech.flatten(0, 1)[None, FACE_ROWS])
+    speech = generator.encode_audio(audio, padding)
+    pred = generator.generate(face, speech.flatten(0, 1)[None, FACE_ROWS])
     worst = {"audio_embedding": meets(speech.transpose(0, 1), arrays, "audio_embedding")}
     worst["pred"] = meets(pred[0, :, BGR], arrays, "pred")
     for name, out in seen.items():
@@ -92,8 +92,8 @@ def test_talklip_trains_as_the_published_one_does_in_float64(tmp_path, monkeypat
     arrays = fixture("talklip_g")
     audio, padding, face = talklip_inputs()
     with torch.no_grad():
-        speech = generator.listen(audio.double(), padding)
-    pred = generator.draw(face.double(), speech.flatten(0, 1)[None, FACE_ROWS])[0]
+        speech = generator.encode_audio(audio.double(), padding)
+    pred = generator.generate(face.double(), speech.flatten(0, 1)[None, FACE_ROWS])[0]
     target = uniform(3, (6, 3, 96, 96))[:, BGR].double()
     loss = (pred - target).abs().mean()
     loss.backward()
@@ -129,8 +129,8 @@ def test_talklip_local_draws_what_the_constructed_one_draws(tmp_path):
     generator, hp, _ = load_generator(saved(tmp_path, "l", published("talklip_l_constructed")))
     arrays = fixture("talklip_l_constructed")
     assert hp.speech == "local"
-    speech = generator.listen(normal(4, (6, 1, 80, 16))[None])  # (1, 6, 512)
-    pred = generator.draw(faces(2, 6)[None, :, BGR_TWICE], speech)[0, :, BGR]
+    speech = generator.encode_audio(normal(4, (6, 1, 80, 16))[None])  # (1, 6, 512)
+    pred = generator.generate(faces(2, 6)[None, :, BGR_TWICE], speech)[0, :, BGR]
     worst = [meets(speech.transpose(0, 1), arrays, "audio_embedding"), meets(pred, arrays, "pred")]
     print("talklip_l_constructed", worst)
 
@@ -141,11 +141,11 @@ def test_wav2lip_draws_what_the_published_one_draws(tmp_path):
     generator, hp, _ = load_generator(saved(tmp_path, "wav2lip_gan", weights))
     arrays = fixture("wav2lip")
     assert hp.model == "wav2lip"
-    speech = generator.listen(normal(40, (4, 1, 80, 16))[None])  # (1, 4, 512)
-    pred = generator.draw(faces(41, 4)[None, :, BGR_TWICE], speech)[0, :, BGR]
+    speech = generator.encode_audio(normal(40, (4, 1, 80, 16))[None])  # (1, 4, 512)
+    pred = generator.generate(faces(41, 4)[None, :, BGR_TWICE], speech)[0, :, BGR]
     worst = [meets(speech[0, :, :, None, None], arrays, "audio_embedding"), meets(pred, arrays, "pred")]
     face = uniform(43, (1, 6, 3, 96, 96)).transpose(1, 2)[:, :, BGR_TWICE]
-    pred = generator.draw(face, generator.listen(normal(42, (1, 3, 1, 80, 16))))
+    pred = generator.generate(face, generator.encode_audio(normal(42, (1, 3, 1, 80, 16))))
     worst += [meets(pred[:, :, BGR].transpose(1, 2), arrays, "pred5d")]
     print("wav2lip", worst)
 

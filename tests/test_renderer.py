@@ -56,7 +56,7 @@ def test_a_short_sound_is_embedded_in_one_pass(rows):
     features = audio.global_features(noise(rows * 640 - 100))
     sound = SpeechTrack(generator, hp, noise(rows * 640 - 100))
     assert len(features) == rows
-    torch.testing.assert_close(sound.rows, generator.listen(torch.from_numpy(features)[None])[0], rtol=0, atol=0)
+    torch.testing.assert_close(sound.rows, generator.encode_audio(torch.from_numpy(features)[None])[0], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("rows", [ONE_PASS + 1, 3 * CHUNK, 4 * CHUNK, 4 * CHUNK + 1, 5 * CHUNK - 1])
@@ -102,7 +102,7 @@ def test_folding_the_norms_changes_no_output(name):
     )
     face, sounds = faces(1, 2)[None], [SpeechTrack(net, hp, noise(9000))([0.0, 0.2]) for net in (plain, folded)]
     assert difference(sounds[1], sounds[0]) < 1e-5
-    assert difference(folded.draw(face, sounds[0][None]), plain.draw(face, sounds[0][None])) < 1e-5
+    assert difference(folded.generate(face, sounds[0][None]), plain.generate(face, sounds[0][None])) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -121,11 +121,11 @@ def test_frames_without_the_person_are_left_alone():
     work, frames = painted({0: (50, 52, 116, 120), 2: (50, 52, 116, 120)}, {0: 2, 2: 0})
     empty = from_rgb(head())
     batch = [(0, 0.0, frames[0]), (1, 0.04, empty), (2, 0.08, frames[2])]
-    pairs = work.draw(batch)
+    pairs = work.render(batch)
     assert pairs[1] is None and all(part.shape == (96, 96, 3) for i in (0, 2) for part in pairs[i])
     back = work.put_back(batch, pairs)
     assert back[1] is empty and not same(back[0], frames[0]) and not same(back[2], frames[2])
-    assert work.draw([(1, 0.04, empty)]) == [None] and work.put_back([(1, 0.04, empty)], [None]) == [empty]
+    assert work.render([(1, 0.04, empty)]) == [None] and work.put_back([(1, 0.04, empty)], [None]) == [empty]
 
 
 def test_the_generator_sees_the_pose_above_and_the_looks_of_another_frame():
@@ -134,7 +134,7 @@ def test_the_generator_sees_the_pose_above_and_the_looks_of_another_frame():
     seen, draw = [], work.generator.draw
     work.generator.draw = lambda face, speech: seen.append(face) or draw(face, speech)
     for k in range(4):
-        work.draw([(k, k / 25, frames[k])])
+        work.render([(k, k / 25, frames[k])])
     for k, face in enumerate(seen):
         real = np.float32(crop(frames[k].rgb(), box, 96)) / 255
         looks = np.float32(crop(frames[work.person.identities[k]].rgb(), box, 96)) / 255
@@ -149,13 +149,13 @@ def test_the_looks_of_few_shots_are_kept():
     box, shots = (50, 52, 116, 120), 12
     work, frames = painted({i: box for i in range(2 * shots)}, {i: i ^ 1 for i in range(2 * shots)})
     for k in range(2 * shots):
-        work.draw([(k, k / 25, frames[k])])
+        work.render([(k, k / 25, frames[k])])
     assert list(work.identities) == [k ^ 1 for k in range(2 * shots)][-renderer.KEPT :]
 
 
 def test_a_person_who_is_its_own_identity_costs_no_second_reading():
     work, frames = painted({0: (50, 52, 116, 120)}, {0: 0})
-    work.draw([(0, 0.0, frames[0])])
+    work.render([(0, 0.0, frames[0])])
     assert not work.source.asked and not work.identities
 
 
@@ -165,7 +165,7 @@ def test_a_person_who_is_its_own_identity_costs_no_second_reading():
 def test_a_box_that_leaves_the_frame_is_drawn_where_it_is_inside(box):
     work, frames = painted({0: box}, {0: 0})
     batch = [(0, 0.0, frames[0])]
-    (back,) = work.put_back(batch, work.draw(batch))
+    (back,) = work.put_back(batch, work.render(batch))
     assert back.size == (160, 160) and back.time_s == 0.0
 
 
@@ -181,5 +181,5 @@ def test_a_generator_is_loaded_ready_to_draw(narrow_weights, precision, dtype):
     generator, hp, about = renderer.load(narrow_weights, "cpu", precision)
     assert {p.dtype for p in generator.parameters()} == {dtype} and not generator.training and hp.width == 1 / 16
     assert about["precision"] == str(dtype).split(".")[1] and about["path"] == str(narrow_weights)
-    drawn = generator.draw(faces(1, 2)[None].to(dtype), SpeechTrack(generator, hp, noise(9000))([0.0, 0.2])[None])
+    drawn = generator.generate(faces(1, 2)[None].to(dtype), SpeechTrack(generator, hp, noise(9000))([0.0, 0.2])[None])
     assert drawn.isfinite().all()

@@ -19,7 +19,7 @@ LEVELS = (
     "faces.* models.*",
     "checkpoint data",
     "experts.* renderer",
-    "objectives schedule update progress run expert_run diary corpora.*",
+    "training corpora.*",
     "preprocess train_expert train inference",
     "evaluation.*",
 )

@@ -224,6 +224,7 @@ def test_it_runs_as_a_module():
 
 
 def test_help_loads_nothing_slow():
-    spy = "import sys, evaluation.study.__main__\nprint([n for n in ('torch', 'numpy', 'av', 'scipy', 'cv2') if n in sys.modules])"
+    slow = "('torch', 'numpy', 'av', 'scipy', 'cv2')"
+    spy = f"import sys, evaluation.study.__main__\nprint([n for n in {slow} if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", spy], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout == "[]\n"

@@ -100,7 +100,7 @@ def test_the_compact_model_does_not_mind_how_loud_a_recording_is(gain):
     wav = (wav / np.abs(wav).max() * 10_000).astype(np.int16)
     heard = []
     net = Mirror()
-    net.hear = lambda mels: heard.append(mels) or Mirror().hear(mels)
+    net.embed_audio = lambda mels: heard.append(mels) or Mirror().embed_audio(mels)
     for loud in (wav, (gain * wav).astype(np.int16)):
         Compact(net, {}).distances(torch.rand(30, 1, 88, 88), loud)
     assert (heard[0] - heard[1]).abs().mean() < 0.02

@@ -97,10 +97,10 @@ def test_mistaken_windows_and_clips_are_counted(data_root):
 
         late = 0
 
-        def see(self, roi):
+        def embed_video(self, roi):
             return (torch.arange(float(roi.shape[1] - 4)) - self.late)[None, :, None]
 
-        def hear(self, mels):
+        def embed_audio(self, mels):
             return torch.arange(float(mels.shape[1]))[None, :, None]
 
     net = Clock()

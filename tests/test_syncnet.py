@@ -66,15 +66,15 @@ def test_syncnet_has_the_published_number_of_parameters():
 def test_the_compact_model_sees_windows_of_five_frames_and_nothing_else():
     net = CompactSync(dim=8, width=1 / 16).eval()
     roi = torch.rand(2, 9, 1, 88, 88)
-    seen = net.see(roi)
+    seen = net.embed_video(roi)
     assert seen.shape == (2, 5, 8) and torch.allclose(seen.norm(dim=-1), torch.ones(2, 5))
-    assert torch.allclose(net.see(roi[:, 3:8])[:, 0], seen[:, 3], atol=1e-6)
+    assert torch.allclose(net.embed_video(roi[:, 3:8])[:, 0], seen[:, 3], atol=1e-6)
     roi[:, 4] = 0
-    changed = (net.see(roi) - seen).abs().amax(-1) > 1e-4
+    changed = (net.embed_video(roi) - seen).abs().amax(-1) > 1e-4
     assert changed.all(), "the fifth frame is in each of the five windows"
-    roi[:, :4], seen = 0, net.see(roi)
-    assert torch.allclose(net.see(roi)[:, 4], seen[:, 4]), "row 4 begins with the fifth frame"
-    heard = net.hear(torch.randn(2, 3, 1, 80, 16))
+    roi[:, :4], seen = 0, net.embed_video(roi)
+    assert torch.allclose(net.embed_video(roi)[:, 4], seen[:, 4]), "row 4 begins with the fifth frame"
+    heard = net.embed_audio(torch.randn(2, 3, 1, 80, 16))
     assert heard.shape == (2, 3, 8) and torch.allclose(heard.norm(dim=-1), torch.ones(2, 3))
 
 
@@ -99,7 +99,7 @@ def test_syncnet_sees_and_hears_as_the_published_one_does(tmp_path):
     net, arrays = sync.net, fixture("syncnet_v2")
     lips, cepstra = uniform(30, (2, 3, 5, 224, 224)).transpose(1, 2)[:, :, BGR], normal(31, (3, 1, 13, 20)) * 5
     lipfeat, audfeat = net.lips.features(255 * lips.flatten(1, 2)), net.sound.features(cepstra)
-    found = {"lip": net.see(lips), "aud": net.hear(cepstra), "lipfeat": lipfeat}
+    found = {"lip": net.embed_video(lips), "aud": net.embed_audio(cepstra), "lipfeat": lipfeat}
     found |= {"netcnnlip": lipfeat[..., None, None, None], "netcnnaud": audfeat[..., None, None]}
     worst = {name: meets(value, arrays, name) for name, value in found.items()}
     assert max(worst.values()) < 1e-5
@@ -129,7 +129,7 @@ def test_a_published_file_is_told_by_its_content(monkeypatch, tmp_path, zipped):
     assert len(sync.about["sha256"]) == 64 and not sync.net.training
     faces = torch.rand(2, 5, 3, 224, 224)
     with torch.no_grad():
-        assert torch.equal(sync.net.see(faces), counted.net.see(faces))
+        assert torch.equal(sync.net.embed_video(faces), counted.net.embed_video(faces))
 
 
 def test_the_first_convolution_sees_frames_in_order_and_colours_turned_round():

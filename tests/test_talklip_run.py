@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import update
+from progress import Progress
+from run import Run
+from schedule import loss_weights, set_stage, stage_plan
 from small_experts import EXPERT, GUIDED, expert, reader, write_expert
 
 import checkpoint
 import train
-import update
 from data import Clips, GuidedClips
 from errors import InputError
 from hparams import PRESETS, HParams, preset
-from progress import Progress
-from run import Run
-from schedule import loss_weights, set_stage, stage_plan
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
@@ -87,8 +87,8 @@ def test_each_loss_joins_with_its_stage(spoken_root, tmp_path):
         ]
     assert checkpoint.load(tmp_path / "last.pt")["expert"] == "made up"
     (first, last) = [line["valid"] for line in metrics(tmp_path) if "valid" in line]
-    assert first.keys() == last.keys() == {"l1", "mouth", "lip", "misread"}
-    assert 0 <= last["misread"] <= 1 and last["lip"] > 0.5
+    assert first.keys() == last.keys() == {"l1", "mouth", "lip", "token_error"}
+    assert 0 <= last["token_error"] <= 1 and last["lip"] > 0.5
     assert checkpoint.load_generator(tmp_path / "last.pt")[0].sync.out_features == 32
     assert run.expert.net.training is False
 
@@ -126,7 +126,11 @@ def test_larger_faces_are_trained_under_the_same_expert(spoken_root, tmp_path, p
     before = Run(hp, CPU).nets["generator"].to_rgb[1][0].weight.clone()
     run = go(spoken_root, tmp_path, 1, hp)
     (line, valid) = metrics(tmp_path)
-    assert {"lip", "contrastive", "adv"} <= line.keys() and math.isfinite(line["total"]) and "misread" in valid["valid"]
+    assert (
+        {"lip", "contrastive", "adv"} <= line.keys()
+        and math.isfinite(line["total"])
+        and "token_error" in valid["valid"]
+    )
     assert not torch.equal(run.nets["generator"].to_rgb[1][0].weight, before)
 
 

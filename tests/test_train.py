@@ -143,7 +143,7 @@ def test_each_network_gets_the_gradient_of_its_own_losses_and_no_other(data_root
         net.zero_grad(set_to_none=True)
     torch.manual_seed(4)
     generator, judge, real = run.nets["generator"], run.nets["discriminator"], batch["target"]
-    fake = generator(batch["face"], batch["audio"], batch["index"], batch["padding"])
+    fake = generator(batch["face"], batch["audio"], batch["index"], batch["audio_padding"])
     terms = {"l1": pixel_loss(fake, real), "mouth": mouth_loss(fake, real, batch["mouth"])}
     terms["adv"] = adversarial_loss(judge(fake), real=True)
     total = sum(weights[name] * loss for name, loss in terms.items())

@@ -94,7 +94,7 @@ def test_a_sync_model_is_trained_and_exported_and_the_log_names_chance(command, 
     lines = metrics(tmp_path / "sync")
     assert all(line["total"] == line["sync"] and 2 < line["chance"] < 4 for line in lines if "valid" not in line)
     assert [line["valid"].keys() for line in lines if "valid" in line] == [{"errors", "offsets"}] * 3
-    assert load_sync(weights).net.see(torch.rand(1, 9, 1, 88, 88)).shape == (1, 5, 32)
+    assert load_sync(weights).net.embed_video(torch.rand(1, 9, 1, 88, 88)).shape == (1, 5, 32)
 
 
 def test_a_run_that_was_never_validated_exports_its_last_state(command, tmp_path):

@@ -67,7 +67,7 @@ def test_rows_of_a_clip_are_read_together_and_counted_apart(observers, data_root
     for row in rows:
         assert set(scores[row]) == {"wer_1", "cer_1", "wer_2", "wer_3", "cer_3", "words"}
         assert scores[row]["wer_1"][1] == 6 and scores[row]["wer_2"][1] == 1 and scores[row]["words"][1] == 2
-        assert scores[row]["wer_3"][0] == errors(real.clip.text, sentences[row]["observer2"])[0]
+        assert scores[row]["wer_3"][0] == errors(real.clip.text, sentences[row]["reader2"])[0]
     alone = observers({"blank": rows["blank"]}, real.clip, real.margin)
     assert alone[1]["blank"] == sentences["blank"]
 
@@ -104,16 +104,16 @@ def test_the_middle_of_an_lrs2_frame_is_read_only_where_the_crop_holds_it(box, f
 
 def test_readers_under_the_wrong_flag_are_told():
     with pytest.raises(InputError, match="reads single words: give it under another flag"):
-        EvaluationReaders({"observer1": EVALUATION_READERS["words"]})
+        EvaluationReaders({"reader1": EVALUATION_READERS["words"]})
     with pytest.raises(InputError, match="reads sentences"):
-        EvaluationReaders({"words": EVALUATION_READERS["observer1"]})
+        EvaluationReaders({"words": EVALUATION_READERS["reader1"]})
 
 
 @pytest.mark.parametrize(
     "text, words, told",
     [
         ("", [], "its transcript is empty"),
-        ("BIN GRÜN NOW", [], "--observer1 was trained on other text: .*grün"),
+        ("BIN GRÜN NOW", [], "--reader1 was trained on other text: .*grün"),
         ("BIN BLUE AT F TWO NOW", ["BIN", "TEAPOT"], "--words was trained on other text: it has no word 'TEAPOT'"),
     ],
 )

@@ -30,10 +30,10 @@ WAYS = {"plain": "float32, expert on every frame", "train": "train.py with --amp
 class PlainExpert(LipExpert):
     """The expert as the published code applies it: every frame through its video front end, with gradients."""
 
-    def look(self, fake, batch):
-        """As `LipExpert.look`."""
-        video, _ = self.show(fake, batch)
-        return self.net.encoder(video=video, padding=batch["unseen"])
+    def features(self, fake, batch):
+        """As `LipExpert.features`."""
+        video, _ = self.rois(fake, batch)
+        return self.net.encoder(video=video, padding=batch["roi_padding"])
 
 
 def made_up(clips, length, faces, hp):
@@ -55,8 +55,8 @@ def made_up(clips, length, faces, hp):
         "to_face": to_face,
         "audio": torch.randn(clips, length, *speech),
         "lips": torch.zeros(clips, length, 80),
-        "padding": torch.zeros(clips, length, dtype=torch.bool),
-        "unseen": torch.zeros(clips, length, dtype=torch.bool),
+        "audio_padding": torch.zeros(clips, length, dtype=torch.bool),
+        "roi_padding": torch.zeros(clips, length, dtype=torch.bool),
         "roi": torch.rand(clips, length, 1, 88, 88),
         "tokens": tokens,
         "previous": tokens.roll(1, 1),
