@@ -31,6 +31,6 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The six rows of TalkLip's table in compact size, and, with CORPUS, the table that compares them. See ablation.py --help.
+# The six rows of TalkLip's table in compact size, and, with CORPUS, the table that compares them: evaluation.ablation --help.
 ablation: setup
-	$(BIN)/python ablation.py --data_root $(DATA_ROOT) --jobs $(JOBS) $(if $(CORPUS),--corpus $(CORPUS)) $(FLAGS)
+	$(BIN)/python -m evaluation.ablation --data_root $(DATA_ROOT) --jobs $(JOBS) $(if $(CORPUS),--corpus $(CORPUS)) $(FLAGS)

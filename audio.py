@@ -23,7 +23,7 @@ def log_filter_banks(wav):
     rows = 1 + max(0, -(-(len(wav) - window) // hop))
     blocks = []
     for start in range(0, rows, BLOCK_S * 100):
-        lead = min(start, 1)  # one row more in front, as the pre-emphasis looks back by a sample
+        lead = min(start, 1)  # one row more in front, as the pre-emphasis needs the sample before
         stop = min(start + BLOCK_S * 100, rows)
         piece = wav[(start - lead) * hop : (stop - 1) * hop + window if stop < rows else None]
         blocks.append(logfbank(piece, RATE)[lead:].astype(np.float32))
@@ -42,7 +42,7 @@ def stack(features):
 
 
 def global_features(wav):
-    """What the global audio encoder hears of (samples,) int16 at 16 kHz: (rows, 104) float32, 25 rows a second."""
+    """The input of the global audio encoder for (samples,) int16 at 16 kHz: (rows, 104) float32, 25 rows a second."""
     return stack(log_filter_banks(wav))
 
 
@@ -69,7 +69,7 @@ def mel_spectrogram(wav):
 
 
 def mel_windows(mel, times_s):
-    """Cuts the 0.2 s of mel that are heard from each time on; past the end the last full window stays.
+    """Cuts the 0.2 s of mel from each time on; past the end the last full window stays.
 
     mel:     (80, steps), padded with silence if it is shorter than a window.
     times_s: (N,) seconds: the times of the frames, at any frame rate.
@@ -82,7 +82,7 @@ def mel_windows(mel, times_s):
 
 
 def rows_at(times_s, rows):
-    """The row of the global features that is heard at each time; past the end it is the last.
+    """The row of the global features at each time; past the end it is the last.
 
     times_s: (N,) seconds. rows: how many rows there are.
     Returns (N,) int64.

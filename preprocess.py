@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from errors import InputError, exit_code
-from workers import processors
+from workers import processors, progress_bar
 
 # Slow imports are inside the functions, so that --help answers at once.
 
@@ -48,14 +48,14 @@ def shard_of(text):
 
 
 def chosen_splits(corpus, splits):
-    """The splits that are wanted, by default all that the corpus has; raises InputError for one that it has not."""
+    """The splits to preprocess, by default all of the corpus; raises InputError for one that it does not have."""
     if unknown := [split for split in splits or () if split not in corpus.lists]:
         raise InputError(f"--splits {unknown[0]}: this corpus has {', '.join(sorted(corpus.lists))}")
     return sorted(splits or corpus.lists)
 
 
 def preprocess(args):
-    """Records every clip of a corpus that is not yet in the data root; prints a summary as JSON."""
+    """Extracts every clip of a corpus that is not yet in the data root; prints a summary as JSON."""
     import checkpoint
     from corpora.data_root import DataRoot, general
     from corpora.extract import SURROUNDINGS, Extractor
@@ -64,11 +64,11 @@ def preprocess(args):
     from workers import local, on_ray
 
     number, count = shard_of(args.shard)
-    if args.ray:  # its workers stand elsewhere
+    if args.ray:  # its workers have other working folders
         args.data_root, args.out = args.data_root.resolve(), args.out.resolve()
     corpus = read_corpus(args.data_root, args.dataset)
     splits = chosen_splits(corpus, args.splits)
-    detect.DETECTORS[args.detector]("cpu")  # a missing package is told here: a worker that cannot start is mute
+    detect.DETECTORS[args.detector]("cpu")  # reports a missing package, which a worker that cannot start does not
     sync = sync_model(args)
     settings = {"face_px": args.face_px, "crop_px": round(args.face_px * SURROUNDINGS), "corpus": corpus.kind}
     settings["detector"] = args.detector
@@ -77,14 +77,14 @@ def preprocess(args):
     names = sorted({name for split in splits for name in corpus.lists[split]})[number - 1 :: count]
     refused = {name: corpus.refused[name] for name in sorted(corpus.refused)[number - 1 :: count]}
     most = args.max_skipped * (len(names) + len(refused)) - len(refused)
-    todo = [corpus.sources[name] for name in names if not root.clip(name).is_file()]
-    reasons = {source.name: reason for source in todo if (reason := root.reason(source))}
-    todo = [source for source in todo if source.name not in reasons]
+    todo = [corpus.clips[name] for name in names if not root.clip(name).is_file()]
+    reasons = {raw.name: reason for raw in todo if (reason := root.reason(raw))}
+    todo = [raw for raw in todo if raw.name not in reasons]
     random.Random(os.getpid()).shuffle(todo)  # so that two runs on one root seldom begin the same clip
     make = partial(Extractor, root, args.face_px, args.detector, sync)
     results = on_ray(make, todo, args.ray, args.workers) if args.ray else local(make, todo, workers(args))
     try:
-        done = record_all(results, reasons, len(todo), most)
+        done = collect(results, reasons, len(todo), most)
         root.finish(corpus, splits)
     except OSError as error:
         raise InputError(f"{args.out} cannot be written: {error.strerror or error}") from error
@@ -94,15 +94,15 @@ def preprocess(args):
     skipped = reasons | refused
     print(json.dumps({"corpus": corpus.kind, "clips": len(names), "skipped": len(skipped), **done}))
     if len(reasons) > most:
-        (reason, times), told = Counter(map(general, skipped.values())).most_common(1)[0], args.out / "skipped.txt"
+        (reason, times), path = Counter(map(general, skipped.values())).most_common(1)[0], args.out / "skipped.txt"
         why = f"{len(skipped)} of {len(names) + len(refused)} clips could not be used, {times} of them: {reason}"
-        raise InputError(f"{why}. See {told}; if that is as it should be, raise --max_skipped {args.max_skipped:g}")
+        raise InputError(f"{why}. See {path}; if that is as it should be, raise --max_skipped {args.max_skipped:g}")
 
 
 def sync_model(args):
-    """The sync model that was given, with the most frames that the sound may be off, or None.
+    """The path of the sync model that was given and the most frames that the sound may be off, or None.
 
-    Raises InputError for a file that holds none: told here, once.
+    Raises InputError for a file that holds none: here, once, and not in every worker.
     """
     if not args.sync_model:
         return None
@@ -113,25 +113,23 @@ def sync_model(args):
 
 
 def workers(args):
-    """Processes at once on this machine: as many as asked for, by default one a processor."""
+    """The number of processes on this machine: as many as asked for, by default one a processor."""
     return args.workers or processors()
 
 
-def record_all(results, reasons, total, most):
-    """Goes through what the workers say, and fills `reasons`, until more than `most` clips were skipped.
+def collect(results, reasons, total, most):
+    """Collects the workers' results, and fills `reasons`, until more than `most` clips were skipped.
 
-    Returns what was done now: clips, seconds of video, seconds it took, times faster than real time, and bytes.
+    Returns what this run did: clips, seconds of video, seconds it took, times faster than real time, and bytes.
     """
-    from tqdm import tqdm
-
     done, seconds, size, start = 0, 0.0, 0, time.perf_counter()
-    for result in tqdm(results, total=total, unit="clip", desc="preprocess"):
+    for result in progress_bar(total, "clip", iterable=results, desc="preprocess"):
         if result["reason"]:
             reasons[result["name"]] = result["reason"]
         else:
             done, seconds, size = done + (result["bytes"] > 0), seconds + result["seconds"], size + result["bytes"]
         if len(reasons) > most:
-            results.close()  # what has begun is finished
+            results.close()  # clips that have begun are finished
             break
     took = time.perf_counter() - start
     rates = {"times_real_time": round(seconds / took, 2), "bytes_a_second": round(size / seconds) if seconds else 0}
@@ -142,8 +140,10 @@ def main(argv=None):
     """Parses the flags and preprocesses a corpus, or reports on a data root."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_root", type=Path, help="the corpus, as it was unpacked")
-    parser.add_argument("--dataset", default="auto", choices=CORPORA, help="its layout (default: told by looking)")
-    parser.add_argument("--out", type=Path, help="the data root to write; the same command goes on where it stopped")
+    parser.add_argument(
+        "--dataset", default="auto", choices=CORPORA, help="its layout (default: detected from its files)"
+    )
+    parser.add_argument("--out", type=Path, help="the data root to write; the same command resumes")
     parser.add_argument("--splits", nargs="+", metavar="SPLIT", help="lists to preprocess (default: all there are)")
     parser.add_argument(
         "--face_px",
@@ -185,7 +185,7 @@ def main(argv=None):
         else:
             preprocess(args)
 
-    return exit_code(parser.prog, work, if_stopped="stopped; the same command goes on with the clips that are missing")
+    return exit_code(parser.prog, work, if_stopped="stopped; the same command resumes with the clips that are missing")
 
 
 if __name__ == "__main__":

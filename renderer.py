@@ -1,20 +1,21 @@
-"""A generator at work: hears a sound track of any length, and redraws batches of frames."""
+"""A generator at work: embeds a sound track of any length, and generates the faces of batches of frames."""
 
 import numpy as np
 import torch
 
 import audio
 import checkpoint
+from data import generator_input
 from distributed import has_bf16
 from faces import blend, crop
 from models.layers import fold_norms
 
-CHUNK, CONTEXT = 75, 50  # rows (of 40 ms) of sound that are embedded at once, and how many are heard around them
+CHUNK, CONTEXT = 75, 50  # rows (of 40 ms) of sound that are embedded at once, and how many around them are given too
 KEPT = 8  # identities that are kept: those of four shots
 
 
 def load(path, device, precision):
-    """A generator ready to draw fast, its hparams, and what is known of it.
+    """Loads a generator for fast inference; returns it, its hparams, and a dict of facts about it.
 
     precision: "bf16", "float32", or "auto": bf16 where the processor has it.
     """
@@ -31,7 +32,7 @@ def like(generator, array):
 
 
 class SpeechTrack:
-    """What is heard at each moment of a sound track.
+    """The speech embedding of a sound track at any time.
 
     wav: (samples,) int16, 16 kHz.
     """
@@ -44,52 +45,51 @@ class SpeechTrack:
             self.mel = audio.mel_spectrogram(wav)
 
     def _embed(self, rows):
-        """(rows, 104) -> (rows, D). Long sound is embedded in chunks that hear `CONTEXT` rows around themselves."""
+        """(rows, 104) -> (rows, D). A long track is embedded in chunks, each with `CONTEXT` rows to both sides."""
         chunk = len(rows) if len(rows) <= CHUNK + 2 * CONTEXT else CHUNK
         rows, pieces = like(self.generator, rows), []
         for start in range(0, len(rows), chunk):
             low = max(start - CONTEXT, 0)
-            heard = self.generator.encode_audio(rows[None, low : start + chunk + CONTEXT])[0]
-            pieces.append(heard[start - low : start - low + chunk])
+            speech = self.generator.encode_audio(rows[None, low : start + chunk + CONTEXT])[0]
+            pieces.append(speech[start - low : start - low + chunk])
         return torch.cat(pieces)
 
     def __call__(self, times_s):
-        """The speech heard at each time: (T,) seconds -> (T, D)."""
+        """The speech at each time; past the end, the last of it: (T,) seconds -> (T, D)."""
         if self.speech == "global":
             return self.rows[torch.from_numpy(audio.rows_at(times_s, len(self.rows)))]
         return self.generator.encode_audio(like(self.generator, audio.mel_windows(self.mel, times_s))[None])[0]
 
 
 class FaceRenderer:
-    """Redraws one person in the frames of a source.
+    """Redraws one face in the frames of a video.
 
-    person: person.Person. source: source.Source. sound: a Sound. px: side of the generator's faces.
+    target: a `TargetFace`.  video: the `FaceVideo` it was found in.  speech: a `SpeechTrack`.
+    px: side of the generator's faces.
     """
 
-    def __init__(self, generator, person, source, sound, px):
-        self.generator, self.person, self.source, self.sound = generator, person, source, sound
+    def __init__(self, generator, target, video, speech, px):
+        self.generator, self.target, self.video, self.speech = generator, target, video, speech
         self.px, self.identities = px, {}
 
     def render(self, batch):
-        """Draws the faces of a batch, a list of (source index, time in s, Frame).
+        """Generates the faces of a batch, a list of (frame's index in the video, time in s, Frame).
 
-        Returns a list: for each frame its face before and after, each (px, px, 3) float32 in [0, 1], or None where the
-        person is not seen.
+        Returns a list: for each frame its real and its generated face, each (px, px, 3) float32 in [0, 1], RGB, or None
+        where the face was not found.
         """
-        shown = [i for i, (index, _, _) in enumerate(batch) if index in self.person.boxes]
+        shown = [i for i, (index, _, _) in enumerate(batch) if index in self.target.boxes]
         pairs = [None] * len(batch)
         if not shown:
             return pairs
         real = np.stack([self._crop(batch[i][2], batch[i][0]) for i in shown])
         identity = np.stack([self._identity(batch[i][2], batch[i][0]) for i in shown])
-        pose = real.copy()
-        pose[:, self.px // 2 :] = 0
-        face = like(self.generator, np.concatenate([pose, identity], axis=-1)).permute(0, 3, 1, 2)
-        speech = self.sound([batch[i][1] for i in shown])
-        drawn = self.generator.generate(face[None], speech[None])[0]
-        drawn = drawn.float().permute(0, 2, 3, 1).cpu().numpy()
-        for i, old, new in zip(shown, real, drawn, strict=True):
-            pairs[i] = old, new
+        face = generator_input(*(like(self.generator, each).permute(0, 3, 1, 2) for each in (real, identity)))
+        speech = self.speech([batch[i][1] for i in shown])
+        generated = self.generator.generate(face[None], speech[None])[0]
+        generated = generated.float().permute(0, 2, 3, 1).cpu().numpy()
+        for i, pair in zip(shown, zip(real, generated, strict=True), strict=True):
+            pairs[i] = pair
         return pairs
 
     def put_back(self, batch, pairs):
@@ -97,15 +97,16 @@ class FaceRenderer:
         frames = []
         for (index, _, frame), pair in zip(batch, pairs, strict=True):
             if pair is not None:
-                box, mesh = self.person.boxes[index], self.person.meshes.get(index)
+                real, generated = pair
+                box, mesh = self.target.boxes[index], self.target.meshes.get(index)
                 mesh = None if mesh is None else crop.to_crop(mesh, box)
-                frame = blend.put_back(frame, box, mesh, drawn=pair[1], real=pair[0])
+                frame = blend.put_back(frame, box, mesh, generated, real)
             frames.append(frame)
         return frames
 
     def _crop(self, frame, index):
         """The face of a frame: (px, px, 3) float32 in [0, 1]."""
-        x1, y1, x2, y2 = self.person.boxes[index]
+        x1, y1, x2, y2 = self.target.boxes[index]
         rim = 2 + (x2 - x1) / self.px  # what the crop's own sampling reaches around the box
         width, height = frame.size
         left, top = min(max(int(x1 - rim), 0), width - 1), min(max(int(y1 - rim), 0), height - 1)
@@ -114,11 +115,12 @@ class FaceRenderer:
         return np.float32(crop.crop(region, (x1 - left, y1 - top, x2 - left, y2 - top), self.px)) / 255
 
     def _identity(self, frame, index):
-        wanted = self.person.identities[index]
+        """The identity of a frame, cut out of its identity frame: (px, px, 3) float32 in [0, 1]."""
+        wanted = self.target.identities[index]
         if wanted == index:
             return self._crop(frame, index)
         if wanted not in self.identities:
             if len(self.identities) == KEPT:
                 self.identities.pop(next(iter(self.identities)))  # the oldest
-            self.identities[wanted] = self._crop(self.source.at(wanted), wanted)
+            self.identities[wanted] = self._crop(self.video.at(wanted), wanted)
         return self.identities[wanted]

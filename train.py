@@ -26,7 +26,7 @@ from errors import InputError, exit_code
 from experts.guidance import LipExpert
 from experts.lip_reader import load_reader
 from faces.landmarks import LIP_NUMBERS
-from hparams import METHODS, WEIGHTS, add_flags, loss_weights, override, preset, stage_plan
+from hparams import METHODS, PRESETS, WEIGHTS, add_flags, loss_weights, override, preset, stage_plan
 from losses import adversarial_loss, exact, lips_loss, mouth_loss, pixel_loss
 from media.files import make_folder
 from media.frame import write_picture
@@ -292,7 +292,7 @@ def start(args, hp, found, device, expert, reader):
     elif args.init:
         weights = checkpoint.load_generator(args.init)[0].state_dict()
         begin_with(both, weights, f"--init {args.init} is a generator of another size")
-    elif hp.speech == "global" and expert:  # as published, the audio encoder begins as the expert's own
+    elif hp.speech == "global" and reader:  # as published, the audio encoder begins as the expert's own
         encoder = {k: v for k, v in reader.net.encoder.state_dict().items() if not k.startswith("video.")}
         why = f"--expert {args.expert} is of another size, and the audio encoder is to begin as its encoder"
         begin_with([net.speech for net in both], encoder, why)
@@ -314,7 +314,7 @@ def start(args, hp, found, device, expert, reader):
 def clips_of(args, hp, expert):
     """The clips of a run: of the steps before `lip_from`, of those after, and of validation.
 
-    What the later two cannot use is left out of them, and said in a line; both may be empty.
+    What the later two cannot use is left out of them, and said in a line; under an expert both may be empty.
     """
     clips, late = Clips(args.data_root, "train", hp), hp.paced(hp.lip_from)
     clips.check()
@@ -323,13 +323,13 @@ def clips_of(args, hp, expert):
         found = [GuidedClips(args.data_root, split, late, *shown) for split in ("train", "val")]
     else:
         found = [Clips(args.data_root, split, late) for split in ("train", "val")]
-    for part, generated in zip(found, (True, False), strict=True):
-        count, reasons = len(part), part.leave_out(generated)
+    for part, when in zip(found, (f"from step {hp.lip_from} on", "validation is"), strict=True):
+        count, reasons = len(part), part.leave_out(windows=part is found[0])
         if reasons:
             first = next(iter(reasons.values()))
-            say(
-                f"{part.listed}: from step {hp.lip_from} on without {len(reasons)} of {count} clips, the first: {first}"
-            )
+            if len(reasons) == count and not (expert and hp.roi == "own"):
+                raise InputError(f"{part.listed}: none of its clips can be used: {first}")
+            say(f"{part.listed}: {when} without {len(reasons)} of {count} clips, the first: {first}")
     return clips, *found
 
 
@@ -337,6 +337,18 @@ def say(line):
     """One line on stderr, from the first process alone."""
     if not distributed.rank()[0]:
         print(line, file=sys.stderr)
+
+
+def described(args, found, expert):
+    """The preset and the expert of a run in words, and the flags of its published size where it has one."""
+    under = f" under {args.expert}" if expert else ""
+    if found and not hasattr(args, "preset") and args.name != args.row:
+        return f"its own knobs{under}"
+    row = args.row.removeprefix("compact_")
+    if row not in PRESETS.keys() - {args.row}:
+        return f"{args.row}{under}"
+    wanted = " --expert FILE" if preset(row).guided else ""
+    return f"{args.row}{under} (the published size: --preset {row}{wanted})"
 
 
 def work(args):
@@ -352,17 +364,15 @@ def work(args):
     device = distributed.join(torch.device(distributed.device_of(args.device)))
     expert, reader = load_expert(args, hp, device)
     clips, guided, valid = clips_of(args, hp, expert)
-    if expert and not (len(guided) and len(valid)):
-        say(f"{args.data_root}: --expert {args.expert} can read none of its clips: trained without it")
+    if expert and (unread := [part.listed for part in (guided, valid) if not len(part)]):
+        say(f"{unread[0]}: --expert {args.expert} can read none of its clips: trained without it")
         expert, hp = None, replace(hp, lip_weight=0.0, contrastive_weight=0.0)
         clips, guided, valid = clips_of(args, hp, None)
     state = start(args, hp, found, device, expert, reader)
-    published = args.row.removeprefix("compact_")
-    size = f" The published size: --preset {published} --expert FILE." if published != args.row else ""
-    say(f"{folder}: {args.row} on {len(clips)} clips, step {state.step} of {state.hp.max_steps}.{size}")
+    say(f"{folder}: {described(args, found, expert)} on {len(clips)} clips, step {state.step} of {state.hp.max_steps}")
     for line in stage_plan(state.hp):
         say(line)
-    for path in (folder / "last.pt", args.export, args.export_discriminator):
+    for path in (args.export, args.export_discriminator):
         if path:
             make_folder(path.parent)
     step = partial(train_step, expert=expert)

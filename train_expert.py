@@ -1,4 +1,4 @@
-"""Trains experts: the lip reader that guides the generator, the lip readers that judge it, the sync model.
+"""Trains experts: the lip reader that guides the generator, the lip readers that evaluate it, the sync model.
 
 python train_expert.py tokenizer --data_root data/grid --out data/grid/tokenizer.model --size 64
 python train_expert.py pretrain --data_root data/grid --preset compact --name clusters
@@ -10,6 +10,7 @@ python train_expert.py sync --data_root data/grid --preset compact_sync --name s
 import argparse
 import hashlib
 import math
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -23,17 +24,16 @@ from torch.utils.data import DataLoader
 import checkpoint
 import distributed
 from corpora.data_root import check_data_root
-from data import Clips, collate, one_thread
+from data import collate, one_thread
 from errors import InputError, exit_code
 from experts import lip_reader, sync
 from experts.clusters import cluster_targets
 from experts.data import Batches, SyncWindows, Utterances, Words
 from experts.lip_reader import TrainedLipReader, error_rates, load_reader, packed, read
-from experts.tokenizer import Tokenizer, train_tokenizer
-from hparams import ExpertHParams, HParams, add_flags, override
+from experts.tokenizer import Tokenizer, train_tokenizer, transcripts
+from hparams import ExpertHParams, add_flags, override
 from losses import cluster_loss, ctc_loss, matching_loss, reading_loss
-from media.clip import Clip
-from media.files import make_folder
+from media.files import make_folder, replacing
 from models import build_reader
 from models.avhubert import ClusterHead, shuffle_spans, spans
 from models.decoder import PAD
@@ -46,9 +46,9 @@ from training import TrainState, Validation, to, train
 class MaskedPrediction(nn.Module):
     """Pre-training (AV-HuBERT; SyncTalklip eq. 3): the cluster targets of masked frames, predicted from the rest.
 
-    reader: a `LipReader` over an `AVHubert` with video, or over a `Conformer`, which only sees.
+    reader: a `LipReader` over an `AVHubert` with video, or over a `Conformer`, which takes no sound.
     Differs: where one modality is dropped, only what is masked in the other counts as masked. With `unmasked_weight` 1,
-    as in the compact presets, and most batches seen alone, this is largely naming each frame's sound from the lips.
+    as in the compact presets, and most batches without sound, each frame's sound is largely predicted from the lips.
     """
 
     def __init__(self, reader, hp):
@@ -128,14 +128,9 @@ class Synchrony(nn.Module):
         """
         at = torch.arange(batch["mel"].shape[1], device=batch["mel"].device)
         inside = at < batch["lengths"][:, None] - (WINDOW - 1)
-        video, audio = (
-            self.sync.embed_video(batch["roi"])[inside],
-            self.sync.embed_audio(batch["mel"])[inside],
-        )  # (N, D)
-        return {
-            "sync": matching_loss(video, audio, self.hp.temperature),
-            "chance": torch.tensor(float(len(video))).log(),
-        }
+        video, audio = self.sync.embed_video(batch["roi"]), self.sync.embed_audio(batch["mel"])  # (B, T - 4, D)
+        loss = matching_loss(video[inside], audio[inside], self.hp.temperature)
+        return {"sync": loss, "chance": inside.sum().float().log()}
 
 
 OBJECTIVES = {"pretrain": MaskedPrediction, "finetune": Transcription, "words": WordNaming, "sync": Synchrony}
@@ -192,7 +187,7 @@ def validate(objective, task, clips, reader, state, _=None):
 
 
 def score_sync(objective, task, clips, reader, state):
-    """How often a sync model is mistaken, see `experts.sync.mismatches`."""
+    """The error rates of a sync model, see `experts.sync.mismatches`."""
     return sync.mismatches(objective.sync, clips, state.hp.valid_clips, state.device)
 
 
@@ -200,13 +195,13 @@ def score_reader(objective, task, clips, reader, state):
     """The error rates of a lip reader, or the share of cluster targets or words that are predicted wrong."""
     count = min(len(clips), state.hp.valid_clips)
     chosen = np.linspace(0, len(clips) - 1, count).astype(int)
-    right, places, said, found = 0, 0, [], []
+    right, places, said, predicted = 0, 0, [], []
     for part in np.array_split(chosen, -(-count // 8)):
         batch = to(state.device, collate([clips[int(i), None] for i in part]))
         roi, padding = batch["roi"], batch["roi_padding"]
         if task == "finetune":
             said += [reader.tokenizer.decode(tokens) for tokens in batch["tokens"]]
-            found += read(reader, roi, padding)
+            predicted += read(reader, roi, padding)
             continue
         with distributed.autocast(state.device, state.hp.amp):
             scores = (
@@ -216,28 +211,21 @@ def score_reader(objective, task, clips, reader, state):
             )
         wanted = batch["clusters"] if task == "pretrain" else batch["word"]
         right, places = right + (scores.argmax(-1) == wanted).sum().item(), places + (wanted >= 0).sum().item()
-    return error_rates(said, found) if task == "finetune" else {"errors": 1 - right / places}
+    return error_rates(said, predicted) if task == "finetune" else {"errors": 1 - right / places}
 
 
 # Building a run
 
 
-def splits_of(args, hp, tokenizer, teacher):
-    """The clips of a task, [train, val]."""
+def splits_of(args, hp, tokenizer):
+    """The clips of a task, [train, val]; those of pre-training have no `clusters` yet."""
     root = args.data_root
     if args.task == "words":
         clips = Words(root, "train", hp)
         return [clips, Words(root, "val", hp, clips.vocabulary)]
     if args.task == "sync":
         return [SyncWindows(root, split, hp) for split in ("train", "val")]
-    splits = [Utterances(root, split, hp, tokenizer) for split in ("train", "val")]
-    if args.task == "pretrain":
-        path = args.runs / args.name / "clusters.npz"
-        with distributed.first_alone():
-            targets = cluster_targets(splits, hp, path, teacher)
-        for split in splits:
-            split.clusters = targets
-    return splits
+    return [Utterances(root, split, hp, tokenizer) for split in ("train", "val")]
 
 
 def build(args, hp, device, words, tokenizer):
@@ -280,16 +268,12 @@ def knobs_of(args, last):
 
 def make_tokenizer(args):
     """Trains a tokenizer on the transcripts of the training split and writes it."""
-    check_data_root(args.data_root, "train_expert.py tokenizer")
-    make_folder(args.out.parent)
+    check_data_root(args.data_root, f"train_expert.py tokenizer --out {shlex.quote(str(args.out))}")
     tokenizer = train_tokenizer(transcripts(args.data_root, "train"), args.size, args.kind)
-    args.out.write_bytes(tokenizer.model)
+    make_folder(args.out.parent)
+    with replacing(args.out) as partial_file:
+        partial_file.write_bytes(tokenizer.model)
     print(f"{args.out}: {len(tokenizer)} tokens, sha256 {tokenizer.sha256}")
-
-
-def transcripts(data_root, split):
-    """What is said in each clip of a split, in the order of its list. Raises InputError as `Clips` and `Clip` do."""
-    return [Clip(path).text for path in Clips(data_root, split, HParams()).paths]
 
 
 def tokenizer_of(args):
@@ -306,7 +290,8 @@ def tokenizer_of(args):
 def work(args):
     """Trains the run that the flags describe, and exports it where that is asked for."""
     cv2.setNumThreads(0)
-    check_data_root(args.data_root, f"train_expert.py {args.task}")
+    preset = f" --preset {args.preset}" if hasattr(args, "preset") else ""
+    check_data_root(args.data_root, f"train_expert.py {args.task} --name {shlex.quote(args.name)}{preset}")
     folder = args.runs / args.name
     hp, found = knobs_of(args, folder / "last.pt")
     tokenizer = tokenizer_of(args) if args.task == "finetune" else None
@@ -314,17 +299,21 @@ def work(args):
     teacher = load_reader(args.teacher, whole=False) if args.teacher else None
     if teacher:
         teacher.net.to(device)
-    if not found and distributed.rank()[0] == 0:
-        (folder / "clusters.npz").unlink(missing_ok=True)  # of a start with maybe other flags, before any checkpoint
-    clips, valid = splits_of(args, hp, tokenizer, teacher)
+    clips, valid = splits_of(args, hp, tokenizer)
     words = clips.vocabulary if args.task == "words" else None
     objective, state = build(args, hp, device, words, tokenizer)
     if found:
         state.resume(folder / "last.pt", found)
     elif args.init:
         begin_with(objective, args.task, args.init)
-    for each in (folder, args.export.parent if args.export else folder):
-        make_folder(each)
+    if args.task == "pretrain":
+        path = folder / "clusters.npz"
+        with distributed.first_alone():
+            if not found and distributed.rank()[0] == 0 and path.is_file():
+                path.unlink()  # of a start with maybe other flags, before any checkpoint
+            clips.clusters = valid.clusters = cluster_targets([clips, valid], hp, path, teacher)
+    if args.export:
+        make_folder(args.export.parent)
     print(f"{folder}: {args.task}, step {state.step} of {state.hp.max_steps}", file=sys.stderr)
     reader = TrainedLipReader(getattr(objective, "reader", None), state.hp, tokenizer, words)
     step, validation = partial(train_step, objective, args.task), partial(validate, objective, args.task, valid, reader)

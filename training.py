@@ -169,7 +169,7 @@ class TrainState:
         """
         for name, fact in self.facts.items():
             if None not in (fact, state.get(name)) and state[name] != fact:
-                raise InputError(f"{path} was begun with another {name}: give the same one, or another --name")
+                raise InputError(f"not the {name} that {path} was begun with: give the same, or another --name")
         with fitting(path):
             for name, net in self.nets.items():
                 net.load_state_dict(state[name])

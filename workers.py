@@ -1,4 +1,4 @@
-"""Many jobs at once: on processes of this machine, or on the machines of a Ray cluster."""
+"""Many jobs at once, on processes of this machine or on the machines of a Ray cluster, and a bar of their progress."""
 
 import os
 import sys
@@ -15,21 +15,21 @@ from errors import InputError
 
 ROOT = Path(__file__).parent
 SENT = ("*.py", *(f"{room}/**/*.*" for room in "models experts faces media corpora evaluation".split()))  # to a cluster
-SELDOM_S = 30  # between two lines of progress where no terminal shows a bar
+SELDOM_S = 30  # between two lines of progress where there is no terminal to show a bar
 
 _job = None  # of this process
 
 
 def processors():
-    """How many processors this process may use."""
+    """The number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def local(make, items, workers):
     """Yields `make()(item)` for every item, as they are done, from `workers` processes of this machine.
 
-    make: called once in each process, so picklable; what it returns is kept there. When the caller stops early, what
-    has begun is finished and the rest is not begun. Raises InputError if a process dies.
+    make: called once in each process, so picklable; the job it returns is kept there. When the caller stops early,
+    items that have begun are finished and the others are not begun. Raises InputError if a process dies.
     """
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin, initargs=(make,)) as pool:
         try:
@@ -38,7 +38,7 @@ def local(make, items, workers):
                 yield job.result()
         except BrokenProcessPool as error:
             why = "a worker process died, for want of memory perhaps"
-            raise InputError(f"{why}: run it again with fewer --workers, it goes on where it was") from error
+            raise InputError(f"{why}: run it again with fewer --workers, it resumes where it was") from error
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -55,17 +55,17 @@ def _do(item):
 
 
 def on_ray(make, items, address, workers=None):
-    """As `local`, on a Ray cluster: address is that of its head, "auto", or "local" for one of this machine alone.
+    """Yields as `local`, from a Ray cluster: `address` is that of its head, "auto", or "local" for this machine alone.
 
     workers: at most so many at once, of one free processor each; by default all there are. The files that `items` name
-    must be found under the same paths on all machines; our code is sent there.
+    must have the same paths on all machines; our code is sent there.
     Raises InputError without the package, the cluster or a free processor, or when a worker dies.
     """
     try:
         import ray
         from ray.util import ActorPool
     except ImportError as error:
-        raise InputError("--ray: the package is missing: pip install -r requirements-cluster.txt") from error
+        raise InputError("--ray: the package is missing: pip install ray, as in requirements-extra.txt") from error
     with TemporaryDirectory() as folder:
         for path in (path for pattern in SENT for path in ROOT.glob(pattern) if path.parent.name != "__pycache__"):
             target = Path(folder) / path.relative_to(ROOT)
@@ -85,13 +85,13 @@ def on_ray(make, items, address, workers=None):
         yield from ActorPool(actors).map_unordered(lambda actor, item: actor.do.remote(item), items)
     except ray.exceptions.RayActorError as error:
         why = " ".join(str(error).split())[:300]
-        raise InputError(f"--ray: a worker died ({why}): run it again, it goes on where it was") from error
+        raise InputError(f"--ray: a worker died ({why}): run it again, it resumes where it was") from error
     finally:
         ray.shutdown()
 
 
 class Actor:
-    """A worker of a Ray cluster: keeps a job and does it for one item after the other."""
+    """A worker of a Ray cluster: keeps a job and does it for one item after another."""
 
     def __init__(self, make):
         self.job = make()
@@ -112,7 +112,7 @@ def ahead(items, depth=4):
 
 
 def progress_bar(total, unit, **how):
-    """A tqdm bar on stderr; where that is a file or a pipe, a line now and then instead of thousands of updates.
+    """A tqdm bar on stderr; where that is a file or a pipe, a whole line now and then instead of thousands of updates.
 
     how: other arguments of tqdm.
     """
@@ -126,6 +126,11 @@ def progress_bar(total, unit, **how):
 
         def display(self, *_, **__):
             """Writes the state of the bar as a line."""
-            print(self, file=sys.stderr, flush=True)
+            print(self, file=self.fp, flush=True)
 
-    return Lines(total=total, unit=unit, mininterval=SELDOM_S, maxinterval=2 * SELDOM_S, ncols=80, **how)
+        def clear(self, *_, **__):
+            """Does nothing: what is written stays."""
+
+    lines = {"mininterval": SELDOM_S, "maxinterval": 2 * SELDOM_S, "ncols": 80}
+    # Without `leave`, closing writes one line and no more; without smoothing, that line has the rate of the whole.
+    return Lines(total=total, unit=unit, leave=False, smoothing=0, **lines, **how)

@@ -1,4 +1,4 @@
-"""A corpus of raw videos: which clips it has, where they lie, and how they are divided for training."""
+"""A corpus of raw videos: its clips, the files they lie in, and the splits they are divided into."""
 
 import os
 import zlib
@@ -16,7 +16,7 @@ HELD_OUT = 20  # one in so many is held out for val, as many for test, where the
 
 @dataclass(frozen=True)
 class RawClip:
-    """A raw clip: which video, or which part of it, and where what is said in it is written."""
+    """A raw clip: a video or a part of it, with its sound and its transcript."""
 
     name: str  # of the clip in the data root, "speaker/clip"
     video: Path
@@ -31,62 +31,68 @@ class RawClip:
 
 @dataclass
 class Corpus:
-    """Clips, the lists that divide them into splits, and what was refused: {name: reason}."""
+    """Clips, the lists that divide them into splits, and the clips that were refused: {name: reason}."""
 
     kind: str
-    sources: dict = field(default_factory=dict)  # name -> Source
+    clips: dict = field(default_factory=dict)  # name -> RawClip
     lists: dict = field(default_factory=dict)  # split -> [name, ...]
     refused: dict = field(default_factory=dict)
 
-    def add(self, source, split=None):
-        """Takes a clip, or refuses it for a name under which nothing can be stored or listed."""
-        name = source.name
+    def add(self, raw, split=None):
+        """Takes a `RawClip`, or refuses it for a name under which nothing can be stored or listed."""
+        name = raw.name
         if leads_out(name):
             self.refused[name] = "its path leads out of the root"
         elif not name.isprintable() or name != name.strip():
             self.refused[name] = "its name has a line break or another character that lists cannot hold: rename it"
         elif max(len(part.encode()) for part in name.split("/")) > LONGEST_NAME:
             self.refused[name] = f"its name is longer than {LONGEST_NAME} bytes: rename it"
-        elif name in self.sources and self.sources[name] != source:
-            self.refused[f"{name}{source.video.suffix}"] = f"another video is named {name} too: rename one"
+        elif name in self.clips and self.clips[name] != raw:
+            self.refused[f"{name}{raw.video.suffix}"] = f"another video is named {name} too: rename one"
         else:
-            self.sources[name] = source
+            self.clips[name] = raw
             if split:
                 self.lists.setdefault(split, []).append(name)
 
     def divide(self, by=lambda name: name, names=None):
-        """Divides clips into train, val and test, always the same way: by the checksum of `by(name)`, a whole each.
+        """Divides clips into train, val and test, always the same way: by the checksum of their group, `by(name)`.
 
-        One in `HELD_OUT` is held out for val and as many for test, one at least where there are three.
+        A group stays together. One group in `HELD_OUT` is held out for val and as many for test, at least one each
+        where there are three.
         """
-        names = sorted(self.sources) if names is None else names
-        units = sorted({by(name) for name in names}, key=lambda unit: (zlib.crc32(unit.encode()), unit))
-        if len(units) < 3:  # one or two people, or clips: what is held out are clips, and a clip may serve twice
-            units, by = sorted(names, key=lambda unit: (zlib.crc32(unit.encode()), unit)), lambda name: name
-        few = max(1, len(units) // HELD_OUT) if len(units) >= 3 else 0
-        held = dict.fromkeys(units[:few], "val") | dict.fromkeys(units[few : 2 * few], "test")
+        names = sorted(self.clips) if names is None else names
+        groups = sorted({by(name) for name in names}, key=checksum)
+        if len(groups) < 3:  # one or two people, or clips: single clips are held out, and one may serve twice
+            groups, by = sorted(names, key=checksum), lambda name: name
+        few = max(1, len(groups) // HELD_OUT) if len(groups) >= 3 else 0
+        held = dict.fromkeys(groups[:few], "val") | dict.fromkeys(groups[few : 2 * few], "test")
         for name in names:
             self.lists.setdefault(held.get(by(name), "train"), []).append(name)
         if not few:
             self.lists["val"] = list(self.lists.get("train", []))
 
     def divide_known(self, names, by):
-        """Divides the training part of a corpus that has a test set: what would be test is trained on too."""
-        part = Corpus(self.kind, sources={name: self.sources[name] for name in names})
+        """Divides the training part of a corpus that has a test set of its own into train and val, see `divide`."""
+        part = Corpus(self.kind, clips={name: self.clips[name] for name in names})
         part.divide(by)
         for split, chosen in part.lists.items():
             self.lists.setdefault("train" if split == "test" else split, []).extend(chosen)
 
 
+def checksum(text):
+    """A sort key that depends on the text alone, and on no order of folders or versions of Python."""
+    return zlib.crc32(text.encode()), text
+
+
 def speaker(name):
-    """Whom or what a clip's name says it shows: all but its last part."""
+    """The speaker, or the video, of a clip by its name: all but its last part."""
     return name.rpartition("/")[0]
 
 
 def filelists(*folders, known=()):
-    """The filelists in folders: {split: [line, ...]}; valid.txt is val. Texts that list no clips are passed over.
+    """The filelists in folders: {split: [line, ...]}; valid.txt is val. Texts that list no clips are ignored.
 
-    known: names of clips; without a slash in it, a first line must be one of them.
+    known: names of clips; a text whose first line has no slash must list one of them.
     Raises InputError where two files name one split.
     """
     lists, found = {}, {}
@@ -104,24 +110,24 @@ def filelists(*folders, known=()):
     return lists
 
 
-def listed(corpus, root):
-    """Divides a corpus by the filelists in its root, where there are any; ids without a video are refused.
+def divide_by_lists(corpus, root):
+    """Divides a corpus by the filelists in its root; ids without a video are refused. Returns whether there are lists.
 
     Raises InputError for lists that name none of its clips.
     """
-    lists = filelists(root, known=corpus.sources)
+    lists = filelists(root, known=corpus.clips)
     for split, lines in lists.items():
         for line in lines:
             name = without_suffix(line)
-            name = name if name in corpus.sources else line.split()[0]
-            if name in corpus.sources:
+            name = name if name in corpus.clips else line.split()[0]
+            if name in corpus.clips:
                 corpus.lists.setdefault(split, []).append(name)
             else:
                 corpus.refused[name] = "its path leads out of the root" if leads_out(name) else "there is no such video"
     if lists and not corpus.lists:
         first = next(iter(lists.values()))[0]
         raise InputError(
-            f"{root}: its lists name none of its videos, the first {first!r}; {next(iter(corpus.sources))} is one"
+            f"{root}: its lists name none of its videos, the first {first!r}; {next(iter(corpus.clips))} is one"
         )
     return bool(lists)
 

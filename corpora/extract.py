@@ -1,4 +1,4 @@
-"""Footage: what is stored of one raw clip, its one face cut out of every frame, the mouth, the sound and the words."""
+"""Extraction of what is stored of a raw clip: its one face cut out of every frame, the mouth, the sound, the words."""
 
 from typing import NamedTuple
 
@@ -13,22 +13,22 @@ from faces.track import Tracker, interpolated
 from media import sound, video
 from media.clip import FPS, encoded, joined, write_clip
 
-SURROUNDINGS = 4 / 3  # a stored crop shows so many times the face box
+SURROUNDINGS = 4 / 3  # side of a stored crop over that of the face box
 LEAST_FRAMES = 6  # of a clip: a window of 5 and a place to move it to
 LONGEST_GAP = 5  # frames without a face that are filled from those around
 RIVAL = 0.8  # a second face of this share of the first one's size, summed over its frames, makes a clip ambiguous
-INDEXED = (".mp4", ".m4v", ".mov")  # files that tell how long their pictures are; of others it is the whole file
+INDEXED = (".mp4", ".m4v", ".mov")  # files whose header has the length of their pictures; of others it is the file's
 WHOLE = 0.9  # share of its length that a clip must have in pictures that can be decoded, and in sound
-ROOM = 512 << 20  # bytes of a clip's pictures that are kept for the second look at them; more are decoded again
-JUDGED = 500  # frames by which it is told how late the sound is: 20 s
-HEARD_AFTER_S = 0.2  # sound that is kept after the last frame: what the local audio encoder hears of it
+ROOM = 512 << 20  # bytes: pictures of a clip up to this size are kept for the second pass, others decoded again
+MEASURED = 500  # frames on which the offset of the sound is measured: 20 s
+SOUND_AFTER_S = 0.2  # sound that is kept after the last frame: the window of the local audio encoder
 
 
 class Pictures:
-    """The pictures of a `Source`, 25 a second, (H, W, 3) uint8 RGB; they can be gone through again and again."""
+    """The pictures of a `RawClip`, 25 a second, (H, W, 3) uint8 RGB; they can be iterated over more than once."""
 
-    def __init__(self, source):
-        self.source, self.kept = source, None
+    def __init__(self, raw):
+        self.raw, self.kept = raw, None
 
     def __iter__(self):
         if self.kept is not None:
@@ -43,16 +43,16 @@ class Pictures:
         self.kept = kept if room >= 0 else None
 
     def _read(self):
-        source = self.source
-        stop = None if source.stop_s is None else round(source.stop_s * FPS)
-        for _, frame in video.frames_at(source.video, FPS, round(source.start_s * FPS), stop):
+        raw = self.raw
+        stop = None if raw.stop_s is None else round(raw.stop_s * FPS)
+        for _, frame in video.frames_at(raw.video, FPS, round(raw.start_s * FPS), stop):
             rgb = frame.rgb()
-            if source.region:
-                scale = rgb.shape[0] / (source.region_height or rgb.shape[0])
-                x, y, width, height = (round(scale * side) for side in source.region)
+            if raw.region:
+                scale = rgb.shape[0] / (raw.region_height or rgb.shape[0])
+                x, y, width, height = (round(scale * side) for side in raw.region)
                 rgb = rgb[max(y, 0) : y + height, max(x, 0) : x + width]
                 if not rgb.size:
-                    raise InputError(f"its region {source.region} lies outside the picture")
+                    raise InputError(f"its region {raw.region} lies outside the picture")
             yield rgb
 
 
@@ -94,55 +94,55 @@ def without_gaps(meshes, count):
 
     meshes: {frame: (468, 2) px}. Returns (count, 468, 2) float32.
     """
-    seen = np.array(sorted(meshes))
-    gaps = np.diff(np.concatenate([[-1], seen, [count]])) - 1
+    found = np.array(sorted(meshes))
+    gaps = np.diff(np.concatenate([[-1], found, [count]])) - 1
     if gaps.max() > LONGEST_GAP:
-        where = int(np.concatenate([[-1], seen])[gaps.argmax()]) + 1
+        where = int(np.concatenate([[-1], found])[gaps.argmax()]) + 1
         raise InputError(f"no face in {gaps.max()} frames from frame {where} on")
     return interpolated(meshes, np.arange(count)).astype(np.float32)
 
 
-def read_sound(source, count):
+def read_sound(raw, count):
     """The sound of a clip of `count` frames, (samples,) int16 at 16 kHz; raises InputError where much of it is missing.
 
-    It begins with the first frame and ends `HEARD_AFTER_S` after the last, if there is so much.
+    It begins with the first frame and ends `SOUND_AFTER_S` after the last, if there is so much.
     """
-    wav = sound.read_audio(source.sound or source.video)
-    wav = wav[round(source.start_s * FPS) * audio.RATE // FPS :][: round((count / FPS + HEARD_AFTER_S) * audio.RATE)]
-    heard_s, seen_s = len(wav) / audio.RATE, count / FPS
-    if heard_s < WHOLE * seen_s:
-        raise InputError(f"{heard_s:.2f} s of sound for {seen_s:.2f} s of pictures")
+    wav = sound.read_audio(raw.sound or raw.video)
+    wav = wav[round(raw.start_s * FPS) * audio.RATE // FPS :][: round((count / FPS + SOUND_AFTER_S) * audio.RATE)]
+    sound_s, pictures_s = len(wav) / audio.RATE, count / FPS
+    if sound_s < WHOLE * pictures_s:
+        raise InputError(f"{sound_s:.2f} s of sound for {pictures_s:.2f} s of pictures")
     return wav
 
 
-def check_length(source, about, count):
-    """Raises InputError for a clip of whose pictures much can't be decoded. about: what `video.probe` says of it."""
-    told_s = about.duration_s if source.video.suffix.lower() in INDEXED else None
-    if told_s and source.stop_s:
-        told_s = min(told_s, source.stop_s)
-    if told_s and count / FPS < WHOLE * (told_s - source.start_s) - 1 / FPS:
-        raise InputError(f"it breaks off: {count / FPS:.2f} of {told_s - source.start_s:.2f} s can be decoded")
+def check_length(raw, about, count):
+    """Raises InputError for a clip much of whose pictures can't be decoded. about: its facts by `video.probe`."""
+    length_s = about.duration_s if raw.video.suffix.lower() in INDEXED else None
+    if length_s and raw.stop_s:
+        length_s = min(length_s, raw.stop_s)
+    if length_s and count / FPS < WHOLE * (length_s - raw.start_s) - 1 / FPS:
+        raise InputError(f"it breaks off: {count / FPS:.2f} of {length_s - raw.start_s:.2f} s can be decoded")
 
 
-def extract(source, detector, face_px=96, sync=None):
-    """Everything that is stored of a `Source`: (arrays, facts) for `clip.write_clip`.
+def extract(raw, detector, face_px=96, sync=None):
+    """Extracts what is stored of a `RawClip`: (arrays, facts) for `media.clip.write_clip`.
 
     face_px: height and width at which the face box is kept.
-    sync: measures how late the sound is, which is then corrected, see `Lateness`; None: it is taken as it is.
+    sync: measures the offset of the sound, which is then corrected, see `SyncOffset`; None leaves the sound as it is.
     Raises InputError with the reason to leave the clip out.
     """
-    about = video.probe(source.video)
-    said = read_transcript(source.transcript, source.kind) if source.transcript else ("", [], np.zeros((0, 2)))
-    pictures = Pictures(source)
+    about = video.probe(raw.video)
+    transcript = read_transcript(raw.transcript, raw.kind) if raw.transcript else ("", [], np.zeros((0, 2)))
+    pictures = Pictures(raw)
     face = follow_one_face(pictures, detector)
     count = len(face.meshes)
-    check_length(source, about, count)
-    wav, (text, words, times) = read_sound(source, count), said
+    check_length(raw, about, count)
+    wav, (text, words, times) = read_sound(raw, count), transcript
     found = crop.face_boxes(dict(enumerate(face.meshes)))
     boxes = np.stack([found[i] for i in range(count)]).astype(np.float32)
     meshes = np.stack([crop.to_crop(m, b) for m, b in zip(face.meshes, boxes, strict=True)])
     windows = mouth.aligned(meshes, boxes)
-    seen = cut_pictures(pictures, boxes, windows, face, face_px)
+    jpegs = cut_pictures(pictures, boxes, windows, face, face_px)
     offset, facts = sync(pictures, wav, boxes, meshes) if sync else (0, {})
     wav, times = shifted(wav, times, offset) if offset else (wav, times)
     arrays = {
@@ -154,31 +154,31 @@ def extract(source, detector, face_px=96, sync=None):
         "wav": wav,
         "word_times": np.asarray(times, np.float32),
     }
-    for name, jpegs in seen.items():
-        arrays[name], arrays[f"{name.removesuffix('s')}_ends"] = joined(jpegs)
+    for name, files in jpegs.items():
+        arrays[name], arrays[f"{name.removesuffix('s')}_ends"] = joined(files)
     facts |= {"text": text, "words": words, "size": list(face.size), "source_fps": float(about.fps)}
     return arrays, facts | {"offset": offset, "others": face.others}
 
 
 def cut_pictures(pictures, boxes, windows, face, face_px):
     """Cuts face, mouth and, of frames of LRS2's size, the middle out of every picture: lists of JPEG files by name."""
-    seen = {"faces": [], "mouths": []}
+    jpegs = {"faces": [], "mouths": []}
     if face.size == (mouth.LRS2_PX, mouth.LRS2_PX):
-        seen["middles"] = []
+        jpegs["middles"] = []
     crop_px, edge = round(face_px * SURROUNDINGS), (mouth.LRS2_PX - mouth.WINDOW_PX) // 2
     for rgb, box, window in zip(pictures, boxes, windows, strict=True):
         grey = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)
-        seen["faces"].append(encoded(crop.crop(rgb, box, crop_px, SURROUNDINGS)))
-        seen["mouths"].append(encoded(mouth.cut_window(grey, window, box)))
-        if "middles" in seen:
-            seen["middles"].append(encoded(grey[edge:-edge, edge:-edge]))
-    return seen
+        jpegs["faces"].append(encoded(crop.crop(rgb, box, crop_px, SURROUNDINGS)))
+        jpegs["mouths"].append(encoded(mouth.cut_window(grey, window, box)))
+        if "middles" in jpegs:
+            jpegs["middles"].append(encoded(grey[edge:-edge, edge:-edge]))
+    return jpegs
 
 
 def shifted(wav, times, offset):
-    """Sound and word times of a clip whose sound is `offset` frames late (early if negative), put right.
+    """Corrects the sound and the word times of a clip whose sound is `offset` frames late, early if negative.
 
-    What is missing at an end is silence; words that fall out of the clip lie at its edge.
+    What is missing at an end becomes silence; words that leave the clip lie at its edge.
     """
     samples = round(offset * audio.RATE / FPS)
     moved = wav[samples:] if samples >= 0 else np.concatenate([np.zeros(-samples, np.int16), wav])
@@ -187,17 +187,17 @@ def shifted(wav, times, offset):
 
 
 class Face(NamedTuple):
-    """Where the face is in a clip's frames, as `clip.Clip` tells it."""
+    """The place of the face in a clip's frames, with the names of `media.clip.Clip`."""
 
     boxes: np.ndarray
     meshes: np.ndarray
     size: tuple
 
 
-class Lateness:
-    """Measures how late a clip's sound is, by a sync model, in the clip's first `JUDGED` frames.
+class SyncOffset:
+    """Measures how many frames a clip's sound is late, by a sync model, in the clip's first `MEASURED` frames.
 
-    path: of the sync model, see `sync.load_sync`.  most: frames; clips whose sound is further off are refused.
+    path: of the sync model, see `experts.sync.load_sync`.  most: frames; clips whose sound is further off are refused.
     """
 
     def __init__(self, path, most):
@@ -206,12 +206,12 @@ class Lateness:
         self.scorer, self.most = scorer(path, "track"), most
 
     def __call__(self, pictures, wav, boxes, meshes):
-        """How many frames the sound is late, negative if early, and the scores, as facts of the clip.
+        """Measures how late the sound is: frames, negative if early. Returns that and the scores, as facts of the clip.
 
         pictures: the frames, (H, W, 3) uint8 RGB each.  wav: int16, 16 kHz.  boxes: (L, 4) px.  meshes: (L, 468, 2).
-        Raises InputError for a clip whose sound is too far off, or too short to tell.
+        Raises InputError for a clip whose sound is too far off, or which is too short to measure.
         """
-        boxes, meshes = boxes[:JUDGED], meshes[:JUDGED]
+        boxes, meshes = boxes[:MEASURED], meshes[:MEASURED]
         room = (boxes[:, 2:] - boxes[:, :2]).max()  # around the face: of a large frame the rest is not needed
         left, top = np.maximum(boxes[:, :2].min(0) - room, 0).astype(int)
         right, bottom = np.ceil(boxes[:, 2:].max(0) + room).astype(int)
@@ -223,8 +223,8 @@ class Lateness:
             how = "late" if found["offset"] < 0 else "early"
             raise InputError(f"its sound is {abs(found['offset'])} frames {how}, more than --max_offset {self.most}")
         if found["c"] < self.scorer.sync.sure:
-            told = f"{self.scorer.columns['c']} {found['c']:.2f}, {self.scorer.sync.sure} is the least"
-            raise InputError(f"lips and sound fit at no offset that was tried: {told}")
+            least = f"{self.scorer.columns['c']} {found['c']:.2f}, {self.scorer.sync.sure} is the least"
+            raise InputError(f"lips and sound fit at no offset that was tried: {least}")
         scores = {"model": self.scorer.about["sha256"], "c": round(found["c"], 3), "d": round(found["d"], 3)}
         return -found["offset"], {"sync": scores}
 
@@ -232,33 +232,33 @@ class Lateness:
 class Extractor:
     """Turns raw clips into stored ones, in a process of its own.
 
-    root: the `DataRoot` they go to.  face_px: of the face box.  detector: a key of `detectors.DETECTORS`.
-    sync: None, or the path of a sync model and the most frames that the sound may be off, see `Lateness`.
+    root: the `DataRoot` they go to.  face_px: of the face box.  detector: a key of `faces.detect.DETECTORS`.
+    sync: None, or the path of a sync model and the most frames that the sound may be off, see `SyncOffset`.
     """
 
     def __init__(self, root, face_px, detector, sync=None):
         cv2.setNumThreads(1)
         self.root, self.face_px, self.detector = root, face_px, detect.DETECTORS[detector]("cpu")
-        self.sync = Lateness(*sync) if sync else None
+        self.sync = SyncOffset(*sync) if sync else None
         if sync:
             import torch
 
-            torch.set_num_threads(1)  # there are other processes
+            torch.set_num_threads(1)  # the processors are taken by other processes
 
-    def __call__(self, source):
-        """Records one `Source`, unless another run has done so; says what came of it: a dict with its `name`.
+    def __call__(self, raw):
+        """Extracts and stores one `RawClip`, unless another run has done so; returns a dict with its `name` and:
 
         reason: why it was left out, or None.  seconds, bytes: of the clip that was stored, 0 if none was.
         """
-        result, target = {"name": source.name, "reason": None, "seconds": 0.0, "bytes": 0}, self.root.clip(source.name)
+        result, target = {"name": raw.name, "reason": None, "seconds": 0.0, "bytes": 0}, self.root.clip(raw.name)
         if target.is_file():
             return result
-        self.root.begin(source)
+        self.root.begin(raw)
         try:
-            arrays, facts = extract(source, self.detector, self.face_px, self.sync)
+            arrays, facts = extract(raw, self.detector, self.face_px, self.sync)
             write_clip(target, arrays, facts)
         except InputError as error:
-            self.root.skip(source, str(error))
+            self.root.skip(raw, str(error))
             return result | {"reason": str(error)}
-        self.root.marker(source).unlink(missing_ok=True)
+        self.root.marker(raw).unlink(missing_ok=True)
         return result | {"seconds": len(arrays["boxes"]) / FPS, "bytes": target.stat().st_size}

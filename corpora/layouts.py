@@ -1,9 +1,9 @@
-"""Readers of the corpora that people have: each takes the folder as it was unpacked and returns a `Corpus`."""
+"""The layouts of corpora: each function takes the folder of one as it was unpacked and returns its `Corpus`."""
 
 import csv
 import re
 
-from corpora.corpus import SPLITS, VIDEOS, Corpus, RawClip, filelists, listed, speaker, videos, walk
+from corpora.corpus import SPLITS, VIDEOS, Corpus, RawClip, divide_by_lists, filelists, speaker, videos, walk
 from errors import InputError
 
 UNSEEN = ("s1", "s2", "s20", "s22")  # speakers of GRID that LipNet's authors hold out (arXiv:1611.01599)
@@ -18,7 +18,7 @@ def lrs2(root):
         raise InputError(f"{root}: no filelists (train.txt, val.txt, ...) here. They stand beside the folder main/.")
     for split, lines in lists.items():
         part = "pretrain" if split == "pretrain" else "main"
-        for each in (line.split()[0] for line in lines):  # behind it, test.txt marks some clips with NF or MV
+        for each in (line.split()[0] for line in lines):  # after the id, test.txt marks some clips with NF or MV
             video = home / part / f"{each}.mp4"
             name = f"pretrain/{each}" if part == "pretrain" else each  # both parts number clips from 00001 on
             corpus.add(RawClip(name, video, transcript=video.with_suffix(".txt"), kind="lrs"), split)
@@ -34,19 +34,19 @@ def lrs3(root):
             name = clip if part == "trainval" else f"{part}/{clip}"
             split = None if part == "trainval" else part
             corpus.add(RawClip(name, video, transcript=video.with_suffix(".txt"), kind="lrs"), split)
-    trainval = [name for name, source in corpus.sources.items() if source.video.is_relative_to(root / "trainval")]
+    trainval = [name for name, raw in corpus.clips.items() if raw.video.is_relative_to(root / "trainval")]
     corpus.divide_known(trainval, speaker)
     return corpus
 
 
 def lrw(root):
-    """LRW: <WORD>/train|val|test/<WORD>_00001.mp4, each with a .txt that tells how long the word is."""
+    """LRW: <WORD>/train|val|test/<WORD>_00001.mp4, each with a .txt that has the length of the word."""
     home, corpus = root / "lipread_mp4" if (root / "lipread_mp4").is_dir() else root, Corpus("lrw")
     for video in videos(home, corpus):
         word, split, name = (video.relative_to(home).with_suffix("").parts + ("", ""))[:3]
         if split in SPLITS:
-            source = RawClip(f"{word}/{split}/{name}", video, transcript=video.with_suffix(".txt"), kind="lrw")
-            corpus.add(source, split)
+            raw = RawClip(f"{word}/{split}/{name}", video, transcript=video.with_suffix(".txt"), kind="lrw")
+            corpus.add(raw, split)
     return corpus
 
 
@@ -58,21 +58,21 @@ def grid(root):
     """
     corpus, aligned = Corpus("grid"), {}
     for path in walk(root, (".align",), corpus):
-        aligned[talker(path), path.stem] = path
+        aligned[grid_speaker(path), path.stem] = path
     for video in videos(root, corpus):
-        who = talker(video)
+        who = grid_speaker(video)
         transcript = aligned.get((who, video.stem), video.with_suffix(".align"))
         corpus.add(RawClip(f"{who}/{video.stem}" if who else video.stem, video, transcript=transcript, kind="grid"))
-    if not listed(corpus, root):
-        unseen = [name for name in corpus.sources if speaker(name) in UNSEEN]
-        unseen = unseen if len(unseen) < len(corpus.sources) else []
-        corpus.divide(names=[name for name in sorted(corpus.sources) if name not in set(unseen)])
+    if not divide_by_lists(corpus, root):
+        unseen = [name for name in corpus.clips if speaker(name) in UNSEEN]
+        unseen = unseen if len(unseen) < len(corpus.clips) else []
+        corpus.divide(names=[name for name in sorted(corpus.clips) if name not in set(unseen)])
         if unseen:
             corpus.lists["test_unseen"] = sorted(unseen)
     return corpus
 
 
-def talker(path):
+def grid_speaker(path):
     """The speaker of a GRID file: the nearest folder above it that is named s1 to s34, or begins so (s1.mpg_vcd)."""
     found = (re.match(r"s\d{1,2}(?![\w-])", part) for part in reversed(path.parent.parts))
     return next((match[0] for match in found if match), "")
@@ -82,7 +82,7 @@ def hdtf(root):
     """HDTF: its lists (xx_annotion_time.txt, xx_crop_wh.txt, xx_resolution.txt), and the videos or the cut clips.
 
     A whole video <name>.mp4 is cut at the times of the list and to the region of each clip; clips that are cut already,
-    <name>_<number>.mp4, are taken as they are. People, told by the name of the video, are held out whole.
+    <name>_<number>.mp4, are taken as they are. Videos, which stand for their people, are held out whole.
     """
     corpus, tables = Corpus("hdtf"), {"annotion_time": {}, "crop_wh": {}, "resolution": {}}
     for what, table in tables.items():
@@ -98,17 +98,17 @@ def hdtf(root):
                 corpus.add(RawClip(f"{video}/{name}", cut))
             elif video not in here:
                 corpus.refused[f"{video}/{name}"] = f"neither {video}.mp4 nor {name}.mp4 is here"
-            elif source := cut_source(f"{video}/{name}", here[video], span, tables):
-                corpus.add(source)
+            elif raw := hdtf_clip(f"{video}/{name}", here[video], span, tables):
+                corpus.add(raw)
             else:
                 corpus.refused[f"{video}/{name}"] = f"its list has {span!r} for its times, or letters for its region"
-    if not listed(corpus, root):
+    if not divide_by_lists(corpus, root):
         corpus.divide(speaker)
     return corpus
 
 
-def cut_source(name, video, span, tables):
-    """The part of a whole HDTF video that is one clip: span is like 00:30-01:00. None where the lists are garbled."""
+def hdtf_clip(name, video, span, tables):
+    """The part of a whole HDTF video that is one clip; `span` is like 00:30-01:00. None where the lists are garbled."""
     start_s, stop_s = (seconds(part) for part in span.split("-", 1)) if "-" in span else (None, None)
     numbers = tables["crop_wh"].get(name.rpartition("/")[2], [])
     height = tables["resolution"].get(speaker(name), [])[:1]
@@ -140,26 +140,27 @@ def voxceleb2(root):
         for video in videos(home, corpus):
             clip = video.relative_to(home).with_suffix("")
             sound = home.parent / "aac" / clip.with_suffix(".m4a")
-            test = home.parent.name == "test" or sets.get(clip.parts[0]) == "test"
-            source = RawClip(clip.as_posix(), video, sound=sound if sound.is_file() else None)
-            corpus.add(source, "test" if test else None)
-    corpus.divide_known([name for name in corpus.sources if name not in set(corpus.lists.get("test", ()))], person)
+            is_test = home.parent.name == "test" or sets.get(clip.parts[0]) == "test"
+            raw = RawClip(clip.as_posix(), video, sound=sound if sound.is_file() else None)
+            corpus.add(raw, "test" if is_test else None)
+    test = set(corpus.lists.get("test", ()))
+    corpus.divide_known([name for name in corpus.clips if name not in test], person_of)
     return corpus
 
 
-def person(name):
-    """The first part of a clip's name."""
+def person_of(name):
+    """The person of a VoxCeleb2 clip: the first part of its name."""
     return name.partition("/")[0]
 
 
 def folder(root):
-    """Any folder of videos, each maybe with a .txt of its name that tells what is said."""
+    """Any folder of videos, each perhaps with its transcript in a .txt of the same name."""
     corpus = Corpus("folder")
     for video in videos(root, corpus):
         text = video.with_suffix(".txt")
         name = video.relative_to(root).with_suffix("").as_posix()
         corpus.add(RawClip(name, video, transcript=text if text.is_file() else None))
-    if not listed(corpus, root):
+    if not divide_by_lists(corpus, root):
         corpus.divide(speaker)
     return corpus
 
@@ -176,7 +177,7 @@ LAYOUTS = {
 
 
 def layout_of(root):
-    """The key of READERS for a folder, by its layout. Raises InputError for one without any video."""
+    """The key of LAYOUTS for a folder, detected from what is in it. Raises InputError for one without any video."""
     if any((root / part / "main").is_dir() for part in ("", "mvlrs_v1")):
         return "lrs2"
     if (root / "trainval").is_dir():
@@ -195,11 +196,11 @@ def layout_of(root):
 
 
 def read_corpus(root, kind="auto"):
-    """The `Corpus` in a folder. kind: a key of READERS, or "auto". Raises InputError where there is none."""
+    """The `Corpus` in a folder. kind: a key of LAYOUTS, or "auto". Raises InputError where there is none."""
     if not root.is_dir():
         raise InputError(f"{root}: there is no such folder")
     corpus = LAYOUTS[layout_of(root) if kind == "auto" else kind](root)
-    if not corpus.sources:
+    if not corpus.clips:
         why = next(iter(corpus.refused.values()), "nothing has the names that this layout asks for")
         raise InputError(f"{root}: no clip of {corpus.kind} here ({why})")
     return corpus

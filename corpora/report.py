@@ -1,4 +1,4 @@
-"""A report on a data root: what is in it, what was left out and why, and whether it can be trained on."""
+"""A report on a data root: its numbers and pictures, why clips were left out, and whether it can be trained on."""
 
 import json
 import time
@@ -12,9 +12,11 @@ from corpora.data_root import general
 from corpora.extract import LEAST_FRAMES
 from errors import InputError
 from media.clip import FORMAT, FPS, SUFFIX, Clip, inside
+from media.files import make_folder, write_text
+from workers import progress_bar
 
 SHEET = (6, 8)  # rows and columns of the contact sheet
-WINDOW, LEAST_S = 5, 1.0  # frames of a window, and for how long windows are read to time it
+WINDOW, LEAST_S = 5, 1.0  # frames of a window, and s for which reading windows is timed
 
 
 def examine(path, crop_px):
@@ -46,11 +48,11 @@ def examine(path, crop_px):
     facts = {"frames": length, "boxes": len(sizes), "words": len(clip.text.split())}
     facts["face_px"] = float(np.sqrt(sizes.mean(0).prod()))
     named = {name: clip.about.get(name, 0) for name in ("source_fps", "offset", "others")}
-    return facts | named | {"vocabulary": clip.text.lower().split(), "still": still(mouths)}
+    return facts | named | {"vocabulary": clip.text.lower().split(), "motion": mouth_motion(mouths)}
 
 
-def still(mouths):
-    """How much mouth windows change from frame to frame: mean absolute difference, grey levels of 255."""
+def mouth_motion(mouths):
+    """The change of mouth windows from frame to frame: mean absolute difference, grey levels of 255."""
     return float(np.abs(np.diff(mouths.astype(np.int16), axis=0)).mean())
 
 
@@ -64,7 +66,7 @@ def listed_clips(root):
     if settings.get("format") != FORMAT or "crop_px" not in settings:
         raise InputError(f"{root}: format {settings.get('format')}, this code reads {FORMAT}: preprocess it again")
     lists = {}
-    for path in sorted(root.glob("*.txt")):
+    for path in sorted(root.glob("[!.]*.txt")):  # not a partial file of a run at work
         if path.name != "skipped.txt":
             lists[path.stem] = inside(filter(None, path.read_text(encoding="utf-8").split("\n")), path)
     for split in ("train", "val"):
@@ -79,14 +81,14 @@ def summary(lists, facts, skipped):
     """The numbers of the report: a dict for JSON."""
     splits = {}
     for split, names in lists.items():
-        told = [facts[name] for name in names]
+        clips = [facts[name] for name in names]
         splits[split] = {
             "clips": len(names),
-            "hours": round(sum(each["frames"] for each in told) / FPS / 3600, 3),
+            "hours": round(sum(each["frames"] for each in clips) / FPS / 3600, 3),
             "speakers": len({name.rpartition("/")[0] for name in names}),
-            "words": sum(each["words"] for each in told),
-            "vocabulary": len({word for each in told for word in each["vocabulary"]}),
-            "without_transcript": sum(not each["words"] for each in told),
+            "words": sum(each["words"] for each in clips),
+            "vocabulary": len({word for each in clips for word in each["vocabulary"]}),
+            "without_transcript": sum(not each["words"] for each in clips),
         }
     every = list(facts.values())
     return {
@@ -104,7 +106,7 @@ def summary(lists, facts, skipped):
 
 
 def reasons(root):
-    """Why clips were left out, one reason a clip, without the numbers that differ from clip to clip."""
+    """The reasons why clips were left out, one a clip, without the numbers that differ from clip to clip."""
     path = root / "skipped.txt"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return [general(line.partition("\t")[2]) for line in lines]
@@ -136,8 +138,11 @@ def contact_sheet(paths):
     return np.vstack([np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)])
 
 
-def histograms(path, facts, waiting):
-    """Draws how clips are spread: seconds, face size, words, mouth movement. `waiting`: why clips were left out."""
+def histograms(path, facts, left_out):
+    """Draws histograms of the clips' seconds, face sizes, words and mouth motion, and the most frequent reasons.
+
+    facts: {clip: see `examine`}.  left_out: the reasons of clips left out, see `reasons`.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -149,12 +154,12 @@ def histograms(path, facts, waiting):
         "length, s": [each["frames"] / FPS for each in every],
         "face, px": [each["face_px"] for each in every],
         "words in a clip": [each["words"] for each in every],
-        "change of the mouth, grey levels": [each["still"] for each in every],
+        "change of the mouth, grey levels": [each["motion"] for each in every],
     }
     for axis, (title, values) in zip(axes, shown.items(), strict=False):
         axis.hist(values, bins=30, color="#4477aa")
         axis.set(title=title, ylabel="clips")
-    counts = Counter(waiting).most_common(5)
+    counts = Counter(left_out).most_common(5)
     axes[-1].barh([reason[:32] for reason, _ in counts][::-1], [n for _, n in counts][::-1], color="#cc6677")
     axes[-1].set(title="left out", xlabel="clips")
     figure.savefig(path, dpi=80)
@@ -162,7 +167,7 @@ def histograms(path, facts, waiting):
 
 
 def windows_a_second(paths):
-    """How many windows of 5 faces are read at random places a second, by this process."""
+    """The number of windows of 5 faces, at random places, that this process reads in a second."""
     rng, count, start = np.random.default_rng(0), 0, time.perf_counter()
     while time.perf_counter() - start < LEAST_S:
         clip = Clip(paths[rng.integers(len(paths))])
@@ -177,8 +182,6 @@ def report(root):
 
     Raises InputError for the first thing that would break training, and names the clip.
     """
-    from tqdm import tqdm
-
     root = Path(root)
     settings, lists = listed_clips(root)
     names = sorted({name for split in lists.values() for name in split})
@@ -187,16 +190,17 @@ def report(root):
         raise InputError(
             f"{root}: {len(missing)} listed clips are missing, the first is {missing[0]}: preprocess again"
         )
-    facts = {
-        name: examine(path, settings["crop_px"])
-        for name, path in zip(tqdm(names, unit="clip", desc="check"), paths, strict=True)
-    }
+    facts = {}
+    with progress_bar(len(names), "clip", desc="check") as bar:
+        for name, path in zip(names, paths, strict=True):
+            facts[name] = examine(path, settings["crop_px"])
+            bar.update()
     left_out = reasons(root)
     numbers = summary(lists, facts, left_out) | {"windows_a_second": windows_a_second(paths)}
     folder = root / "report"
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     cv2.imwrite(str(folder / "contact_sheet.jpg"), contact_sheet(paths)[..., ::-1])
     histograms(folder / "histograms.png", facts, left_out)
     text = json.dumps(numbers, indent=1)
-    (folder / "report.json").write_text(text + "\n")
+    write_text(folder / "report.json", text + "\n")
     print(text)

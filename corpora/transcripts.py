@@ -1,4 +1,4 @@
-"""Transcripts as the corpora write them: what is said in a clip, and when."""
+"""Transcripts as the corpora write them: the sentence of a clip, its words and their times."""
 
 import re
 
@@ -12,11 +12,11 @@ LRW_S = 1.16  # length of LRW's clips: 29 frames, the word in their middle
 
 
 def read_transcript(path, kind):
-    """What a transcript file says.
+    """Reads a transcript file.
 
     kind: a key of `KINDS`, how the file is written.
-    Returns the sentence, its words as a list and, where the file tells, their times: (N, 2) float32, start and end in
-    s; without times the list of words is empty too. Raises InputError for a file that is not such a transcript.
+    Returns the sentence, its words as a list and, where the file has them, their times: (N, 2) float32, start and end
+    in s; without times the list of words is empty too. Raises InputError for a file that is not such a transcript.
     """
     if not path.is_file():
         raise InputError(f"its transcript is missing: there is no {path.name}")
@@ -64,7 +64,7 @@ def lrw(lines, path):
 
 
 def plain(lines, path):
-    """A text file of anyone's: the transcript of LRS2 if it has a line "Text:", otherwise all of it is what is said."""
+    """A text file of anyone's: as LRS2's if it has a line "Text:", otherwise all of it is the sentence."""
     if any(line.startswith("Text:") for line in lines):
         return lrs(lines, path)
     return " ".join(" ".join(lines).split()), []

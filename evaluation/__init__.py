@@ -1,1 +1,1 @@
-"""Measures of how a talking face looks, how it fits its sound, and whether it can be read."""
+"""Evaluation of talking faces: picture quality, lip sync, intelligibility to lip readers."""

@@ -1,9 +1,9 @@
-"""Trains the six rows of TalkLip's table in compact size, for equal steps and seeds, and has them judged side by side.
+"""Trains the six rows of TalkLip's table in compact size, for equal steps and seeds, and evaluates them side by side.
 
 python -m evaluation.ablation --data_root data/grid --corpus grid --runs runs/ablation
 
-Rows that are the same until the expert joins share the steps before it: those are trained once, and each row goes on
-from there, bit for bit as if it had been trained alone on as many threads. The same command goes on where it stopped.
+Rows that are the same until the expert joins share the steps before it: those are trained once, and each row resumes
+from there, bit for bit as if it had been trained alone on as many threads. The same command resumes where it stopped.
 """
 
 import argparse
@@ -19,13 +19,13 @@ from pathlib import Path
 
 from errors import InputError, exit_code
 from hparams import HParams, add_flags, preset
-from media.files import replacing
+from media.files import make_folder, replacing, write_text
 from workers import processors
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = ("base_wo_lip_gan", "base_wo_lip", "talklip_l", "talklip_l_c", "talklip_g", "talklip_g_c")
 OF_THE_EXPERT = {"lip_weight", "contrastive_weight"}  # nothing before `lip_from` depends on these
-KEPT = ("last.pt", "best.pt", "metrics.jsonl")  # of a trunk, by a row that goes on from it
+KEPT = ("last.pt", "best.pt", "metrics.jsonl")  # of a trunk, by a row that resumes from it
 
 
 def given(args):
@@ -49,7 +49,9 @@ def call(args, command):
     share = max(processors() // args.jobs, 1)
     environment = {"OMP_NUM_THREADS": str(share)} | os.environ
     if code := subprocess.run([sys.executable, *command], cwd=ROOT, env=environment).returncode:
-        raise InputError(f"{command[0]} ended with {code}, see above; the same command goes on from there")
+        raise InputError(
+            f"{command[command[0] == '-m']} ended with {code}, see above; the same command resumes from there"
+        )
 
 
 def at_once(jobs, do, *items):
@@ -62,7 +64,7 @@ def at_once(jobs, do, *items):
 
 
 def train(args, name, row, *more):
-    """Trains `row` under `name`, or goes on with it."""
+    """Trains `row` under `name`, or resumes it."""
     flags = [f"--{knob}={value}" for knob, value in given(args).items() if not isinstance(value, bool)]
     flags += [f"--{'' if value else 'no-'}{knob}" for knob, value in given(args).items() if isinstance(value, bool)]
     where = ["--data_root", args.data_root, "--runs", args.runs, "--name", name, "--workers", args.workers, *more]
@@ -76,17 +78,17 @@ def device(args):
 
 
 def begin(folder, trunk):
-    """Has the row in `folder` go on from where `trunk` is, unless it has begun."""
+    """Lets the row in `folder` resume from where `trunk` is, unless it has begun."""
     if (folder / "last.pt").is_file():
         return
     for name in reversed(KEPT):  # last.pt comes last: with it, the row has begun
         if (trunk / name).is_file():
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             with replacing(folder / name) as partial:
                 shutil.copyfile(trunk / name, partial)
 
 
-def grow(args):
+def train_rows(args):
     """Trains every row: first what rows share, then each of them; returns {row: its exported weights}."""
     knobs = given(args)
     begun = trunks(args.rows, knobs)
@@ -99,20 +101,20 @@ def grow(args):
     return weights
 
 
-def remember(args):
+def note_knobs(args):
     """Notes the knobs of these runs beside them; raises InputError if they were begun with others."""
     expert = {"expert": str(args.expert)} if args.expert else {}
     note, knobs = args.runs / "knobs.json", {"data_root": str(args.data_root), **expert, **given(args)}
-    args.runs.mkdir(parents=True, exist_ok=True)
+    make_folder(args.runs)
     before = json.loads(note.read_text()) if note.is_file() else knobs
     if other := sorted(name for name in before | knobs if before.get(name) != knobs.get(name)):
         was = ", ".join(f"{name} {before.get(name, 'not given')}" for name in other)
         raise InputError(f"{args.runs} was begun with {was}: say the same, or give another --runs")
-    note.write_text(json.dumps(knobs))
+    write_text(note, json.dumps(knobs))
 
 
-def filmed(args):
-    """The videos that are to be redrawn, {clip: path}; raises InputError for a list or a video that is not there."""
+def real_videos(args):
+    """The real videos of the lists, {clip: path}. Raises InputError for a list or a video that is not there."""
     from data import Clips  # torch is slow, and --help answers at once
     from evaluation.videos import matched
 
@@ -124,30 +126,30 @@ def filmed(args):
     return lists, found
 
 
-def drawn_with(report):
-    """The SHA-256 of the weights that drew a video, by its report, JSON; None without one."""
+def weights_of(report):
+    """The SHA-256 of the weights that made a video, by its report, JSON; None without one."""
     return json.loads(report.read_text())["model"]["sha256"] if report.is_file() else None
 
 
-def draw(args, weights, videos):
-    """Has inference.py redraw videos, {clip: path}, with every row; returns the folders of what it has drawn."""
+def generate(args, weights, videos):
+    """Runs inference.py on videos, {clip: path}, with every row; returns the folders of the generated ones."""
     from checkpoint import sha256
 
     known = {row: sha256(path) for row, path in weights.items()}
 
-    def redraw(row, clip):
+    def lip_sync(row, clip):
         path = args.out / "videos" / row / f"{clip}.mp4"
-        if drawn_with(path.with_suffix(".json")) != known[row]:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        if weights_of(path.with_suffix(".json")) != known[row]:
+            make_folder(path.parent)
             of = ["--face", videos[clip], "--audio", videos[clip], "--outfile", path, "--checkpoint_path", weights[row]]
             call(args, ["inference.py", *map(str, of), "--quiet", *device(args)])
 
-    at_once(args.jobs, lambda each: redraw(*each), product(weights, videos))
+    at_once(args.jobs, lambda each: lip_sync(*each), product(weights, videos))
     return [args.out / "videos" / row for row in weights]
 
 
 def work(args):
-    """Trains, draws and judges."""
+    """Trains the rows, generates their videos and evaluates them."""
     if args.jobs < 1:
         raise InputError(f"--jobs {args.jobs} must be at least 1")
     if given(args).get("patience"):
@@ -157,20 +159,20 @@ def work(args):
     for name in ("data_root", "corpus", "runs", "out", "expert"):  # scripts are called from the checkout's folder
         if path := getattr(args, name):
             setattr(args, name, path.resolve())
-    lists, videos = filmed(args) if args.corpus else ([], {})
-    remember(args)
-    weights = grow(args)
+    lists, videos = real_videos(args) if args.corpus else ([], {})
+    note_knobs(args)
+    weights = train_rows(args)
     if videos:
-        folders = [str(folder) for folder in draw(args, weights, videos)]
-        judge = ["-m", "evaluation.evaluate", "--real", str(args.data_root), "--split", *lists, *device(args)]
-        call(args, [*judge, "--compare", *folders, "--out", str(args.out / "table")])
+        folders = [str(folder) for folder in generate(args, weights, videos)]
+        command = ["-m", "evaluation.evaluate", "--real", str(args.data_root), "--split", *lists, *device(args)]
+        call(args, [*command, "--compare", *folders, "--out", str(args.out / "table")])
 
 
 def main(argv=None):
     """Parses the flags and trains the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_root", required=True, type=Path, help="made by preprocess.py")
-    parser.add_argument("--corpus", type=Path, help="what it was made of: the rows redraw its videos, and are judged")
+    parser.add_argument("--corpus", type=Path, help="what it was made of: rows generate its videos, and are evaluated")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, help="(default: all)")
     parser.add_argument(
         "--splits", nargs="+", help="lists of the data root (default: test and, if it is there, test_unseen)"
@@ -180,14 +182,14 @@ def main(argv=None):
     )
     parser.add_argument("--out", default=Path("results/ablation"), type=Path, help="folder (default: %(default)s)")
     parser.add_argument("--jobs", default=1, type=int, help="rows, then clips, at work at once (default: %(default)s)")
-    parser.add_argument("--workers", default=1, type=int, help="readers of clips, for each row (default: %(default)s)")
+    parser.add_argument("--workers", default=1, type=int, help="of each row, to read clips (default: %(default)s)")
     parser.add_argument("--expert", type=Path, help="lip-reading expert (default: the one in weights/)")
     parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     add_flags(parser)
     args = parser.parse_args(argv)
     if hasattr(args, "preset"):
         parser.error("--preset: every row has its own")
-    return exit_code(parser.prog, lambda: work(args), if_stopped="stopped; the same command goes on")
+    return exit_code(parser.prog, lambda: work(args), if_stopped="stopped; the same command resumes")
 
 
 if __name__ == "__main__":

@@ -1,21 +1,21 @@
-"""How sure a number is: intervals by bootstrap over clips, of means, of corpus rates and of paired differences."""
+"""Intervals by bootstrap over clips, or raters: of means, of corpus rates and of paired differences."""
 
 import numpy as np
 
 RESAMPLES, SEED, LEVEL = 10_000, 0, 0.95
 
 
-def resampled(sums, weights, draws):
-    """The rate sum(sums) / sum(weights) of each draw of clips; nan where a draw has no weight.
+def resampled(sums, weights, chosen):
+    """The rate sum(sums) / sum(weights) of each resample of clips; nan where it has no weight.
 
-    sums, weights: (clips,).  draws: (resamples, clips) int. Returns (resamples,).
+    sums, weights: (clips,).  chosen: (resamples, clips) int. Returns (resamples,).
     """
-    total = weights[draws].sum(1)
-    return np.divide(sums[draws].sum(1), total, out=np.full(len(draws), np.nan), where=total > 0)
+    total = weights[chosen].sum(1)
+    return np.divide(sums[chosen].sum(1), total, out=np.full(len(chosen), np.nan), where=total > 0)
 
 
-def draws_of(clips, resamples=RESAMPLES):
-    """Which clips each resample is made of, the same every time: (resamples, clips) int."""
+def resamples_of(clips, resamples=RESAMPLES):
+    """The clips that each resample is made of, the same every time: (resamples, clips) int."""
     return np.random.default_rng(SEED).integers(clips, size=(resamples, clips))
 
 
@@ -28,7 +28,7 @@ def limits(values):
     return float(low), float(high)
 
 
-def estimate(pairs):
+def estimate(pairs, resamples=RESAMPLES):
     """A rate over clips with its 95 % interval: {"value", "low", "high"}; all None where nothing was counted.
 
     pairs: for each clip a sum and its weight: a score and 1 for a mean over clips, errors and words for a corpus rate.
@@ -37,15 +37,15 @@ def estimate(pairs):
     sums, weights = np.array(pairs, np.float64).reshape(-1, 2).T
     if not weights.sum():
         return {"value": None, "low": None, "high": None}
-    low, high = limits(resampled(sums, weights, draws_of(len(sums)))) if len(sums) > 1 else (None, None)
+    low, high = limits(resampled(sums, weights, resamples_of(len(sums), resamples))) if len(sums) > 1 else (None, None)
     return {"value": float(sums.sum() / weights.sum()), "low": low, "high": high}
 
 
 def difference(pairs, others):
-    """How much larger the rate of `pairs` is than that of `others`, the same clips drawn for both: as `estimate`."""
+    """The rate of `pairs` less that of `others`, the same resamples for both, with its interval as in `estimate`."""
     (a, na), (b, nb) = (np.array(part, np.float64).reshape(-1, 2).T for part in (pairs, others))
     if not na.sum() or not nb.sum():
         return {"value": None, "low": None, "high": None}
-    draws = draws_of(len(a))
-    low, high = limits(resampled(a, na, draws) - resampled(b, nb, draws)) if len(a) > 1 else (None, None)
+    chosen = resamples_of(len(a))
+    low, high = limits(resampled(a, na, chosen) - resampled(b, nb, chosen)) if len(a) > 1 else (None, None)
     return {"value": float(a.sum() / na.sum() - b.sum() / nb.sum()), "low": low, "high": high}

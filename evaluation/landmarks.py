@@ -1,4 +1,4 @@
-"""Where the mouth of a drawn face is and how it moves, by the 468-point mesh: LMD, movement, no face."""
+"""Measures of a generated mouth by the 468-point mesh: its place (LMD), its motion, frames without a face."""
 
 import cv2
 import numpy as np
@@ -6,8 +6,7 @@ import numpy as np
 from faces import landmarks, mouth, track
 from faces.detect import MESH_SCORE, BlazeFace
 
-LIPS = landmarks.OUTER_LIPS + landmarks.INNER_LIPS
-LEAST_MOVE = 1e-6  # eye distances: a mouth that moves less stands still
+LEAST_MOTION = 1e-6  # eye distances: a mouth that moves less stands still
 
 
 class Mesher:
@@ -51,35 +50,35 @@ def lmd(fake, real):
     """
     shapes = []
     for meshes in (fake, real):
-        lips = meshes[:, LIPS] / eye_distance(meshes)[:, None, None]
+        lips = meshes[:, landmarks.LIP_POINTS] / eye_distance(meshes)[:, None, None]
         shapes.append(lips - lips.mean(1, keepdims=True))
     return 100 * np.linalg.norm(shapes[0] - shapes[1], axis=-1).mean(1)
 
 
 def openings(meshes):
-    """How far the lips are apart, (T, 468, 2) -> (T,), in eye distances."""
+    """The distance between the lips, (T, 468, 2) -> (T,), in eye distances."""
     upper, lower = (meshes[:, point] for point in landmarks.MIDDLE_LIPS)
     return np.linalg.norm(upper - lower, axis=-1) / eye_distance(meshes)
 
 
-def movement(openings):
-    """How much a mouth moves: the mean change of how far it is open from frame to frame. openings: (T,). A float."""
+def lip_motion(openings):
+    """The lip motion of a clip: the mean change of its opening from frame to frame. openings: (T,). Returns a float."""
     return float(np.abs(np.diff(openings)).mean()) if len(openings) > 1 else 0.0
 
 
 def follows(openings, real):
-    """How closely a mouth opens and closes with the real one: the correlation of their changes from frame to frame.
+    """The correlation of a mouth's opening and closing with the real one's: of their changes from frame to frame.
 
     openings, real: (T,). Returns 0 where one of them stands still.
     """
     changes = np.diff(openings), np.diff(real)
-    if len(openings) < 3 or min(map(np.std, changes)) < LEAST_MOVE:
+    if len(openings) < 3 or min(map(np.std, changes)) < LEAST_MOTION:
         return 0.0
     return float(np.corrcoef(*changes)[0, 1])
 
 
 def compare(fake, real):
-    """The landmark measures of a clip: {measure: (sum, weight)}, see `intervals.estimate`.
+    """The landmark measures of a clip: {measure: (sum, weight)}, see `bootstrap.estimate`.
 
     fake, real: a mesh (T, 468, 2) and whether there is a face (T,), as `Mesher` gives them. Frames in which either
     has none are left out of all measures but `no_face`, which counts those of the fake.
@@ -88,10 +87,10 @@ def compare(fake, real):
     both = seen & real_seen
     counted = {"no_face": (int((~seen).sum()), len(seen))}
     if not both.any():
-        return counted | {name: (0.0, 0) for name in ("lmd", "moves", "follows")}
+        return counted | {name: (0.0, 0) for name in ("lmd", "lip_motion", "follows")}
     open_fake, open_real = openings(mesh[both]), openings(real_mesh[both])
     return counted | {
         "lmd": (float(lmd(mesh[both], real_mesh[both]).mean()), 1),
-        "moves": (movement(open_fake), movement(open_real)),
+        "lip_motion": (lip_motion(open_fake), lip_motion(open_real)),
         "follows": (follows(open_fake, open_real), 1),
     }

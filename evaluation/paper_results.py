@@ -11,7 +11,7 @@ from errors import InputError
 
 FILE = Path(__file__).with_name("paper_results.csv")
 METRICS = ("PSNR", "SSIM", "LMD", "LSE-C", "LSE-D", "FID", "ACC", "WER1", "WER2")  # the order of columns; then opinions
-PEOPLE = "other people rated other clips, and what they were asked is told in part only"
+PEOPLE = "other people rated other clips, and what they were asked is stated in part only"
 # fmt: off
 COMPARABLE = {  # protocol: what ours must be measured with, on the same set, to stand beside it
     "crops-96": "SSIM with a Gaussian window on face crops of 96 px, boxes as published, mean over frames",
@@ -21,7 +21,7 @@ COMPARABLE = {  # protocol: what ours must be measured with, on the same set, to
 NOT_COMPARABLE = {  # protocol: why not
     "talklip-psnr": "most likely by TalkLip's script, where differences of 8-bit numbers wrap around and raise PSNR: "
                     "hold it against our wrapped column only",
-    "teacher-forced": "a Conformer is told every true word before each, and sentences are averaged: this is no WER of "
+    "teacher-forced": "a Conformer is given every true word before each, and sentences are averaged: this is no WER of "
                       "free reading",
     "lrw-mvm": "named by another project's classifier for LRW, Multi-head Visual-audio Memory, which is not read here",
     "lse-d-talklip": "the ground truth of LRS2 has 6.45 in this table and 6.259 in CALS, while its LSE-C is the same "

@@ -1,4 +1,4 @@
-"""Is a corpus itself in sync? Told without a trained model: B and P are heard when the lips part.
+"""Measures the sync of a corpus itself, without a trained model: B and P sound when the lips part.
 
 python -m evaluation.plosives --data_root data/grid --splits train val
 """
@@ -16,16 +16,17 @@ from errors import InputError, exit_code
 from faces.landmarks import mouth_opening
 from hparams import HParams
 from media.clip import FPS, Clip
+from media.files import write_text
 
 FIRST = "bp"  # letters whose sound begins with closed lips
-BEFORE_S, AFTER_S = 0.12, 0.15  # of a word's start: where its burst is looked for
+BEFORE_S, AFTER_S = 0.12, 0.15  # of a word's start: the range in which its burst may be
 CLOSED_S, OPEN_S = 0.16, 0.2  # before the burst the lips must close, and after that they open
 JUMP = 1.5  # nepers of energy above 1 kHz within 5 ms: a burst
 CLOSED, LEAST = 0.15, 0.03  # openings, of the mouth's width: closed at most so far, and opening at least so far
 
 
 def burst(wav, start_s):
-    """When the plosive of a word is heard, in s: the steepest rise above 1 kHz about its start; None without one."""
+    """The moment of the plosive of a word, in s: the steepest rise above 1 kHz about its start; None without one."""
     from scipy.signal import butter, sosfiltfilt
 
     first = max(round((start_s - BEFORE_S - 0.05) * audio.RATE), 0)
@@ -40,17 +41,17 @@ def burst(wav, start_s):
     return (first + at + step / 2) / audio.RATE if rise[at] > JUMP else None
 
 
-def parting(openings, heard_s):
-    """When the lips that close before a burst are half open, in s; None where they do not close, or not open.
+def parting(openings, burst_s):
+    """The moment at which the lips that close before a burst are half open, in s; None where they do not close or open.
 
-    openings: (L,) of each frame, see `faces.mouth_opening`.  heard_s: of the burst.
+    openings: (L,) of each frame, see `faces.landmarks.mouth_opening`.  burst_s: its time.
     """
     times_s = np.arange(len(openings)) / FPS
-    near = np.flatnonzero((times_s > heard_s - CLOSED_S) & (times_s < heard_s + 1.5 / FPS))
+    near = np.flatnonzero((times_s > burst_s - CLOSED_S) & (times_s < burst_s + 1.5 / FPS))
     if not len(near):
         return None
     shut = near[::-1][openings[near[::-1]].argmin()]  # the last of the frames that are shut
-    after = openings[shut : int((heard_s + OPEN_S) * FPS) + 1]
+    after = openings[shut : int((burst_s + OPEN_S) * FPS) + 1]
     wide = after.max()
     if after[0] > CLOSED or wide - after[0] < LEAST:
         return None
@@ -60,12 +61,12 @@ def parting(openings, heard_s):
 
 
 def lags(clip):
-    """How long after the burst the lips are half open, for each word of a clip that begins with B or P: list of s."""
+    """The time from the burst to half-open lips, for each word of a clip that begins with B or P: list of s."""
     openings, found = mouth_opening(clip.meshes.astype(np.float64)), []
     for word, (start_s, _) in zip(clip.words, clip.times, strict=False):
-        if word[:1].lower() in FIRST and (heard_s := burst(clip.wav, start_s)) is not None:
-            if (parted_s := parting(openings, heard_s)) is not None:
-                found.append(parted_s - heard_s)
+        if word[:1].lower() in FIRST and (burst_s := burst(clip.wav, start_s)) is not None:
+            if (parted_s := parting(openings, burst_s)) is not None:
+                found.append(parted_s - burst_s)
     return found
 
 
@@ -84,7 +85,7 @@ def evaluate(args):
         low, middle, high = np.percentile(each, [25, 50, 75])
         print(f"| {speaker} | {len(each)} | {middle:+.0f} | {low:+.0f} to {high:+.0f} |")
     if args.json:
-        args.json.write_text(json.dumps({speaker: each.round(1).tolist() for speaker, each in rows.items()}) + "\n")
+        write_text(args.json, json.dumps({speaker: each.round(1).tolist() for speaker, each in rows.items()}) + "\n")
 
 
 def main(argv=None):

@@ -1,4 +1,4 @@
-"""Can the lips be read? Word and character error rates by lip readers, word accuracy by a word classifier.
+"""Accuracy of lip readers on real clips: word and character error rates, word accuracy of a word classifier.
 
 python -m evaluation.reader_accuracy --data_root data/grid --splits test test_unseen
 """
@@ -14,21 +14,24 @@ import cv2
 import numpy as np
 import torch
 
+from data import collate
 from distributed import device_of
 from errors import InputError, exit_code
+from evaluation.rows import OTHER_LIPS, TRUTH
 from evaluation.wer import EVALUATION_READERS, teacher_forced
-from experts.data import Utterances, Words, collate
+from experts.data import Utterances, Words
 from experts.lip_reader import error_rates, load_reader, read
 from hparams import WEIGHTS
+from media.files import make_folder, write_text
 
 READERS = [WEIGHTS["expert"], *EVALUATION_READERS.values()]
-ROWS = "as filmed", "other clip's lips"
+ROWS = TRUTH, OTHER_LIPS
 TOGETHER = 8  # clips that are read at once
 STRIP_CLIPS, STRIP_FRAMES = 6, 10
 
 
 def read_split(reader, clips, other):
-    """Sentences of a split: what is said in each clip, what its lips are read as, freely and under teacher forcing.
+    """The sentences of a split: what is said in each clip, and what is read off its lips, freely and teacher forced.
 
     other: the lips are those of the clip so many places down the list; 0: its own.
     """
@@ -56,12 +59,12 @@ def score_reader(reader, root, split, strips=None):
         rates[row] = error_rates(said, free) | {"wer_teacher_forced": float(np.mean(each))}
         sentences = sentences or [{"said": a, "read": b} for a, b in zip(said, free, strict=True)]
     if strips:
-        draw(strips / f"{split}_{reader.about['name']}.png", clips, sentences)
+        write_strips(strips / f"{split}_{reader.about['name']}.png", clips, sentences)
     return rates, sentences
 
 
 @torch.inference_mode()
-def draw(path, clips, sentences):
+def write_strips(path, clips, sentences):
     """Writes a picture: the mouths of a few clips as a lip reader sees them, and below each what was said and read."""
     rows = []
     for i in np.linspace(0, len(sentences) - 1, min(STRIP_CLIPS, len(sentences))).astype(int):
@@ -74,7 +77,7 @@ def draw(path, clips, sentences):
             text = f"said: {each['said']}   read: {each['read']}"
         cv2.putText(caption, text, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, 0, 1, cv2.LINE_AA)
         rows.append(caption)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     cv2.imwrite(str(path), np.concatenate(rows))
 
 
@@ -86,11 +89,11 @@ def score_words(reader, root, split):
     for part in np.array_split(np.arange(len(words)), -(-len(words) // (4 * TOGETHER))):
         batch = collate([words[int(i), None] for i in part])
         batch = {name: each.to(reader.device) for name, each in batch.items()}
-        named = reader.net(batch["roi"], batch["roi_padding"], batch["inside"]).argmax(-1)
-        for told, true in zip(named.tolist(), batch["word"].tolist(), strict=True):
-            right += told == true
-            if told != true:
-                pair = f"{reader.words[true]} as {reader.words[told]}"
+        best = reader.net(batch["roi"], batch["roi_padding"], batch["inside"]).argmax(-1)
+        for found, true in zip(best.tolist(), batch["word"].tolist(), strict=True):
+            right += found == true
+            if found != true:
+                pair = f"{reader.words[true]} as {reader.words[found]}"
                 mistakes[pair] = mistakes.get(pair, 0) + 1
     common = sorted(mistakes.items(), key=lambda item: -item[1])
     return {ROWS[0]: {"word_accuracy": right / len(words)}}, dict(common[:10])
@@ -108,7 +111,7 @@ def table(split, results):
 
 
 def readers_of(args):
-    """The readers that the flags name, {name: Reader}; files of one name are told apart by their folders."""
+    """The readers that the flags name, {name: `TrainedLipReader`}; files of one name also have their folder's."""
     given = {knob: getattr(args, knob) for knob in ("beam", "penalty") if getattr(args, knob) is not None}
     device = device_of(args.device)
     stems, readers = [path.stem for path in args.readers], {}
@@ -126,11 +129,8 @@ def readers_of(args):
 def evaluate(args):
     """Reads every split with every reader; prints a table per split and what it was made with."""
     for folder in (args.json and args.json.parent, args.strips):
-        try:  # now rather than when all is computed
-            if folder:
-                folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{folder} cannot be made a folder: {error.strerror}") from error
+        if folder:
+            make_folder(folder)  # now rather than when all is computed
     readers, report = readers_of(args), {"readers": {}, "splits": {}}
     for split in args.splits:
         found = {}
@@ -145,7 +145,7 @@ def evaluate(args):
         how = f", beam {decoding['beam']}, length penalty {decoding['penalty']:g}" if decoding else ""
         print(f"{name}: sha256 {reader.about['sha256']}{how}")
     if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
+        write_text(args.json, json.dumps(report, indent=1) + "\n")
 
 
 def main(argv=None):

@@ -1,4 +1,4 @@
-"""The rows of the table: the real clip, what keeps numbers honest, and what a generator draws for each sound."""
+"""Rows of the table: the ground truth, the baselines, and what a generator makes of each sound."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import torch
 
-from data import Clips, to_tensor
+from data import Clips, generator_input, to_tensor
 from errors import InputError
 from evaluation.videos import crops_of, frames_of, matched
 from hparams import HParams
@@ -18,12 +18,12 @@ from renderer import load as load_generator
 TRUTH, COPIED, OTHER_LIPS = BASELINES = "ground truth", "identity frame copied", "other clip's lips"
 OTHER_SOUND, SILENCE = ", other clip's sound", ", silence"  # after a method's name
 FEATHER = 0.08  # of the mouth window: the soft rim of lips that are put into another face
-TOGETHER = 25  # frames drawn at once
+BATCH_FRAMES = 25  # generated at once
 
 
 @dataclass
 class Real:
-    """A real clip as it is judged.
+    """A real clip, which rows are compared with.
 
     crops: (L, P, P, 3) uint8, RGB: the face box and `margin` box sizes around it on each side.
     frames: (L, H, W, 3) uint8 where the real videos are given, else None.
@@ -44,7 +44,7 @@ class Real:
 class Corpus:
     """The real clips of a split: those of a data root, or, given `videos`, cut out of the original videos.
 
-    names: clip ids; faults: {name: why a clip's video cannot be used}. Raises InputError as `Clips` and `matched` do.
+    names: clip ids; faults: {name: why its video cannot be used}. Raises InputError as `Clips` and `matched` do.
     """
 
     def __init__(self, root, split, videos=None):
@@ -70,19 +70,19 @@ class Corpus:
 
 
 def distant(count):
-    """For each frame the one most distant in time, which shows what the person looks like: (count,) int."""
+    """The frame most distant in time from each, which is its identity: (count,) int."""
     return np.where(np.arange(count) < count // 2, count - 1, 0)
 
 
 def copied(real):
-    """The crops of a clip whose every face is the identity frame's: what ignores the sound. (L, P, P, 3) uint8."""
+    """The crops of a clip, every one that of the identity frame: a baseline deaf to the sound. (L, P, P, 3) uint8."""
     return real.crops[distant(len(real.crops))]
 
 
 def with_lips_of(real, other):
     """The crops of a clip with another's lips in their place, turned and scaled as the mean face: (L, P, P, 3) uint8.
 
-    other: a `Real`; played forth and back where it is shorter. What a lip reader sees is the other's, the rest is not.
+    other: a `Real`, the source of the lips; played forth and back where it is shorter. A lip reader sees its mouth ROI.
     """
     px, at = real.crops.shape[1], np.array([bounce(k, len(other.crops)) for k in range(len(real.crops))])
     inner, outer = in_crop(other, px)[at], in_crop(real, px)
@@ -100,7 +100,7 @@ def with_lips_of(real, other):
 
 
 def in_crop(real, px):
-    """From a clip's mouth windows, [0, 1] x [0, 1], to px of its crops, pixel centres whole numbers: (L, 2, 3)."""
+    """Maps from a clip's mouth windows, [0, 1] x [0, 1], to px of its crops, pixel centres whole numbers: (L, 2, 3)."""
     windows = real.clip.windows.astype(np.float64)
     windows[..., 2] += real.margin
     scaled = windows * px / (1 + 2 * real.margin)
@@ -109,12 +109,12 @@ def in_crop(real, px):
 
 
 def baseline_rows(real, other):
-    """The rows that stand beside every method: {row: crops (L, P, P, 3) uint8}. other: the `Real` that lends lips."""
+    """The rows beside every method: {row: crops (L, P, P, 3) uint8}. other: the `Real` that is the source of lips."""
     return {TRUTH: real.crops, COPIED: copied(real), OTHER_LIPS: with_lips_of(real, other)}
 
 
-class Drawer:
-    """A generator that redraws the clips of a data root for any sound; the identity is the most distant frame.
+class GeneratedRows:
+    """A generator that lip-syncs the clips of a data root to any sound; the identity is the most distant frame.
 
     path: any file that `checkpoint.load_generator` reads.  name: of its rows.  about: what is known of the file.
     """
@@ -124,26 +124,24 @@ class Drawer:
         self.name = path.stem
 
     @torch.inference_mode()
-    def draw(self, real, wav):
-        """The crops of a clip with every face drawn for a sound: (L, P, P, 3) uint8. wav: (samples,) int16, 16 kHz.
+    def generate(self, real, wav):
+        """The crops of a clip with every face generated for a sound: (L, P, P, 3) uint8. wav: (samples,) int16, 16 kHz.
 
-        The whole face box is what the generator drew; around it, the real surroundings.
+        The whole face box is generated; around it, the real surroundings.
         """
         shown, count = to_tensor(real.faces(real.crops)), len(real.crops)
         if shown.shape[-1] != self.hp.face_size:
-            raise InputError(f"{real.name}: faces of {shown.shape[-1]} px, the generator draws {self.hp.face_size}")
-        pose = shown.clone()
-        pose[:, :, shown.shape[2] // 2 :] = 0
-        face = torch.cat([pose, shown[distant(count)]], dim=1)
+            raise InputError(f"{real.name}: faces of {shown.shape[-1]} px, the generator makes {self.hp.face_size}")
+        face = generator_input(shown, shown[distant(count)])
         speech = SpeechTrack(self.generator, self.hp, wav)(np.arange(count) / FPS)
-        parts = zip(face.split(TOGETHER), speech.split(TOGETHER), strict=True)
-        drawn = torch.cat([self.generator.generate(f[None].to(s.device), s[None])[0].float().cpu() for f, s in parts])
+        parts = zip(face.split(BATCH_FRAMES), speech.split(BATCH_FRAMES), strict=True)
+        fake = torch.cat([self.generator.generate(f[None].to(s.device), s[None])[0].float().cpu() for f, s in parts])
         crops, border = real.crops.copy(), (real.crops.shape[1] - shown.shape[-1]) // 2
         inside = slice(border, border + shown.shape[-1])
-        crops[:, inside, inside] = (drawn * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        crops[:, inside, inside] = (fake * 255).round().byte().permute(0, 2, 3, 1).numpy()
         return crops
 
     def rows(self, real, other):
-        """{row: crops}: drawn for the clip's own sound, for that of the `Real` other, and for silence."""
+        """{row: crops}: generated for the clip's own sound, for that of the `Real` other, and for silence."""
         sounds = {"": real.clip.wav, OTHER_SOUND: other.clip.wav, SILENCE: np.zeros_like(real.clip.wav)}
-        return {self.name + row: self.draw(real, wav) for row, wav in sounds.items()}
+        return {self.name + row: self.generate(real, wav) for row, wav in sounds.items()}

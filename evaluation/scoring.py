@@ -1,4 +1,4 @@
-"""Every measure of every row of a clip, and of all clips of a split, on several processes."""
+"""Scores of clips: every measure of every row, of all clips of a split, on several processes."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -13,18 +13,18 @@ import checkpoint
 from data import mouth_mask
 from errors import InputError
 from evaluation import comparison_page, landmarks, visual
-from evaluation.rows import TRUTH, Corpus, Drawer, baseline_rows
+from evaluation.rows import TRUTH, Corpus, GeneratedRows, baseline_rows
 from evaluation.videos import crops_of, framed, frames_of, unlike
 from evaluation.wer import EvaluationReaders
-from experts.lse import PROTOCOLS, scorer
+from experts import lse
 from workers import local, on_ray
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a split is judged with; plain values, so that processes can be told it.
+    """The files and settings that a split is scored with; plain values, to be sent to other processes.
 
-    fakes: {row: {clip id: path of its video}}.  observers: see `lips.Observers`.  sync: (file or None, protocol).
+    fakes: {row: {clip id: path of its video}}.  readers: see `wer.EvaluationReaders`.  sync: (file or None, protocol).
     other: how many places down the list the clip is whose sound and lips are taken.  slack: see `videos.frames_of`.
     page: whether pictures for the page are kept.
     """
@@ -35,7 +35,7 @@ class Setup:
     fakes: dict
     generator: Path | None
     measures: tuple
-    observers: dict
+    readers: dict
     sync: tuple
     other: int | None = None
     slack: int = 1
@@ -46,9 +46,9 @@ class Setup:
 
 @dataclass
 class Scored:
-    """What was found in one clip.
+    """The scores of one clip.
 
-    rows: {row: {measure: (sum, weight)}}.  read: {row: {observer: sentence}}.  sha256: of each row's video or drawn
+    rows: {row: {measure: (sum, weight)}}.  read: {row: {reader: sentence}}.  sha256: of each row's video or generated
     pictures.  notes: lines about it.  media: {row: (JPEG strip, MP4)} for the page.
     """
 
@@ -59,34 +59,34 @@ class Scored:
     media: dict = field(default_factory=dict)
 
 
-class Judge:
+class ClipScorer:
     """Scores the clips of a split. Raises InputError for files that do not hold what they should."""
 
     def __init__(self, setup):
         self.setup, self.corpus = setup, Corpus(setup.root, setup.split, setup.videos)
         self.shift = shift_of(setup, len(self.corpus.names))
         wants = set(setup.measures)
-        self.drawer = Drawer(setup.generator, setup.device) if setup.generator else None
+        self.generated = GeneratedRows(setup.generator, setup.device) if setup.generator else None
         self.mesher = landmarks.Mesher() if "landmarks" in wants else None
-        self.observers = EvaluationReaders(setup.observers, setup.device) if "reading" in wants else None
+        self.readers = EvaluationReaders(setup.readers, setup.device) if "reading" in wants else None
         self.sync = sync_scorer(setup) if "sync" in wants else None
 
     def fault(self, name):
-        """Why a clip cannot be compared, as far as headers and transcripts tell, or None."""
+        """The reason why a clip cannot be compared, as far as headers and transcripts say, or None."""
         clip, setup = self.corpus.clip(name), self.setup
         if name in self.corpus.faults:
             return self.corpus.faults[name]
         for paths in setup.fakes.values():
             if name in paths and (why := unlike(paths[name], clip, setup.slack)) is not None:
                 return why
-        return self.observers.fault(clip) if self.observers else None
+        return self.readers.fault(clip) if self.readers else None
 
     def other(self, name):
-        """The id of the clip that lends its lips and sound."""
+        """The id of the clip whose lips and sound stand in for this clip's own."""
         names = self.corpus.names
         return names[(names.index(name) + self.shift) % len(names)]
 
-    def shown(self, name):
+    def rows_of(self, name):
         """A `Real`, the crops of all rows, cut to the shortest, the whole frames of videos, and their hashes."""
         setup, real, other = self.setup, self.corpus.real(name), self.corpus.real(self.other(name))
         rows, frames, sha256 = baseline_rows(real, other), {TRUTH: real.frames}, {}
@@ -95,36 +95,33 @@ class Judge:
             boxes = real.clip.boxes[: len(frames[row])]
             rows[row] = crops_of(frames[row], boxes, real.crops.shape[1], real.margin)
             sha256[row] = checkpoint.sha256(paths[name])
-        drawn = self.drawer.rows(real, other) if self.drawer else {}
-        sha256 |= {row: hashlib.sha256(crops.tobytes()).hexdigest() for row, crops in drawn.items()}
-        count = min(map(len, (rows | drawn).values()))
-        return real, {row: crops[:count] for row, crops in (rows | drawn).items()}, frames, sha256
+        generated = self.generated.rows(real, other) if self.generated else {}
+        sha256 |= {row: hashlib.sha256(crops.tobytes()).hexdigest() for row, crops in generated.items()}
+        rows |= generated
+        count = min(map(len, rows.values()))
+        return real, {row: crops[:count] for row, crops in rows.items()}, frames, sha256
 
     def score(self, name):
         """All that is measured on a clip, as a `Scored`. Raises InputError for a clip that cannot be compared."""
-        real, rows, frames, sha256 = self.shown(name)
+        real, rows, frames, sha256 = self.rows_of(name)
         scored, count = Scored({row: {} for row in rows}, sha256=sha256), len(rows[TRUTH])
         if count < len(real.crops):
             scored.notes.append(f"its rows are compared on the first {count} of {len(real.crops)} frames")
         if "visual" in self.setup.measures:
-            self.look(scored, real, rows)
+            self.score_pictures(scored, real, rows)
         if self.mesher:
-            self.find(scored, real, rows)
+            self.score_landmarks(scored, real, rows)
         if self.sync:
-            self.hear(scored, real, rows, frames)
-        if self.observers:
-            scores, scored.read = self.observers(rows, real.clip, real.margin)
-            if "words" in self.observers.readers and not len(real.clip.times):
-                scored.notes.append("its transcript has no word times: it does not count in words right")
-            for row, found in scores.items():
-                scored.rows[row] |= found
+            self.score_sync(scored, real, rows, frames)
+        if self.readers:
+            self.score_reading(scored, real, rows)
         if self.setup.page:
             scored.media = {
                 row: comparison_page.encoded(real.faces(crops), real.clip.wav) for row, crops in rows.items()
             }
         return scored
 
-    def look(self, scored, real, rows):
+    def score_pictures(self, scored, real, rows):
         """Adds the visual measures, means over the frames."""
         truth = real.faces(rows[TRUTH])
         px = truth.shape[1]
@@ -133,7 +130,7 @@ class Judge:
             found = visual.compare(real.faces(crops), truth, mouth, self.setup.talklip_psnr)
             scored.rows[row] |= {measure: (each.mean().item(), 1) for measure, each in found.items()}
 
-    def find(self, scored, real, rows):
+    def score_landmarks(self, scored, real, rows):
         """Adds the measures of landmarks; a row without any face is a fault, one without some a note."""
         count = len(rows[TRUTH])
         meshes, boxes = real.clip.meshes[:count], real.clip.boxes[:count]
@@ -146,7 +143,7 @@ class Judge:
                 scored.notes.append(f"{row}: no face in {(~seen).sum()} of {count} frames, the first is {first}")
             scored.rows[row] |= landmarks.compare((mesh, seen), found[TRUTH])
 
-    def hear(self, scored, real, rows, frames):
+    def score_sync(self, scored, real, rows, frames):
         """Adds the sync measures, against the clip's own sound in every row."""
         clip, count = real.clip, len(rows[TRUTH])
         for row, crops in rows.items():
@@ -156,22 +153,30 @@ class Judge:
             found = self.sync(whole[:count, : clip.size[0], : clip.size[1]], clip.wav, clip)
             scored.rows[row] |= {f"sync_{name}": (float(value), 1) for name, value in found.items()}
 
+    def score_reading(self, scored, real, rows):
+        """Adds the error rates of the lip readers and the words named right, and keeps the sentences."""
+        found, scored.read = self.readers(rows, real.clip, real.margin)
+        if "words" in self.readers.readers and not len(real.clip.times):
+            scored.notes.append("its transcript has no word times: it does not count in words right")
+        for row, measures in found.items():
+            scored.rows[row] |= measures
+
 
 def shift_of(setup, count):
-    """How many places down a list of `count` clips the other clip is: by default half of it, as neighbours in a sorted
-    list say nearly the same. Raises InputError where that is each clip itself.
+    """The number of places from a clip to its other clip, down a list of `count` clips: by default half of it, as
+    neighbours in a sorted list say nearly the same. Raises InputError where that is each clip itself.
     """
     shift = count // 2 if setup.other is None else setup.other
     if shift % count == 0:
         where = f"{setup.split}.txt has {count} clips" if count > 1 else f"{setup.split}.txt has one clip"
-        raise InputError(f"{where}: at --other {shift} each is its own other clip, whose sound and lips it would get")
+        raise InputError(f"{where}: at --other {shift} each is its own other clip, whose sound and lips it takes")
     return shift
 
 
 def sync_scorer(setup):
     """The sync model of a setup. Raises InputError if it must see whole frames and there are none."""
-    found = scorer(*setup.sync, setup.device)
-    if found.protocol in PROTOCOLS and not setup.videos:
+    found = lse.scorer(*setup.sync, setup.device)
+    if found.protocol in lse.PROTOCOLS and not setup.videos:
         raise InputError(f"SyncNet ({found.protocol}) sees more than the stored crops: give the corpus, --videos DIR")
     return found
 
@@ -179,13 +184,13 @@ def sync_scorer(setup):
 class Worker:
     """Scores clips by name in a process of its own: (name, `Scored` or why it cannot be compared)."""
 
-    def __init__(self, setup=None, judge=None):
+    def __init__(self, setup=None, scorer=None):
         one_thread()
-        self.judge = judge or Judge(setup)
+        self.scorer = scorer or ClipScorer(setup)
 
     def __call__(self, name):
         try:
-            return name, self.judge.score(name)
+            return name, self.scorer.score(name)
         except InputError as error:
             return name, str(error)
 
@@ -196,22 +201,22 @@ def one_thread():
     cv2.setNumThreads(1)
 
 
-def score_clips(judge, names, workers, leave_out, progress, ray=None):
+def score_clips(scorer, names, workers, leave_out, progress, ray=None):
     """Scores clips on `workers` processes or on a Ray cluster: ({name: Scored}, {name: why it was left out}).
 
     leave_out: whether a clip that cannot be compared is left out; otherwise it raises InputError.
-    progress: called with 1 for each clip that is done.  ray: the cluster's address, see `pool.on_ray`.
+    progress: called with 1 for each clip that is done.  ray: the cluster's address, see `workers.on_ray`.
     """
-    make, found = partial(Worker, judge.setup), {}
+    make, found = partial(Worker, scorer.setup), {}
     if ray:
         results = on_ray(make, names, ray)
     elif min(workers, len(names)) > 1:
         results = local(make, names, min(workers, len(names)))
     else:
-        results = map(Worker(judge=judge), names)
+        results = map(Worker(scorer=scorer), names)
     for name, result in results:
         if isinstance(result, str) and not leave_out:
-            raise InputError(f"{name}: {result}. Mend it, or say --leave_out to judge the other clips")
+            raise InputError(f"{name}: {result}. Mend it, or say --leave_out to score the other clips")
         found[name] = result
         progress(1)
     scored = {name: found[name] for name in names if isinstance(found[name], Scored)}

@@ -1,4 +1,4 @@
-"""Does the sync model find how far lips and sound of filmed clips are apart? As they are, and shifted by known frames.
+"""Accuracy of the sync model: the offsets it finds in real clips, as they are and shifted by known frames.
 
 python -m evaluation.sync_accuracy --data_root data/grid --splits test test_unseen
 """
@@ -12,12 +12,14 @@ import numpy as np
 
 from distributed import device_of
 from errors import InputError, exit_code
+from evaluation.rows import TRUTH
 from experts.data import SyncWindows
 from experts.sync import SAMPLES, Compact, load_sync, score
 from hparams import WEIGHTS, ExpertHParams, preset
+from media.files import write_text
 
 SHIFTS = [n for n in range(-10, 11) if n]
-ROWS = "as filmed", "other clip's sound"
+ROWS = TRUTH, "other clip's sound"
 
 
 def shifted(roi, wav, n):
@@ -26,9 +28,9 @@ def shifted(roi, wav, n):
 
 
 def measure(sync, clips):
-    """The scores of every clip as filmed and with another's sound, and the offsets found when it is shifted.
+    """The scores of every clip with its own and another's sound, and the offsets found when it is shifted.
 
-    clips: `Pairs`. Returns {row: [Score]} and {shift: [offset found]}; the other sound is of half the list away.
+    clips: `SyncWindows`. Returns {row: [Score]} and {shift: [offset found]}; the other sound is of half the list away.
     Raises InputError for a split of one clip, which has no other sound.
     """
     if len(clips) < 2:
@@ -45,10 +47,10 @@ def measure(sync, clips):
 
 
 def summary(scores, found):
-    """What `measure` gives, as numbers: {row: {measure: value}} and {shift: {measure: share}}, and over all shifts.
+    """The means of what `measure` returns: {row: {measure: value}} and {shift: {measure: share}}, and over all shifts.
 
     exact, within_1: of clips whose offset is found to be the shift.  moved: of those in which it differs by just the
-    shift from what is found as filmed, whatever that is: recordings may be out of sync by themselves.
+    shift from the offset of the unshifted clip, whatever that is: recordings may be out of sync by themselves.
     """
     rows, shifts = {}, {}
     for row, each in scores.items():
@@ -97,7 +99,7 @@ def evaluate(args):
         print(table(split, len(clips), result, sync.columns))
     print(f"{sync.name}: sha256 {sync.about['sha256']}")
     if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
+        write_text(args.json, json.dumps(report, indent=1) + "\n")
 
 
 def main(argv=None):

@@ -27,7 +27,7 @@ COLUMNS = {
     "ssim_mouth": Column("SSIM mouth", 3, 1, "high"),
     "l1_mouth": Column("L1 mouth", 4, 1, "low"),
     "lmd": Column("LMD, % of eye distance", 2, 1, "low"),
-    "moves": Column("moves, % of real", 0, 100),
+    "lip_motion": Column("lip motion, % of real", 0, 100),
     "follows": Column("follows real, r", 2, 1, "high"),
     "no_face": Column("no face, % of frames", 1, 100, "low"),
     "sync_c": Column("sync C", 2, 1, "high"),
@@ -63,12 +63,12 @@ def rows_of(scored):
 
 
 def methods_of(rows):
-    """The rows that are methods under their right sound: none of the honest ones, no other sound, no silence."""
+    """The rows that are methods under their right sound: no baseline, no other sound, no silence."""
     return [row for row in rows if row not in BASELINES and not row.endswith((OTHER_SOUND, SILENCE))]
 
 
 def summary(scored):
-    """All numbers of a split: rows, leak, gains over the honest rows and, of several methods, paired differences."""
+    """All numbers of a split: rows, leak, gains over the baselines and, of several methods, paired differences."""
     pairs = rows_of(scored)
     methods = methods_of(pairs)
     rows = {row: {measure: estimate(each) for measure, each in found.items()} for row, found in pairs.items()}
@@ -83,21 +83,21 @@ def summary(scored):
 
 
 def leak_of(pairs, method):
-    """How much a method's mouth moves under another clip's sound and under silence, as a share of its own movement.
+    """The leak of a method: its lip motion under another clip's sound and under silence, as a share of its own.
 
-    `follows`: how closely it then opens with the real mouth, which it should not be able to know.
+    `follows`: its correlation with the real mouth then, which it should not be able to know.
     """
     found = {}
     for what, row in (("other clip's sound", method + OTHER_SOUND), ("silence", method + SILENCE)):
-        if "moves" in pairs.get(row, {}):
-            moved = zip(pairs[row]["moves"], pairs[method]["moves"], strict=True)
-            moves = estimate([(theirs[0], own[0]) for theirs, own in moved])
-            found[what] = {"moves": moves, "follows": estimate(pairs[row]["follows"])}
+        if "lip_motion" in pairs.get(row, {}):
+            both = zip(pairs[row]["lip_motion"], pairs[method]["lip_motion"], strict=True)
+            motion = estimate([(theirs[0], own[0]) for theirs, own in both])
+            found[what] = {"lip_motion": motion, "follows": estimate(pairs[row]["follows"])}
     return found
 
 
 def gains_of(pairs, method):
-    """What a method is better by than the copied frame, and by how much the right sound lowers its L1 error."""
+    """The gain of a method over the copied frame, and the share by which the right sound lowers its L1 error."""
     found = {}
     if "psnr_mouth" in pairs[method]:
         found["psnr_mouth over the copy, dB"] = difference(pairs[method]["psnr_mouth"], pairs[COPIED]["psnr_mouth"])
@@ -143,13 +143,13 @@ def table(title, rows, columns, best=None, signed=False):
 
 
 def markdown(split, result, columns):
-    """A split's tables: the rows, what leaks, what is gained, differences of methods; what was left out, and notes."""
+    """A split's tables: the rows, leak, gains, differences of methods; what was left out, and notes."""
     title = f"{split}, {len(result['clips'])} clips"
     rows = result["rows"]
     parts = [table(title, rows, columns, best_of(rows, methods_of(rows), columns))]
     leaks = {f"{method}: {what}": leak for method, found in result["leak"].items() for what, leak in found.items()}
     if leaks:
-        shown = {"moves": Column("moves, % of right sound", 0, 100), "follows": COLUMNS["follows"]}
+        shown = {"lip_motion": Column("lip motion, % of right sound", 0, 100), "follows": COLUMNS["follows"]}
         parts.append(table(f"leak, {split}", leaks, shown))
     for method, gains in result["gains"].items():
         for what, found in gains.items():

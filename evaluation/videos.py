@@ -1,4 +1,4 @@
-"""Videos to be judged: which file is which clip, their frames, and the face crops cut out of them."""
+"""A method's videos: matched with clips by name, their frames, and the face crops cut out of them."""
 
 from collections import Counter
 from difflib import get_close_matches
@@ -18,7 +18,7 @@ GREY = 110  # what is around a face whose surroundings are not known
 
 
 def matched(folder, names):
-    """Which video of a folder is which clip: ({name: path}, {name: why there is none}, [videos that are no clip]).
+    """Matches the videos of a folder with clips: ({name: path}, {name: why there is none}, [videos that are no clip]).
 
     folder: holds <speaker>/<clip>.mp4, main/<speaker>/<clip>.mp4 as a corpus does, or <clip>.mp4 where no two
     speakers have a clip of that name.  names: clip ids.
@@ -60,7 +60,7 @@ def matched(folder, names):
 
 
 def unlike(path, clip, slack):
-    """Why a video cannot be compared with a clip, by its header; None if it can, or if the header does not tell.
+    """The reason why a video cannot be compared with a clip, by its header; None if it can, or if that does not say.
 
     slack: how many frames longer or shorter it may be.
     """
@@ -76,7 +76,7 @@ def unlike(path, clip, slack):
 
 
 def other_size(size, clip):
-    """Why frames of this (height, width) are not those of a clip, or None; an odd size may have been made even."""
+    """The reason why frames of a (height, width) are not those of a clip, or None; an odd size may be made even."""
     if all(side <= given <= side + side % 2 for given, side in zip(size, clip.size, strict=True)):
         return None
     return f"frames of {size[1]}x{size[0]} px, the real clip has {clip.size[1]}x{clip.size[0]}: it is of another size"

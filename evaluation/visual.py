@@ -1,4 +1,4 @@
-"""How near drawn pictures are to the real ones: PSNR, SSIM and absolute error, of many frames at once."""
+"""Visual measures of generated pictures against the real ones: PSNR, SSIM and absolute error, many frames at once."""
 
 import cv2
 import numpy as np
@@ -26,7 +26,7 @@ def psnr(error):
 
 
 def talklip_psnr(fake, real):
-    """What TalkLip's evaluation script prints as PSNR: differences of uint8, squared in uint8, wrap around modulo 256.
+    """PSNR as TalkLip's evaluation script prints it: differences of uint8, squared in uint8, wrap around modulo 256.
 
     It is never below 24 dB; it stands beside the true one for comparison with published tables, and is named so.
     fake, real: (T, H, W, 3) uint8. Returns (T,) dB, 100 where the wrapped error is 0.

@@ -1,12 +1,14 @@
-"""Can drawn lips be read? What observers read off the crops of a clip, counted clip by clip."""
+"""Word errors of generated lips: what the evaluation lip readers read off the crops of a clip, counted clip by clip."""
 
 import cv2
 import numpy as np
 import torch
 
+import distributed
+from data import collate
 from distributed import device_of
 from errors import InputError
-from experts.data import collate, word_frames
+from experts.data import word_frames
 from experts.lip_reader import load_reader, read
 from faces import mouth
 from hparams import WEIGHTS
@@ -19,11 +21,11 @@ NUMBERS = {"reader1": 1, "reader2": 3}  # of the WER that each gives when it run
 
 @torch.inference_mode()
 def teacher_forced(reader, batch):
-    """What a reader says of each token when it is told all true ones before it; TalkLip's WER2 counts such sentences.
+    """The sentences that a reader finds under teacher forcing, given all true tokens before each: TalkLip's WER2.
 
-    batch: see `utterances.collate`. Returns a list of sentences, as many tokens as are true, those of the end left out.
+    batch: see `data.collate`. Returns a list of sentences, as many tokens as are true, those of the end left out.
     """
-    with torch.autocast(batch["roi"].device.type, torch.bfloat16, enabled=reader.hp.amp):
+    with distributed.autocast(batch["roi"].device, reader.hp.amp):
         logits = reader.net(batch["roi"], batch["previous"], batch["roi_padding"])
     lengths = (batch["tokens"] != PAD).sum(1) - 1  # without the end
     found = ([t for t in best[:n].tolist() if t != END] for best, n in zip(logits.argmax(-1), lengths, strict=True))
@@ -34,7 +36,7 @@ def mouths(crops, clip, margin, roi):
     """The mouth ROI of crops, where the real clip's mouth is: (T, 1, 88, 88) grey in [0, 1].
 
     crops: (T, P, P, 3) uint8, RGB, with `margin` box sizes around the face box.  roi: "aligned" or "lrs2".
-    Raises InputError where "lrs2" does not fit the clip, or looks beyond its crops.
+    Raises InputError where "lrs2" does not fit the clip, or reaches beyond its crops.
     """
     count = len(crops)
     windows = clip.windows[:count] if roi == "aligned" else mouth.lrs2(clip.boxes[:count], clip.size)
@@ -46,7 +48,7 @@ def mouths(crops, clip, margin, roi):
     return mouth.cut(greys, torch.from_numpy(windows), margin)
 
 
-def errors(said, read):
+def count_errors(said, read):
     """Wrong words, words, wrong characters and characters of a sentence that was read (jiwer); case does not count."""
     import jiwer
 
@@ -57,7 +59,7 @@ def errors(said, read):
 
 
 class EvaluationReaders:
-    """Lip readers that did not teach any generator: WER 1 to 3, CER and word accuracy.
+    """Lip readers under which no generator was trained: WER 1 to 3, CER and word accuracy.
 
     paths: {"reader1", "reader2", "words": path or None}; those that are None do not read.
     Raises InputError for a file that holds no reader, or one of the other kind.
@@ -73,9 +75,9 @@ class EvaluationReaders:
                 raise InputError(f"--{name} {paths[name]} reads {what}: give it under another flag")
 
     def fault(self, clip):
-        """Why a clip cannot be read, or None: no transcript, or words and letters that an observer was not taught."""
+        """The reason why a clip cannot be read, or None: no transcript, or words or letters that a reader lacks."""
         if not clip.text.strip():
-            return "its transcript is empty, so that no error rate can be told"
+            return "its transcript is empty, so it has no error rate"
         for name, reader in self.readers.items():
             if len(clip) > reader.hp.longest:
                 return f"{len(clip)} frames, --{name} takes {reader.hp.longest} at most"
@@ -92,7 +94,7 @@ class EvaluationReaders:
 
     @torch.inference_mode()
     def __call__(self, rows, clip, margin):
-        """Reads all rows of a clip at once: {row: {measure: (sum, weight)}} and {row: {observer: what it read}}.
+        """Reads all rows of a clip at once: {row: {measure: (sum, weight)}} and {row: {reader: sentence}}.
 
         rows: {row: crops (T, P, P, 3) uint8}, all of one length.
         """
@@ -101,11 +103,11 @@ class EvaluationReaders:
             rois = torch.stack([mouths(crops, clip, margin, reader.hp.roi) for crops in rows.values()])
             rois = rois.to(reader.device)
             if name == "words":
-                for row, pair in zip(rows, named(reader, rois, clip), strict=True):
+                for row, pair in zip(rows, words_right(reader, rois, clip), strict=True):
                     scores[row]["words"] = pair
                 continue
             for row, text in zip(rows, read(reader, rois), strict=True):
-                wrong, words, letters, all_letters = errors(clip.text, text)
+                wrong, words, letters, all_letters = count_errors(clip.text, text)
                 scores[row] |= {f"wer_{NUMBERS[name]}": (wrong, words), f"cer_{NUMBERS[name]}": (letters, all_letters)}
                 sentences[row][name] = text
             if name == "reader2":
@@ -113,14 +115,14 @@ class EvaluationReaders:
                 batch = collate([{"roi": roi, "tokens": tokens} for roi in rois.cpu()])
                 batch = {part: each.to(reader.device) for part, each in batch.items()}
                 for row, text in zip(rows, teacher_forced(reader, batch), strict=True):
-                    wrong, words, _, _ = errors(clip.text, text)
+                    wrong, words, _, _ = count_errors(clip.text, text)
                     scores[row]["wer_2"] = (wrong / words, 1)
                     sentences[row]["reader2, teacher forced"] = text
         return scores, sentences
 
 
-def named(reader, rois, clip):
-    """How many of a clip's words are named right, and how many it has, for each row: [(right, words), ...].
+def words_right(reader, rois, clip):
+    """The number of a clip's words that a word classifier names right, and of all, for each row: [(right, words), ...].
 
     rois: (rows, T, 1, 88, 88).
     """

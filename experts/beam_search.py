@@ -54,7 +54,7 @@ def beam_search(step, state, longest, beam=5, penalty=1.0, end=2, pad=1):
     """Searches the best sentences of B clips side by side, by the rules of fairseq's generator.
 
     A sentence follows on an `end` token and is over with the next one, which can't be its first and must come when
-    `longest` tokens stand before it. Of all continuations of a clip's sentences the best 2 * beam are looked at:
+    `longest` tokens stand before it. Of all continuations of a clip's sentences the best 2 * beam are considered:
     those among the first `beam` that end are found, the best `beam` that don't end go on. A clip with `beam` found
     sentences is done and costs nothing more. `beam` is at most the size of the vocabulary less one.
 

@@ -6,6 +6,7 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
+import distributed
 from errors import InputError
 from media.clip import Clip
 from media.files import make_folder, replacing
@@ -29,13 +30,13 @@ def cepstra(clip):
 
 @torch.no_grad()
 def features(reader, sample, depth):
-    """A reader's own features of a clip, heard and seen: (L, D) float32, the output of block `depth` (0: the last).
+    """A reader's own features of a clip's sound and video: (L, D) float32, the output of block `depth` (0: the last).
 
-    reader: a `Reader` over AV-HuBERT. sample: see `experts.data.Utterances`.
+    reader: a `TrainedLipReader` over AV-HuBERT. sample: see `experts.data.Utterances`.
     """
     device = next(reader.net.parameters()).device
     roi, audio = sample["roi"][None].to(device), sample["audio"][None].to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=reader.hp.amp):
+    with distributed.autocast(device, reader.hp.amp):
         return reader.net.encode(roi, None, audio, depth=depth)[0].float().cpu().numpy()
 
 
@@ -58,7 +59,7 @@ def cluster(rows, count, seed):
 def cluster_targets(splits, hp, path, teacher=None):
     """The targets of all clips of `splits`, the first of which decides the clusters; kept at `path` for the next time.
 
-    splits: a list of `Utterances`. teacher: a `Reader` whose features are clustered, or None for the sound.
+    splits: a list of `Utterances`. teacher: a `TrainedLipReader` whose features are clustered, or None for the sound's.
     Returns {clip id: (L,) int16}. Raises InputError for a teacher of another family and for clips without targets.
     """
     names = [split.names for split in splits]

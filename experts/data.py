@@ -61,11 +61,11 @@ class Utterances(Dataset):
         PAD where times are unknown.
         """
         i, draw = at
-        (clip, greys), rng = self.load(i), self.chance(draw)
+        (clip, greys), rng = self.load(i), self.rng(draw)
         frames = np.arange(*window(clip, self.hp.frames, rng))
         rows = audio.stack(clip.logfbank)
-        heard = rows[audio.rows_at(frames / FPS, len(rows))]
-        sample = {"roi": self.mouth_roi(greys[frames], rng), "audio": torch.from_numpy(heard)}
+        sample = {"roi": self.mouth_roi(greys[frames], rng)}
+        sample["audio"] = torch.from_numpy(rows[audio.rows_at(frames / FPS, len(rows))])
         if self.tokenizer:
             sample["tokens"] = torch.tensor(self.tokenizer.encode(clip.text))
             if self.hp.frames_weight:
@@ -74,8 +74,8 @@ class Utterances(Dataset):
             sample["clusters"] = torch.from_numpy(self.clusters[self.names[i]][frames].astype(np.int64))
         return sample
 
-    def chance(self, draw):
-        """The random numbers of a draw, or None where there are to be none."""
+    def rng(self, draw):
+        """The random generator of a draw, or None without a draw."""
         return None if draw is None else np.random.default_rng((self.hp.seed, 3, draw))
 
     def load(self, i):
@@ -99,21 +99,22 @@ class Utterances(Dataset):
 class Words(Utterances):
     """The words of a split, one sample a word, cut by the times in the transcripts: what LRW is for single words.
 
-    vocabulary: the words to be told apart, or None for all that the split has. Raises InputError for a split without
+    vocabulary: the words of the classifier, or None for all that the split has. Raises InputError for a split without
     word times, and for a word that the vocabulary lacks.
     """
 
     def __init__(self, root, split, hp, vocabulary=None):
         super().__init__(root, split, hp)
-        told = [timed_words(path) for path in self.paths]  # (frames, words, times)
-        self.places = [(i, k) for i, (_, _, times) in enumerate(told) for k in range(len(times))]
-        found = sorted({word for _, words, _ in told for word in words})
+        timed = [timed_words(path) for path in self.paths]  # (frames, words, times)
+        self.places = [(i, k) for i, (_, _, times) in enumerate(timed) for k in range(len(times))]
+        found = sorted({word for _, words, _ in timed for word in words})
         if not found:
             raise InputError(f"{root}: no clip of {split}.txt has word times, which tell where its words are cut")
         self.vocabulary = vocabulary or found
         if unknown := [word for word in found if word not in self.vocabulary]:
             raise InputError(f"{root}: {split}.txt has the word {unknown[0]!r}, which the classifier was not taught")
-        self.lengths = [len(self.frames(told[i][0], told[i][2][k])) + 2 * hp.augment for i, k in self.places]  # at most
+        most = 2 * hp.augment  # frames that an augmented word may be longer
+        self.lengths = [len(self.frames(timed[i][0], timed[i][2][k])) + most for i, k in self.places]
 
     def __len__(self):
         return len(self.places)
@@ -133,7 +134,7 @@ class Words(Utterances):
         """
         place, draw = at
         i, k = self.places[place]
-        (clip, greys), rng = self.load(i), self.chance(draw)
+        (clip, greys), rng = self.load(i), self.rng(draw)
         word = torch.tensor(self.vocabulary.index(clip.words[k].lower()))
         frames = self.frames(len(clip), clip.times[k], rng)
         inside = torch.from_numpy(np.isin(frames, word_frames(len(clip), clip.times[k])))
@@ -232,8 +233,8 @@ class Batches:
 LOUDER = 0.5  # steps of the mel spectrogram, 6 dB: how much a training clip's level may be altered
 
 
-def heard_windows(steps):
-    """How many frames, from the first on, have the 0.2 s of mel that belong to them whole. steps: of the mel."""
+def whole_mel_windows(steps):
+    """The number of frames, from the first on, whose 0.2 s of mel are whole. steps: of the mel."""
     return max((steps - audio.MEL_WINDOW) * FPS // audio.MEL_RATE + 1, 0)
 
 
@@ -252,11 +253,11 @@ class SyncWindows(Utterances):
     def __getitem__(self, at):
         """Sample number `draw` of clip `i`, at = (i, draw); draw None is the clip whole and unaltered, for validation.
 
-        roi: (T, 1, 88, 88) grey in [0, 1].  mel: (T - 4, 1, 80, 16): what is heard from each frame on.
+        roi: (T, 1, 88, 88) grey in [0, 1].  mel: (T - 4, 1, 80, 16): the 0.2 s of sound from each frame on.
         """
         i, draw = at
-        (clip, greys), rng = self.load(i), self.chance(draw)
-        length = min(len(clip), heard_windows(clip.mel.shape[1]) + WINDOW - 1)
+        (clip, greys), rng = self.load(i), self.rng(draw)
+        length = min(len(clip), whole_mel_windows(clip.mel.shape[1]) + WINDOW - 1)
         if length <= WINDOW:
             raise InputError(f"{self.paths[i]}: its sound ends after {length} frames: leave the clip out")
         first, count = 0, length

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 import checkpoint
+import distributed
 from errors import InputError
 from experts.beam_search import beam_search
 from experts.tokenizer import Tokenizer
@@ -50,11 +51,11 @@ def unpacked(text):
 
 
 def load_reader(path, whole=True, roi=None):
-    """A `Reader` from our weights, a run of train_expert.py or a published AV-HuBERT, told by their content.
+    """A `TrainedLipReader` from our weights, a run of train_expert.py or a published AV-HuBERT, by their content.
 
     whole: it must be able to read, or name words. Otherwise any encoder will do, also a pre-trained AV-HuBERT and the
     published Conformer, and it comes alone: `net.decoder` and the tokenizer are None.
-    roi: the mouth ROI that it is to see, in place of the file's own; a published file has none and gets the default.
+    roi: the mouth ROI that it takes, in place of the file's own; a published file has none and gets the default.
     Raises InputError for a file that holds none, and for a tokenizer that does not fit the network.
     """
     path = Path(path)
@@ -76,12 +77,12 @@ def load_reader(path, whole=True, roi=None):
 
 
 def from_checkpoint(path, whole):
-    """What our file, or the published Conformer's, holds: (weights, a `Reader` that has no network yet)."""
+    """What our file, or the published Conformer's, holds: (weights, a `TrainedLipReader` that has no network yet)."""
     try:
         state, about = archive.read(path)
     except InputError as error:
         if "fairseq." in str(error):
-            read_fairseq(path)  # tells which of its classes is the odd one
+            read_fairseq(path)  # whose error names the class that is refused
         raise
     if archive.is_ours(state):
         weights, words, tokens = (state.get(name) for name in ("reader", "words", "tokenizer"))
@@ -99,7 +100,7 @@ def from_checkpoint(path, whole):
 
 
 def from_fairseq(path, whole):
-    """What AV-HuBERT's published file holds: (weights, a `Reader` that has no network yet)."""
+    """What AV-HuBERT's published file holds: (weights, a `TrainedLipReader` that has no network yet)."""
     file = read_fairseq(path)
     fine_tuned = is_fine_tuned(file.model)
     try:
@@ -124,16 +125,16 @@ def export(path, run):
 
 @torch.inference_mode()
 def read(reader, roi, padding=None, beam=None, penalty=None):
-    """The sentences that a batch of mouths say, by beam search that runs free.
+    """The sentences of a batch of mouths, by beam search.
 
-    reader: a `Reader` with a tokenizer.  roi: (B, T, 1, H, W) grey in [0, 1].  padding: (B, T) bool or None.
+    reader: a `TrainedLipReader` with a tokenizer.  roi: (B, T, 1, H, W) grey in [0, 1].  padding: (B, T) bool or None.
     beam, penalty: by default those of the reader's knobs.
     Returns a list of B strings. Raises InputError for a clip that is longer than the reader takes.
     """
     hp = reader.hp
     if roi.shape[1] > hp.longest:
         raise InputError(f"a clip of {roi.shape[1]} frames: this lip reader takes {hp.longest} at most, cut it")
-    with torch.autocast(roi.device.type, torch.bfloat16, enabled=hp.amp):
+    with distributed.autocast(roi.device, hp.amp):
         memory = reader.net.encode(roi, padding).float()
     return write(reader, memory, padding, beam, penalty)
 

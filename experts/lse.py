@@ -1,8 +1,8 @@
-"""How well a clip's lips fit its sound: LSE-C, LSE-D and offset by SyncNet v2, or our own numbers by the compact model.
+"""Sync scores of a clip: LSE-C, LSE-D and offset by SyncNet v2, or our own numbers by the compact model.
 
 The papers' LSE numbers come from two protocols, which give different numbers for the same video. Here each has a name:
-`lrs` shows SyncNet the whole frame, as for the tables on LRS2 and LRS3; `track` shows it the face, as for videos in
-the wild. The compact model has a way of its own, `mouths`. The names of the columns tell them apart.
+`lrs` gives SyncNet the whole frame, as for the tables on LRS2 and LRS3; `track` gives it the face, as for videos in
+the wild. The compact model has its own, `mouths`. The columns are named by them.
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ from faces.detect import BlazeFace
 from faces.track import Tracker, interpolated
 
 PROTOCOLS = "lrs", "track"
-PX = 224  # what SyncNet sees
+PX = 224  # of SyncNet's pictures
 SMOOTH = 13  # frames over which the median of the face's place and size is taken
-SURROUNDINGS = 0.4  # of the crop: how much of the face's size is shown around it
+SURROUNDINGS = 0.4  # of the crop: how much of the face's size is left around it
 GREY = 110  # what lies outside the picture
 
 
@@ -45,8 +45,8 @@ def jpegs(frames):
     return [bytes(packet) for packet in [*packets, *encoder.encode(None)]]
 
 
-def shown(files):
-    """JPEG files as SyncNet sees them: (L, 224, 224, 3) uint8, RGB, the whole picture at any shape."""
+def decoded(files):
+    """JPEG files as SyncNet's input: (L, 224, 224, 3) uint8, RGB, the whole picture at any shape."""
     pictures = (cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR) for file in files)
     return np.stack([cv2.resize(picture, (PX, PX))[..., ::-1] for picture in pictures])
 
@@ -56,7 +56,7 @@ def face_crops(frames, boxes):
 
     frames: (L, H, W, 3) uint8, RGB.  boxes: (L, 4): x1, y1, x2, y2 in px.
     Differs: the boxes are ours, from the mesh, not those of the detector S3FD; the crop is not stored as a video in
-    between; faces below 100 px and tracks below 100 frames, which are left out there, are judged.
+    between; faces below 100 px and tracks below 100 frames, which are left out there, have scores here.
     """
     from scipy.signal import medfilt
 
@@ -81,8 +81,8 @@ def median(values, medfilt):
     return medfilt(np.pad(values, side, mode="reflect"), SMOOTH)[side : len(values) + side]
 
 
-def followed(frames):
-    """The longest face track of a clip: (its first frame, boxes (n, 4) px, meshes (n, 468, 2) as `clip.Clip` has them).
+def tracked(frames):
+    """The longest face track of a clip: (its first frame, boxes (n, 4) px, meshes (n, 468, 2) as `Clip` has them).
 
     Frames within it in which the face was lost are filled in. Raises InputError for a clip without a face.
     """
@@ -100,13 +100,13 @@ def followed(frames):
     return first, boxes, np.stack([crop.to_crop(m, b) for m, b in zip(whole, boxes, strict=True)])
 
 
-def placed(frames, wav, clip):
-    """What of a clip shows its face, and where: (frames, wav, boxes, meshes), all of one length but the sound.
+def located(frames, wav, clip):
+    """The part of a clip with a face, and its places: (frames, wav, boxes, meshes), all of one length but the sound.
 
-    clip: a `clip.Clip` of the same head at the same places, or None. Raises InputError for one of another size.
+    clip: a `Clip` of the same head at the same places, or None. Raises InputError for one of another size.
     """
     if clip is None:
-        first, boxes, meshes = followed(frames)
+        first, boxes, meshes = tracked(frames)
         return frames[first : first + len(boxes)], wav[first * SAMPLES :], boxes, meshes
     size = frames.shape[1:3]
     if clip.size and tuple(clip.size) != size:
@@ -116,21 +116,21 @@ def placed(frames, wav, clip):
 
 
 def judge(sync, protocol, frames, wav, clip=None):
-    """The scores of one clip: {"c": confidence, "d": distance, "offset": frames}; see `sync.Score` for its sign.
+    """The scores of one clip: {"c": confidence, "d": distance, "offset": frames}; for its sign see `Score`.
 
-    sync: see `sync.load_sync`.  protocol: "lrs", "track" or, for the compact model, "mouths".
+    sync: see `experts.sync.load_sync`.  protocol: "lrs", "track" or, for the compact model, "mouths".
     frames: (L, H, W, 3) uint8, RGB, 25 a second.  wav: (samples,) int16, 16 kHz.
-    clip: the `clip.Clip` whose boxes and meshes tell where the face is; None looks for it. "lrs" needs neither.
+    clip: the `Clip` whose boxes and meshes say where the face is; None: it is detected. "lrs" needs neither.
     Raises InputError for a clip under 6 frames of picture or sound, without a face, or of another size than `clip`.
     """
     windows_of(min(len(frames), len(wav) // SAMPLES), len(frames), wav)
     if protocol == "lrs":
         pictures = frames
     else:
-        frames, wav, boxes, meshes = placed(frames, wav, clip)
+        frames, wav, boxes, meshes = located(frames, wav, clip)
         pictures = mouths(frames, boxes, meshes) if protocol == "mouths" else face_crops(frames, boxes)
     if protocol != "mouths":
-        pictures = shown(jpegs(pictures))
+        pictures = decoded(jpegs(pictures))
     return score(sync.distances(pictures, wav))._asdict()
 
 

@@ -1,4 +1,4 @@
-"""Are lips and sound together? SyncNet v2, or our compact sync model, at work on a clip: distances, offset, scores."""
+"""Sync models at work on a clip, SyncNet v2 or our compact one: distances of lips and sound, offset, scores."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ import torch
 import audio
 import checkpoint
 from errors import InputError
-from experts.data import heard_windows
+from experts.data import whole_mel_windows
 from faces import mouth
 from hparams import WEIGHTS, ExpertHParams
 from media.clip import FPS
@@ -23,7 +23,7 @@ from models.syncnet import WINDOW, SyncNet, distances
 
 VSHIFT = 15  # frames that are tried to each side
 LEVEL, MOST_GAIN = 19_000, 100  # of int16: what 1 % of GRID's samples are above; silence stays silence
-FEW = 0.5  # an offset at which fewer of the windows have a sound is not judged
+FEW = 0.5  # an offset at which fewer of the windows have a sound is left out
 BATCH, LONGEST = 20, 500  # windows that are embedded at once: as published, and of the compact model
 SAMPLES, COLUMNS = audio.RATE // FPS, 4  # of sound and of cepstra, in a frame
 
@@ -46,9 +46,9 @@ def score(found):
     found: (N, 2 * vshift + 1), see `Sync.distances`. Offsets at which less than half of the windows have a sound are
     left out. Returns a `Score`.
     """
-    told = ~found.isnan()
-    mean = found.nan_to_num().sum(0) / told.sum(0).clamp(min=1)
-    mean = mean.masked_fill(told.float().mean(0) < FEW, torch.nan)
+    known = ~found.isnan()
+    mean = found.nan_to_num().sum(0) / known.sum(0).clamp(min=1)
+    mean = mean.masked_fill(known.float().mean(0) < FEW, torch.nan)
     best = int(np.nanargmin(mean.numpy()))
     d = mean[best].item()
     return Score(found.shape[1] // 2 - best, float(np.nanmedian(mean.numpy())) - d, d)
@@ -75,11 +75,11 @@ class Sync:
 
     @torch.inference_mode()
     def distances(self, pictures, wav, vshift=VSHIFT):
-        """How far each picture window is from the sound before, at and after its time.
+        """Distances of each picture window from the sound before, at and after its time.
 
-        pictures: what the model sees, 25 a second, see `embed`.  wav: int16 at 16 kHz, which begins with them.
+        pictures: the model's input, 25 a second, see `embed`.  wav: int16 at 16 kHz, which begins with them.
         Returns (N, 2 * vshift + 1); column k is of the sound k - vshift frames later; NaN where there is no sound.
-        Raises InputError for a clip that is too short to be judged.
+        Raises InputError for a clip that is too short.
         """
         return distances(*self.embed(pictures, wav), vshift, self.beyond)
 
@@ -90,7 +90,7 @@ class Sync:
 
 
 class Published(Sync):
-    """SyncNet v2, judged as it is published: windows are numbered up to 5 before the end, silence is all zeros."""
+    """SyncNet v2, evaluated as it is published: windows are numbered up to 5 before the end, silence is all zeros."""
 
     name, beyond, sure = "SyncNet v2", 0.0, 3.0  # sure: what LatentSync's makers ask of a training clip
     columns: ClassVar = {"c": "LSE-C", "d": "LSE-D", "offset": "offset"}
@@ -102,15 +102,15 @@ class Published(Sync):
         """
         count = windows_of(min(len(pictures), len(wav) // SAMPLES), len(pictures), wav)
         cepstra = torch.from_numpy(cepstra_of(wav).T.astype(np.float32))  # (13, columns)
-        seen, heard = [], []
+        video, sound = [], []
         for first in range(0, count, BATCH):
             at = np.arange(first, min(first + BATCH, count))
-            shown = torch.from_numpy(pictures[at[0] : at[-1] + WINDOW]).to(self.device)
-            shown = shown.permute(0, 3, 1, 2) / 255  # (n + 4, 3, 224, 224)
-            seen.append(self.net.embed_video(shown.unfold(0, WINDOW, 1).permute(0, 4, 1, 2, 3)).cpu())
-            sound = [cepstra[None, :, COLUMNS * i : COLUMNS * (i + WINDOW)] for i in at]
-            heard.append(self.net.embed_audio(torch.stack(sound).to(self.device)).cpu())
-        return torch.cat(seen), torch.cat(heard)
+            frames = torch.from_numpy(pictures[at[0] : at[-1] + WINDOW]).to(self.device)
+            frames = frames.permute(0, 3, 1, 2) / 255  # (n + 4, 3, 224, 224)
+            video.append(self.net.embed_video(frames.unfold(0, WINDOW, 1).permute(0, 4, 1, 2, 3)).cpu())
+            windows = [cepstra[None, :, COLUMNS * i : COLUMNS * (i + WINDOW)] for i in at]
+            sound.append(self.net.embed_audio(torch.stack(windows).to(self.device)).cpu())
+        return torch.cat(video), torch.cat(sound)
 
 
 class Compact(Sync):
@@ -125,15 +125,14 @@ class Compact(Sync):
         wav: (samples,) int16, 16 kHz. Returns (N, D) and (M, D): N windows of pictures as far as there is sound.
         """
         mel = audio.mel_spectrogram(levelled(wav))
-        heard = heard_windows(mel.shape[1])
-        count = windows_of(min(len(pictures), heard + WINDOW - 1), len(pictures), wav) + 1
-        pictures, mels = pictures[: count + WINDOW - 1], audio.mel_windows(mel, np.arange(heard) / FPS)
+        whole = whole_mel_windows(mel.shape[1])
+        count = windows_of(min(len(pictures), whole + WINDOW - 1), len(pictures), wav) + 1
+        pictures, mels = pictures[: count + WINDOW - 1], audio.mel_windows(mel, np.arange(whole) / FPS)
         parts = [pictures[first : first + LONGEST + WINDOW - 1] for first in range(0, count, LONGEST)]
-        seen = [self.net.embed_video(part[None].to(self.device))[0].cpu() for part in parts]
-        sounds = torch.from_numpy(mels).split(LONGEST)
-        return torch.cat(seen), torch.cat(
-            [self.net.embed_audio(part[None].to(self.device))[0].cpu() for part in sounds]
-        )
+        video = [self.net.embed_video(part[None].to(self.device))[0].cpu() for part in parts]
+        parts = torch.from_numpy(mels).split(LONGEST)
+        sound = [self.net.embed_audio(part[None].to(self.device))[0].cpu() for part in parts]
+        return torch.cat(video), torch.cat(sound)
 
 
 def levelled(wav):
@@ -156,7 +155,7 @@ def windows_of(frames, pictures, wav):
 
 
 def cepstra_of(wav):
-    """13 cepstra over 25 ms, 100 times a second, as SyncNet hears them (python_speech_features' defaults): (n, 13)."""
+    """13 cepstra over 25 ms, 100 times a second, as SyncNet takes them (python_speech_features' defaults): (n, 13)."""
     from python_speech_features import mfcc
 
     return mfcc(wav, audio.RATE)
@@ -169,7 +168,7 @@ def inner(windows):
 
 
 def mouths(frames, boxes, meshes):
-    """The mouth ROI of a clip as the compact model sees it, in any drawing of the same head.
+    """The mouth ROI of a clip as the compact model takes it, in a real or generated video of the same head.
 
     frames: (L, H, W, 3) uint8, RGB.  boxes: (L, 4) px.  meshes: (L, 468, 2), the face box as [0, 1] x [0, 1].
     Returns (L, 1, 88, 88) float32 grey in [0, 1].
@@ -181,7 +180,7 @@ def mouths(frames, boxes, meshes):
 
 
 def load_sync(path=None, device="cpu"):
-    """A `Sync` from our weights, a run of train_expert.py sync, or the published syncnet_v2.model, told by content.
+    """A `Sync` from our weights, a run of train_expert.py sync, or the published syncnet_v2.model, by their content.
 
     path: None for the compact model in weights/. No code of the file is run.
     Raises InputError for a file that holds no sync model.
@@ -211,20 +210,18 @@ def export(path, run):
 
 @torch.inference_mode()
 def mismatches(net, clips, most, device):
-    """How often a sync model mistakes the windows of fixed clips, at most so many: {measure: share}.
+    """The error rates of a sync model on fixed clips, at most so many: {measure: share}.
 
-    clips: `Pairs`.  errors: of windows, for which another sound within `VSHIFT` frames is nearer than their own.
+    clips: `SyncWindows`.  errors: of windows, for which another sound within `VSHIFT` frames is nearer than their own.
     offsets: of clips whose offset is found more than a frame from 0.
     """
     wrong, count, off = 0, 0, 0
     chosen = np.linspace(0, len(clips) - 1, min(len(clips), most)).astype(int)
     for i in map(int, chosen):
         sample = clips[i, None]
-        seen, heard = (
-            net.embed_video(sample["roi"][None].to(device))[0],
-            net.embed_audio(sample["mel"][None].to(device))[0],
-        )
-        found = distances(seen.cpu(), heard.cpu(), VSHIFT, torch.nan)
+        video = net.embed_video(sample["roi"][None].to(device))[0]
+        sound = net.embed_audio(sample["mel"][None].to(device))[0]
+        found = distances(video.cpu(), sound.cpu(), VSHIFT, torch.nan)
         wrong, count = wrong + (found.nan_to_num(torch.inf).argmin(1) != VSHIFT).sum().item(), count + len(found)
         off += abs(score(found).offset) > 1
     return {"errors": wrong / count, "offsets": off / len(chosen)}

@@ -77,7 +77,7 @@ class Tokenizer:
 
 
 def clean(text):
-    """A sentence as lip readers are taught it: lower case, single spaces; empty if it has no letter and no digit."""
+    """A sentence as lip readers are trained on it: lower case, single spaces; empty without a letter or digit."""
     words = " ".join(text.lower().split())
     return words if any(letter.isalnum() for letter in words) else ""
 
@@ -117,5 +117,5 @@ def train_tokenizer(texts, size, kind="unigram"):
 
 
 def transcripts(data_root, split):
-    """What is said in each clip of a split, in the order of its list. Raises InputError as `Clips` and `Clip` do."""
+    """The transcript of each clip of a split, in the order of its list. Raises InputError as `Clips` and `Clip` do."""
     return [Clip(path).text for path in Clips(data_root, split, HParams()).paths]

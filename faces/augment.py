@@ -1,4 +1,4 @@
-"""Augmentation of faces and mouths."""
+"""Augmentation of faces and mouths: geometry, colour, sharpness and compression, in common for a whole sample."""
 
 import cv2
 import numpy as np
@@ -6,27 +6,34 @@ import torch
 
 
 class Augmentation:
-    """One random way to film: flip, colour and gamma, a small affine, blur and compression, each with `chance`."""
+    """One random choice of flip, small affine, colour and gamma, blur and compression, each with probability `chance`.
+
+    rng: a numpy generator; it may be None where the chance is 0.
+    """
 
     def __init__(self, chance, rng):
-        def often():
+        def chosen():
             return chance > 0 and rng.random() < chance
 
-        self.rng, self.flip = rng, often()
+        self.rng, self.flip = rng, chosen()
         self.affine, self.curves, self.sigma, self.quality = None, None, 0.0, 0
-        if often():
+        if chosen():
             self.affine = rng.uniform(-1, 1, 6)
-        if often():
+        if chosen():
             self.curves = self._curves()
-        if often():
+        if chosen():
             self.sigma = rng.uniform(0.3, 1.2)
-        if often():
+        if chosen():
             self.quality = int(rng.integers(30, 90))
         self.jittered = chance > 0
-        self.paints = bool(self.curves is not None or self.sigma or self.quality)
+        self.alters_pixels = bool(self.curves is not None or self.sigma or self.quality)
 
     def matrix(self, px, scale, border, jitter=False):
-        """The 2x3 matrix from a stored crop to a face of `px`. jitter: a little more of its own, for the identity."""
+        """The 2x3 matrix from a stored crop to a face of `px`.
+
+        scale: px of the face over px of the stored face box.  border: px of the crop around that box.
+        jitter: adds a little of its own, for the identity.
+        """
         sx = sy = scale
         turn = shear = dx = dy = 0.0
         if self.affine is not None:
@@ -41,7 +48,7 @@ class Augmentation:
         return np.column_stack([linear, [middle_out + dx, middle_out + dy] - linear @ [middle_in, middle_in]])
 
     def _curves(self):
-        """A 3x256 table of output values and a saturation: gain and gamma per channel, brightness, in common or not."""
+        """A 3x256 table of output values, whose gain and gamma the channels share in part, and a saturation."""
         rng = self.rng
         gain = rng.uniform(0.75, 1.25) * rng.uniform(0.85, 1.15, 3)
         gamma = np.exp(rng.uniform(-0.5, 0.5) + rng.uniform(-0.1, 0.1, 3))
@@ -63,31 +70,35 @@ class Augmentation:
         return rgb
 
 
-def match_lighting(windows, clip, frames, look):
-    """Mouth windows, (L, H, W) uint8 grey, in the light of `look`: so that they go with what is drawn in that light.
+def match_lighting(windows, clip, frames, augmentation):
+    """Mouth windows in the lighting of an augmentation, so that they go with faces generated in that lighting.
 
-    The light is found on the crops of a few of the drawn `frames`, as a curve of grey levels; sharpness stays.
+    windows: (L, H, W) uint8, grey.  clip: the `Clip` they are of.  frames: the frames whose faces are generated.
+    The lighting is estimated from the crops of a few of `frames`, as a curve of grey levels; sharpness stays.
+    Returns the same shape.
     """
-    if not look.paints:
+    if not augmentation.alters_pixels:
         return windows
     crops = [clip.picture(i) for i in frames[:: max(len(frames) // 3, 1)]]
     before, after = (
         np.concatenate([cv2.cvtColor(np.ascontiguousarray(crop), cv2.COLOR_RGB2GRAY).ravel()[::5] for crop in each])
-        for each in (crops, [look.apply(crop) for crop in crops])
+        for each in (crops, [augmentation.apply(crop) for crop in crops])
     )
     curve = np.polyval(np.polyfit(before / 255.0, after, 2), np.arange(256) / 255.0)
     return cv2.LUT(windows.reshape(-1, 1), curve.clip(0, 255).round().astype(np.uint8)).reshape(windows.shape)
 
 
 def augment_roi(roi, rng):
-    """A mouth in another light and sharpness, a span of its frames blank. roi: (T, 1, H, W). Returns the same shape."""
+    """Mouth ROIs in other lighting and sharpness, in half of the cases with a span of frames blank.
+
+    roi: (T, 1, H, W) grey in [0, 1].  rng: a numpy generator. Returns the same shape.
+    """
     gain, lift, gamma = rng.uniform(0.7, 1.3), rng.uniform(-0.1, 0.1), np.exp(rng.uniform(-0.3, 0.3))
     roi = (roi.clamp(min=0) ** gamma * gain + lift).clamp(0, 1)
     if rng.random() < 0.3:
         sigma = rng.uniform(0.4, 1.2)
-        roi = torch.from_numpy(np.stack([cv2.GaussianBlur(picture, (5, 5), sigma) for picture in roi[:, 0].numpy()]))[
-            :, None
-        ]
+        blurred = [cv2.GaussianBlur(picture, (5, 5), sigma) for picture in roi[:, 0].numpy()]
+        roi = torch.from_numpy(np.stack(blurred))[:, None]
     if rng.random() < 0.5 and len(roi) >= 25:
         span = int(rng.integers(1, 6))
         start = int(rng.integers(0, max(len(roi) - span, 1)))

@@ -1,22 +1,21 @@
-"""Puts a drawn face back into its frame: only the lower face, with a soft rim in the frame's own colours."""
+"""Puts a generated face back into its frame: only the lower face, with a soft rim in the frame's own colours."""
 
 import cv2
 import numpy as np
 
-from faces.crop import crop_matrix
+from faces.crop import UPPER_SHARE, crop_matrix
 from faces.landmarks import mouth_region
 
 # fmt: off
 JAW = [234, 93, 132, 58, 172, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 397, 288, 361, 323, 454]
 # fmt: on
-TOP = 0.5  # the pose prior shows what is above this share of the face box; nothing is redrawn there
-RIM = 5  # crop px over which the redrawn face fades out
-REACH = 3  # crop px that the redrawn face reaches over the jaw line
+RIM = 5  # crop px over which the generated face fades out
+REACH = 3  # crop px by which the generated face reaches over the jaw line
 MOST = 0.12  # largest colour correction, of full scale
 
 
 def masks(mesh, px):
-    """Where a face is redrawn, and where its own texture gives way to what is drawn.
+    """The mask of what is redrawn of a face, and that of the mouth, where generated pixels replace the frame's.
 
     mesh: (468, 2), the face box as [0, 1] x [0, 1], or None for an average face. px: side of the crop.
     Returns two (px, px) float32 in [0, 1]: the lower face up to the jaw line, 0 on the crop's own border and in its
@@ -30,7 +29,7 @@ def masks(mesh, px):
     face, mouth = np.zeros((px, px), np.float32), np.zeros((px, px), np.float32)
     cv2.fillPoly(face, [np.round(jaw * px).astype(np.int32)], 1)
     face = cv2.dilate(face, np.ones((2 * REACH + 1, 2 * REACH + 1), np.uint8))
-    face[: round(TOP * px) + RIM] = 0
+    face[: round(UPPER_SHARE * px) + RIM] = 0
     face[:, :RIM] = face[:, -RIM:] = face[-RIM:] = 0
     middle, axes = ((x1 + x2) / 2 * px, (y1 + y2) / 2 * px), ((x2 - x1) / 2 * px, (y2 - y1) / 2 * px)
     cv2.ellipse(mouth, tuple(map(round, middle)), tuple(map(round, axes)), 0, 0, 360, 1, -1)
@@ -44,36 +43,37 @@ def _soften(mask, times):
     return mask
 
 
-def match_colour(drawn, real, mask):
-    """`drawn` with the slow colour differences to `real` along the rim of the mask taken away.
+def match_colour(generated, real, mask):
+    """Takes the low-frequency colour differences to `real` along the rim of the mask away from `generated`.
 
-    drawn, real: (px, px, 3) float32 in [0, 1], the same crop. mask: where drawn is shown.
-    Towards the chin the rim counts less and less: the drawn jaw need not be where the real one is.
+    generated, real: (px, px, 3) float32 in [0, 1], RGB, the same crop.  mask: (px, px), where `generated` is shown.
+    Returns (px, px, 3) float32. Towards the chin the rim counts less and less: the generated jaw need not be where the
+    real one is.
     """
     rim = ((mask > 0.02) & (mask < 0.98)).astype(np.float32)
     rim *= np.clip((0.8 - np.arange(len(rim)) / len(rim)) / 0.3, 0, 1)[:, None]
-    both = np.dstack([(real - drawn) * rim[..., None], rim]).astype(np.float32)
+    both = np.dstack([(real - generated) * rim[..., None], rim]).astype(np.float32)
     slow = cv2.resize(both, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
     slow = cv2.GaussianBlur(slow, (0, 0), len(slow) / 6, borderType=cv2.BORDER_REFLECT)
     slow = slow[..., :3] / (slow[..., 3:] + 0.05 * slow[..., 3].max() + 1e-6)
-    return drawn + np.clip(cv2.resize(slow, drawn.shape[1::-1]), -MOST, MOST)
+    return generated + np.clip(cv2.resize(slow, generated.shape[1::-1]), -MOST, MOST)
 
 
-def put_back(frame, box, mesh, drawn, real):
+def put_back(frame, box, mesh, generated, real):
     """The frame with the lower half of one face redrawn; every pixel outside the mask keeps its samples.
 
-    frame: video.Frame. box: (x1, y1, x2, y2) px. mesh: see `masks`.
-    drawn, real: (px, px, 3) float32 in [0, 1], RGB: the generator's face and the frame's own crop.
-    Around the mouth drawn pixels replace the frame's. On cheeks and chin only their difference to the crop is added,
-    so that skin finer than the crop's pixels stays.
+    frame: a `media.frame.Frame`.  box: (x1, y1, x2, y2) px.  mesh: see `masks`.
+    generated, real: (px, px, 3) float32 in [0, 1], RGB: the generator's face and the frame's own crop.
+    Around the mouth generated pixels replace the frame's. On cheeks and chin only their difference to the crop is
+    added, so that skin finer than the crop's pixels stays.
     """
-    px = len(drawn)
+    px = len(generated)
     face, mouth = masks(mesh, px)
-    drawn = match_colour(drawn, real, face)
+    generated = match_colour(generated, real, face)
     replaced = face * mouth
-    added = face[..., None] * (drawn - (1 - mouth[..., None]) * real)  # frame * (1 - replaced) + added
+    added = face[..., None] * (generated - (1 - mouth[..., None]) * real)  # frame * (1 - replaced) + added
     width, height = frame.size
-    x0, y0 = max(int(box[0]), 0), max(int(box[1] + TOP * (box[3] - box[1])), 0)
+    x0, y0 = max(int(box[0]), 0), max(int(box[1] + UPPER_SHARE * (box[3] - box[1])), 0)
     x1, y1 = min(int(box[2]) + 1, width), min(int(box[3]) + 1, height)
     if x1 - x0 < 2 or y1 - y0 < 2:
         return frame

@@ -1,20 +1,21 @@
-"""Face boxes, and the crops that are cut out by them."""
+"""Face boxes, steady over time, and the crops that are cut out by them."""
 
 import cv2
 import numpy as np
 
 from faces.landmarks import CHIN, MID_FOREHEAD, NOSE_BASE
 
+UPPER_SHARE = 0.5  # of a face box from its top: the pose prior shows it; what is below is generated
 EDGES_S, JAW_S = 0.08, 1.0  # s over which a box's edges, and the jaw's share of it, are averaged
 
 
 def face_boxes(meshes, smooth=True, fps=25):
-    """The boxes that the generators were trained on: mid-forehead to chin, ear to ear.
+    """The face boxes of a track: mid-forehead to chin, ear to ear.
 
     meshes: {frame number: (468, 2) px} of one track, `fps` a second.
     Returns {frame number: (x1, y1, x2, y2) float px}. Runs of frames without a gap are smoothed over time.
     Differs: the lower edge does not follow the jaw. It lies where the chin is on average over the seconds around,
-    seen from forehead and nose: a box that opens with the mouth would tell the generator what the sound should.
+    estimated from forehead and nose: a box that opens with the mouth would give away what the sound has to tell.
     """
     boxes, run = {}, []
     for frame in sorted(meshes):
@@ -26,7 +27,7 @@ def face_boxes(meshes, smooth=True, fps=25):
 
 
 def _run_boxes(run, meshes, smooth, fps):
-    """Boxes of consecutive frames. The jaw's share is always averaged, or the mouth would show in the box."""
+    """Boxes of consecutive frames. The jaw's share is always averaged, or the box would follow the mouth."""
     rows = []
     for mesh in map(meshes.get, run):  # one by one: the meshes of a long video are too many to copy
         brow, nose, chin = mesh[[MID_FOREHEAD, NOSE_BASE, CHIN], 1]
@@ -56,12 +57,12 @@ def crop_matrix(box, px, margin=1.0):
 
 
 def crop(rgb, box, px, margin=1.0):
-    """Cuts a face out. rgb: (H, W, 3) uint8; returns (px, px, 3) uint8. What lies outside the picture is its edge."""
+    """A face cut out: (H, W, 3) uint8 -> (px, px, 3) uint8, see `crop_matrix`; outside the picture its edge repeats."""
     return view(rgb, crop_matrix(box, px, margin), px)
 
 
 def view(picture, matrix, px):
-    """A square view of a picture: (H, W, ...) uint8 -> (px, px, ...) uint8. What lies outside the picture is its edge.
+    """A square view of a picture: (H, W, ...) uint8 -> (px, px, ...) uint8. Outside the picture its edge repeats.
 
     matrix: (2, 3) from picture to view coordinates; pixel centres are whole numbers.
     """

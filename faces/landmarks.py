@@ -1,4 +1,4 @@
-"""Points of the 468-point face mesh, and measures of a face."""
+"""Named points of the 468-point face mesh, and what is measured on them: mouth region, mouth opening, head turn."""
 
 import numpy as np
 
@@ -12,7 +12,8 @@ OUTER_LIPS = [61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 
 INNER_LIPS = [78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 415, 310, 311, 312, 13, 82, 81, 80, 191]
 # fmt: on
 LIP_POINTS = OUTER_LIPS + INNER_LIPS
-LIP_NUMBERS, LIP_SCALE = 2 * len(LIP_POINTS), 100.0  # lips move by about a hundredth of the face box
+LIP_NUMBERS = 2 * len(LIP_POINTS)  # x and y of each
+LIP_SCALE = 100.0  # lips move by about a hundredth of the face box
 
 
 def mouth_region(mesh, grow=1.6):
@@ -33,6 +34,6 @@ def mouth_opening(mesh):
 
 
 def turn_away(mesh):
-    """How far the head is turned to a side, (..., 468, 2) -> (...,): 0 frontal, 0.5 profile."""
+    """The turn of the head to either side, (..., 468, 2) -> (...,): 0 frontal, 0.5 profile."""
     left, right, nose = (mesh[..., i, 0] for i in (RIGHT_EAR, LEFT_EAR, NOSE_TIP))
     return np.abs((nose - left) / np.where(np.abs(right - left) < 1e-6, 1e-6, right - left) - 0.5)

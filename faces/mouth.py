@@ -1,4 +1,4 @@
-"""The mouth ROI that lip readers see: where it lies in a face crop, and cutting it out of faces, real or drawn."""
+"""The mouth ROI that lip readers see: its place in a face crop, and cutting it out of faces, real or generated."""
 
 import cv2
 import numpy as np
@@ -7,14 +7,13 @@ import torch.nn.functional as F
 
 from errors import InputError
 from faces import crop
-from faces.landmarks import INNER_LIPS, OUTER_LIPS
+from faces.landmarks import LIP_POINTS
 
 ROI_PX, WINDOW_PX = 88, 96  # what a lip reader sees; the window around the mouth that it is cut from
 LRS2_PX = 160  # height and width of LRS2's frames
 GREY = (0.299, 0.587, 0.114)  # of R, G, B
 SMOOTH = 12  # frames over which the place of the face is averaged, as AV-HuBERT's preparation does
 STABLE = [33, 133, 362, 263, 2]  # corners of the eyes and base of the nose: they stay where they are in speech
-LIPS = OUTER_LIPS + INNER_LIPS
 EYES_PX = 88  # outer eye corners of the mean face: lips at rest are then as wide as half the window
 # The mean place of the STABLE points in GRID's train.txt, in units of the distance of the outer eye corners.
 MEAN_FACE = EYES_PX * np.array([[-0.51, -0.105], [-0.193, -0.096], [0.189, -0.106], [0.489, -0.131], [0.024, 0.438]])
@@ -29,7 +28,7 @@ def aligned(meshes, boxes):
     """
     sizes = boxes[:, None, 2:] - boxes[:, None, :2]  # (L, 1, 2)
     points = np.asarray(meshes, np.float64) * sizes + boxes[:, None, :2]
-    stable, lips = smoothed(points[:, STABLE]), smoothed(points[:, LIPS].mean(1))
+    stable, lips = smoothed(points[:, STABLE]), smoothed(points[:, LIP_POINTS].mean(1))
     turn, _ = similarity(MEAN_FACE, stable)  # (L, 2, 2), px of the mean face to px of the frame
     linear = turn * WINDOW_PX
     corner = lips - linear.sum(-1) / 2
@@ -38,7 +37,7 @@ def aligned(meshes, boxes):
 
 
 def lrs2(boxes, size):
-    """TalkLip's convention: the middle 96x96 of LRS2's frame, no face looked for; its inner 88x88 are what is read.
+    """TalkLip's convention: the middle 96x96 of LRS2's frame, whatever the face; its inner 88x88 are what is read.
 
     boxes: (L, 4): x1, y1, x2, y2 in px of the frame.  size: (height, width) of the frame.
     Returns (L, 2, 3) float32: from the window, [0, 1] x [0, 1], to the face box.
@@ -110,7 +109,7 @@ def inner(matrices, rng=None):
 
 
 def cut(pictures, matrices, margin=0.0, px=ROI_PX):
-    """Cuts mouth ROIs out of face crops, real or drawn; the gradient flows from the ROI to the crop.
+    """Cuts mouth ROIs out of face crops, real or generated; the gradient flows from the ROI to the crop.
 
     pictures: (..., 3, H, W) in [0, 1], RGB, or (..., 1, H, W), grey: the face box and, on each side, `margin` box
               sizes of its surroundings.
@@ -133,27 +132,27 @@ def greyed(pictures):
 
 
 def places(matrices, px=ROI_PX):
-    """Where the pixels of a ROI lie in the picture as [0, 1] x [0, 1]: (..., 2, 3) -> (..., px, px, 2), x before y."""
+    """The places of a ROI's pixels in the picture as [0, 1] x [0, 1]: (..., 2, 3) -> (..., px, px, 2), x before y."""
     at = (torch.arange(px, device=matrices.device, dtype=matrices.dtype) + 0.5) / px
     y, x = torch.meshgrid(at, at, indexing="ij")
     points = torch.stack([x, y, torch.ones_like(x)]).flatten(1)  # (3, px * px)
     return (matrices @ points).unflatten(-1, (px, px)).movedim(-3, -1)
 
 
-def splice(real, drawn, matrices, at):
-    """The mouth ROIs of filmed frames with drawn faces pasted into some of them; the gradient flows to the faces.
+def splice(real, generated, matrices, at):
+    """The mouth ROIs of a clip with generated faces pasted into some of its frames; the gradient flows to the faces.
 
     This is the published pasting and cutting in one: with the matrices of `lrs2` and boxes of whole px it reads the
     very pixels that a face resized to its box (bilinear, no antialias) and pasted into its frame shows.
 
-    real:     (N, 1, px, px) grey in [0, 1]: the ROI of every frame as filmed.
-    drawn:    (W, T, 3, H, W) in [0, 1], RGB: what was drawn for some of them.
-    matrices: (W, T, 2, 3) from the ROI to the drawn face, [0, 1] x [0, 1].
-    at:       (W, T) int64: which of the N frames each face was drawn for; none twice.
-    Returns (N, 1, px, px) in the type of `real`. What of a ROI lies beyond the drawn face stays as filmed.
+    real:      (N, 1, px, px) grey in [0, 1]: the ROI of every frame, ground truth.
+    generated: (W, T, 3, H, W) in [0, 1], RGB: the faces generated for some of the frames.
+    matrices:  (W, T, 2, 3) from the ROI to the generated face, [0, 1] x [0, 1].
+    at:        (W, T) int64: which of the N frames each face was generated for; none twice.
+    Returns (N, 1, px, px) in the type of `real`. What of a ROI lies beyond the generated face stays ground truth.
     """
     px, at = real.shape[-1], at.flatten()
-    roi = cut(drawn, matrices, px=px).flatten(0, 1).to(real.dtype)  # (W*T, 1, px, px)
+    roi = cut(generated, matrices, px=px).flatten(0, 1).to(real.dtype)  # (W*T, 1, px, px)
     points = places(matrices, px).flatten(0, 1)  # (W*T, px, px, 2)
     inside = ((points > 0) & (points < 1)).all(-1)[:, None]  # (W*T, 1, px, px)
     return real.index_copy(0, at, torch.where(inside, roi, real[at]))

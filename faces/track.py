@@ -1,4 +1,4 @@
-"""Follows faces through a video."""
+"""Follows faces through a video, shot by shot, by their meshes."""
 
 from dataclasses import dataclass, field
 
@@ -13,14 +13,14 @@ DETECT_EVERY = 12  # frames between two searches for new faces
 
 
 def roi_of_mesh(mesh):
-    """Where a mesh is looked for that lies about where this one, (468, 2) px, does: a roi, see `BlazeFace.rois`."""
+    """The roi, see `BlazeFace.rois`, in which to look for a mesh that lies about where this one, (468, 2) px, does."""
     (x1, y1), (x2, y2) = mesh.min(0), mesh.max(0)
     eyes = mesh[LEFT_EYE] - mesh[RIGHT_EYE]
     return (x1 + x2) / 2, (y1 + y2) / 2, ROI_SCALE * max(x2 - x1, y2 - y1), np.arctan2(eyes[1], eyes[0])
 
 
-def _sharpness(rgb, mesh):
-    """Variance of the Laplacian of a face at 64 px: falls with blur, whatever the face's size."""
+def sharpness_of(rgb, mesh):
+    """Variance of the Laplacian of a face, (468, 2) px, at 64 px: falls with blur, whatever the face's size."""
     patch = cv2.warpAffine(rgb, roi_matrix(roi_of_mesh(mesh), 64), (64, 64), borderMode=cv2.BORDER_REPLICATE)
     return float(cv2.Laplacian(cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY), cv2.CV_32F).var())
 
@@ -34,7 +34,7 @@ def _overlap(a, b):
 
 @dataclass
 class Track:
-    """One face followed through one shot: its mesh in each frame where it was seen."""
+    """One face followed through one shot: its mesh in each frame where it was found."""
 
     meshes: dict = field(default_factory=dict)  # frame number -> (468, 2) px
     sharpness: dict = field(default_factory=dict)  # frame number -> variance of the face's Laplacian
@@ -50,7 +50,8 @@ class Tracker:
     """Follows faces frame by frame: a mesh is looked for where the last one was, new faces by the detector."""
 
     def __init__(self, detector):
-        self.detector, self.shots, self.frames, self.thumbnail = detector, [[]], 0, None
+        self.detector, self.thumbnail = detector, None
+        self.shots, self.frames = [[]], 0  # tracks of each shot; frames taken so far
 
     def add(self, rgb):
         """Takes the next frame of the video. rgb: (H, W, 3) uint8."""
@@ -70,13 +71,13 @@ class Tracker:
                     alive.append(self._returning(mesh))
         for track in alive:
             track.meshes[self.frames] = track.last
-            track.sharpness[self.frames] = _sharpness(rgb, track.last)
+            track.sharpness[self.frames] = sharpness_of(rgb, track.last)
         self.frames += 1
 
     def _is_cut(self, rgb):
         thumbnail = cv2.resize(rgb, (32, 18), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-        before, self.thumbnail = self.thumbnail, thumbnail
-        return before is not None and np.abs(thumbnail - before).mean() > CUT
+        previous, self.thumbnail = self.thumbnail, thumbnail
+        return previous is not None and np.abs(thumbnail - previous).mean() > CUT
 
     def _returning(self, mesh):
         """The track of this shot that was lost about here, or a new one."""
@@ -97,8 +98,8 @@ def interpolated(meshes, frames):
 
     meshes: {frame number: (468, 2) px}.  frames: (L,) frame numbers. Returns (L, 468, 2) float64.
     """
-    seen = np.array(sorted(meshes))
-    known = np.stack([meshes[i] for i in seen])
-    at = np.interp(frames, seen, np.arange(len(seen)))
+    found = np.array(sorted(meshes))
+    known = np.stack([meshes[i] for i in found])
+    at = np.interp(frames, found, np.arange(len(found)))
     low, share = np.floor(at).astype(int), (at % 1)[:, None, None]
-    return (1 - share) * known[low] + share * known[np.minimum(low + 1, len(seen) - 1)]
+    return (1 - share) * known[low] + share * known[np.minimum(low + 1, len(found) - 1)]

@@ -35,7 +35,7 @@ def joined(jpegs):
 def write_clip(path, arrays, about):
     """Writes a clip's file whole or not at all, in a folder that is made if need be. See `Clip` for what it holds.
 
-    arrays: numpy arrays by name.  about: what else is known of it, for JSON.
+    arrays: numpy arrays by name.  about: its other facts, for JSON.
     Raises OSError where there is no room or no right to write.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def write_clip(path, arrays, about):
 
 @contextmanager
 def reading(path):
-    """Around reading from a clip's file: one that is broken becomes an InputError."""
+    """Wraps reading from a clip's file: one that is broken becomes an InputError."""
     try:
         yield
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
@@ -57,13 +57,13 @@ def reading(path):
 
 
 class Clip:
-    """One preprocessed clip; each part is read when it is first asked for, pictures whenever they are.
+    """One preprocessed clip; each array is read at its first use and kept, pictures are read at every use.
 
     boxes: (L, 4) float32: the face box in each frame, x1, y1, x2, y2 in px of the frame.
     meshes: (L, 468, 2) float32, face box as [0, 1] x [0, 1].  windows: (L, 2, 3), from the mouth window, [0, 1] x
     [0, 1], to the face box.  wav: (samples,) int16, 16 kHz.  logfbank: (100 a s, 26).  mel: (80, 80 a s).
-    text: the sentence that is said.  words, times: each of its words, (N, 2) start and end in s; may be empty.
-    size: [height, width] of the frame in px.  about: all that is known of it besides its arrays.
+    text: the transcript.  words, times: each of its words, (N, 2) start and end in s; may be empty.
+    size: [height, width] of the frame in px.  about: all its facts besides the arrays.
     Raises InputError for a file that is broken or of another format.
     """
 
@@ -88,7 +88,7 @@ class Clip:
 
     @cached_property
     def ends(self):
-        """Where the JPEG file of each frame's crop ends, (L,) int64 bytes."""
+        """The end of each frame's JPEG file in `faces`, (L,) int64 bytes."""
         return self.array("face_ends")
 
     @cached_property
@@ -137,7 +137,7 @@ class Clip:
 
     @property
     def has_middles(self):
-        """Whether there are `middles`: only of frames of 160x160 px."""
+        """True if there are `middles`: only of frames of 160x160 px."""
         return "middles" in self.file.keys()
 
     def middles(self):
@@ -175,5 +175,5 @@ def inside(ids, path):
 
 
 def leads_out(name):
-    """Whether a clip id, joined to a root, can be a place outside it."""
+    """True if a clip id, joined to a root, can be a place outside it."""
     return Path(name).is_absolute() or ".." in Path(name).parts

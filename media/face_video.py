@@ -1,4 +1,4 @@
-"""The video or picture whose face is redrawn, as the flags of inference show it."""
+"""The video or picture whose face is redrawn, edited and played as the flags of inference ask for."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -23,14 +23,14 @@ class FaceVideo:
         found = probe(path)
         self.still = found.still or static
         self.fps = Fraction(str(fps)).limit_denominator(1001) if self.still and fps else found.fps
-        self.first = self._seen(next(frames_at(path, found.fps))[1])
+        self.first = self._edited(next(frames_at(path, found.fps))[1])
         width, height = self.first.size
         pix_fmt, aspect = self.first.picture.format.name, found.pixel_aspect
         aspect = 1 / aspect if rotate else aspect
         self.like = replace(found, width=width, height=height, fps=self.fps, pix_fmt=pix_fmt, pixel_aspect=aspect)
 
-    def _seen(self, frame):
-        """Shrinks, turns and crops, in Wav2Lip's order."""
+    def _edited(self, frame):
+        """The frame shrunk, turned and cropped, in Wav2Lip's order."""
         if self.resize_factor > 1:
             frame = frame.shrunk(self.resize_factor)
         if self.rotate:
@@ -50,12 +50,12 @@ class FaceVideo:
         return left, top, right, bottom
 
     def once(self, count):
-        """Yields (index, Frame) in the video's own order: `count` frames, or all it has if they are fewer."""
+        """Yields (index, Frame) in the video's own order: `count` frames, or all of them if they are fewer."""
         if self.still:
             yield 0, self.first
             return
         for index, frame in frames_at(self.path, self.fps, 0, count):
-            yield index, self._seen(frame)
+            yield index, self._edited(frame)
 
     def played(self, count):
         """Yields (index, Frame) for each of `count` frames of the result: forth, back, forth ..."""
@@ -63,10 +63,10 @@ class FaceVideo:
             yield from ((0, self.first) for _ in range(count))
             return
         for index, frame in timeline(self.path, count, self.fps):
-            yield index, self._seen(frame)
+            yield index, self._edited(frame)
 
     def at(self, index):
         """The frame with this index."""
         if self.still or index == 0:
             return self.first
-        return self._seen(next(frames_at(self.path, self.fps, index, index + 1))[1])
+        return self._edited(next(frames_at(self.path, self.fps, index, index + 1))[1])

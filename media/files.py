@@ -1,6 +1,7 @@
-"""Files: media opened and decoded with PyAV; any file written whole or not at all, folders made."""
+"""Files: folders made, files written whole or not at all, local media opened and decoded with PyAV."""
 
 import os
+import shutil
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ def make_folder(path):
 
 @contextmanager
 def replacing(path):
-    """Gives the path of a new file beside `path` to write to, which takes its place in one step at the end.
+    """Gives the path of a new file or folder beside `path` to write to, which takes its place in one step at the end.
 
     Its ending is that of `path`. On any exception it is removed and `path` is as it was.
     """
@@ -28,7 +29,19 @@ def replacing(path):
         yield partial
         os.replace(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+
+
+def write_text(path, text):
+    """Writes a text file, UTF-8, whole or not at all. Raises InputError where it cannot be written."""
+    try:
+        with replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8", newline="")
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
 
 
 @contextmanager
@@ -37,7 +50,7 @@ def open_media(path):
 
     The file is handed over open and PyAV may open nothing else: a play list named .mp4 cannot reach other files or the
     network, and any name works (spaces, quotes, newlines, a leading dash). A file that ends before what its own index
-    tells of (mp4, mov) is refused; where there is no index, what can be decoded is taken.
+    names (mp4, mov) is refused; where there is no index, what can be decoded is taken.
     """
     import av
 
@@ -51,13 +64,13 @@ def open_media(path):
             raise InputError(f"{path} is empty (0 bytes)")
         options = {"protocol_whitelist": "none"}
         with open(path, "rb") as file, av.open(file, container_options=options, metadata_errors="ignore") as container:
-            if container.format.name == "tty":  # FFmpeg would draw a text file as a video
+            if container.format.name == "tty":  # FFmpeg would show a text file as a video
                 raise InputError(f"{path} is a text, not a media file")
             last = [stream.index_entries[-1] for stream in container.streams if len(stream.index_entries)]
-            size, told = path.stat().st_size, max((entry.pos + entry.size for entry in last), default=0)
-            if told > size:
+            size, indexed = path.stat().st_size, max((entry.pos + entry.size for entry in last), default=0)
+            if indexed > size:
                 raise InputError(
-                    f"{path} is cut off: it has {size} bytes, its own index tells of {told}. Copy it again"
+                    f"{path} is cut off: it has {size} bytes, its own index names {indexed}. Copy it again"
                 )
             yield container
     except av.FFmpegError as error:
@@ -69,7 +82,7 @@ def open_media(path):
 
 
 def decoded(container, stream):
-    """Yields the frames of a stream in order of time. Broken packets are passed over, as players do."""
+    """Yields the frames of a stream in order of time. Broken packets are skipped, as players do."""
     import av
 
     for packet in container.demux(stream):

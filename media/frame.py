@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from media.files import make_folder
+
 CHROMA_STEPS = {"420p": (2, 2), "422p": (2, 1), "444p": (1, 1)}  # luma pixels per chroma sample: across, down
 KEPT = {f"{yuv}{kind}" for yuv in ("yuv", "yuvj") for kind in CHROMA_STEPS}  # 8-bit formats that stay as they are
 MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}  # colour tag of a frame -> swscale's number of its YUV matrix
@@ -95,7 +97,7 @@ def write_picture(path, picture):
     """Writes a (3, H, W) tensor in [0, 1], RGB, as a picture file, in a folder that is made if need be."""
     import cv2
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     pixels = (picture.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
     cv2.imwrite(str(path), pixels[..., ::-1])
 
@@ -161,13 +163,13 @@ def cut(picture, x0, y0, x1, y1):
 
 
 def display_matrix(raw):
-    """How a pixel (x, y) of a decoded frame goes to its place on the screen: (a x + c y, b x + d y).
+    """The (a, b, c, d) that take a pixel (x, y) of a decoded frame to its place on the screen: (a x + c y, b x + d y).
 
-    Ask once for a video: to PyAV, a frame that was asked is part of a cycle, and stays in memory until Python looks.
+    Call it once for a video: in PyAV it makes the frame part of a cycle, which stays in memory until it is collected.
     """
     try:
         matrix = raw.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # PyAV 18.1 stumbles over the EXIF block of a photograph, but knows its angle; not a mirror
+    except ValueError:  # PyAV 18.1 fails on the EXIF block of a photograph, but knows its angle; not a mirror
         turn = np.deg2rad(raw.rotation)
         return np.cos(turn), -np.sin(turn), np.sin(turn), np.cos(turn)
     return (1, 0, 0, 1) if matrix is None else np.frombuffer(matrix, np.int32)[[0, 1, 3, 4]].tolist()

@@ -16,7 +16,7 @@ HELD_FRAMES = 64
 
 @dataclass(frozen=True)
 class Video:
-    """What is known of a video or still before all of it is read."""
+    """The facts of a video or still that are known before all of it is read."""
 
     path: Path
     width: int  # px, upright
@@ -33,7 +33,7 @@ class Video:
 
 
 def probe(path):
-    """Looks at a video or still and decodes its first picture. Raises InputError if it has none."""
+    """The `Video` facts of a file, by its header and its first picture. Raises InputError if it has none."""
     with open_media(path) as container:
         stream = _stream(container, path)
         raw = next(decoded(container, stream), None)
@@ -112,13 +112,13 @@ def frames_at(path, fps, start=0, stop=None):
 
 
 def bounce(k, n):
-    """The source frame that output frame k shows: 0 ... n-1, n-2 ... 1, 0 ... ; the turning frames are shown once."""
+    """The frame of a video of n frames that output frame k shows: 0 ... n-1, n-2 ... 1, 0 ..., no end twice."""
     k %= max(1, 2 * n - 2)
     return min(k, 2 * n - 2 - k) if n > 1 else 0
 
 
 def timeline(path, count, fps=None):
-    """Yields (source index, Frame) for output frames 0 ... count-1: plays the video forth and back until they are full.
+    """Yields (index in the video, Frame) for `count` output frames: plays the video forth and back until they are full.
 
     fps: the constant rate, the video's average by default. Memory stays bounded: played backward, the video is decoded
     again in short pieces from its end.
@@ -146,10 +146,8 @@ def timeline(path, count, fps=None):
 def _stream(container, path):
     stream = pictures_of(container)
     if stream is None:
-        kind = (
-            "it is a sound file: it has no pictures" if container.streams.audio else "it has neither pictures nor sound"
-        )
-        raise InputError(f"{path}: {kind}")
+        sound_file = "it is a sound file: it has no pictures"
+        raise InputError(f"{path}: {sound_file if container.streams.audio else 'it has neither pictures nor sound'}")
     return stream
 
 

@@ -1,8 +1,6 @@
-"""Writes H.264 video with sound."""
+"""Writes H.264 video with sound, frame by frame, in constant memory."""
 
-import os
-import uuid
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from math import inf
 from pathlib import Path
@@ -10,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from errors import InputError
+from media.files import replacing
 from media.frame import CHROMA_STEPS, cut
 from media.sound import sound, sound_kind
 
@@ -35,88 +34,88 @@ class Writer:
             raise InputError(f"{path} is a folder: name a file in it")
         if not self.path.parent.is_dir():
             raise InputError(f"{path} cannot be written: there is no folder {self.path.parent}")
-        self.partial = self.path.with_name(f".{uuid.uuid4().hex}.partial{self.path.suffix.lower()}")
-        self.kind = sound_kind(audio) if audio else None
+        self.sound_kind = sound_kind(audio) if audio else None
         self.settings = {"crf": str(crf), "preset": preset}, metadata or {}
-        self.written, self.heard = 0, 0  # frames, samples
+        self.frames, self.samples = 0, 0  # written so far
 
     def __enter__(self):
-        try:
-            self._open()
-        except BaseException:
-            self.partial.unlink(missing_ok=True)
-            raise
+        with ExitStack() as stack:  # on an exception here, nothing is left either
+            partial = stack.enter_context(replacing(self.path))
+            with _writing(self.path):
+                self._open(partial)
+            stack.push(self._close)
+            self.ending = stack.pop_all()
         return self
 
-    def _open(self):
+    def _open(self, partial):
+        """Opens the container and its streams; raises OSError in a folder that may not be written to."""
         import av
 
         coding, metadata = self.settings
         across, down = CHROMA_STEPS[self.like.pix_fmt[-4:]]
         faststart = {} if self.path.suffix.lower() == ".mkv" else {"movflags": "+faststart"}
-        with _writing(self.path):
-            self.partial.touch(exist_ok=False)  # a folder that may not be written to fails here
-            self.container = av.open(f"file:{self.partial.absolute()}", "w", options=faststart)
-            self.container.metadata.update(metadata)
-            self.video = self.container.add_stream("libx264", rate=self.fps, options=coding)
-            self.video.width = self.like.width + self.like.width % across
-            self.video.height = self.like.height + self.like.height % down
-            self.video.pix_fmt, self.video.codec_context.time_base = self.like.pix_fmt, 1 / self.fps
-            self.video.codec_context.sample_aspect_ratio = self.like.pixel_aspect
-            for name, value in self.like.tags.items():
-                setattr(self.video.codec_context, name, value)
-            if self.audio:
-                rate, layout = self.kind
-                rate = rate if rate in AAC_RATES else 48_000
-                self.voice = self.container.add_stream("aac", rate=rate, layout=layout, bit_rate=192_000)
-                self.pieces = sound(self.audio, rate, layout)
+        partial.touch(exist_ok=False)  # PyAV would report the missing right only at the first frame
+        self.container = av.open(f"file:{partial.absolute()}", "w", options=faststart)
+        self.container.metadata.update(metadata)
+        self.video = self.container.add_stream("libx264", rate=self.fps, options=coding)
+        self.video.width = self.like.width + self.like.width % across
+        self.video.height = self.like.height + self.like.height % down
+        self.video.pix_fmt, self.video.codec_context.time_base = self.like.pix_fmt, 1 / self.fps
+        self.video.codec_context.sample_aspect_ratio = self.like.pixel_aspect
+        for name, value in self.like.tags.items():
+            setattr(self.video.codec_context, name, value)
+        if self.audio:
+            rate, layout = self.sound_kind
+            rate = rate if rate in AAC_RATES else 48_000
+            self.track = self.container.add_stream("aac", rate=rate, layout=layout, bit_rate=192_000)
+            self.pieces = sound(self.audio, rate, layout)
 
     def write(self, frame):
         """Appends one Frame, shown for 1 / fps seconds."""
         if frame.size != (self.like.width, self.like.height):
             found, expected = "x".join(map(str, frame.size)), f"{self.like.width}x{self.like.height}"
             raise InputError(f"{self.like.path}: at {frame.time_s:.2f} s its size is {found}, before it was {expected}")
-        self._write_sound(self.written / self.fps + 1)
+        self._write_sound(self.frames / self.fps + 1)
         picture = frame.picture
         if picture.format.name != self.like.pix_fmt:
             picture = picture.reformat(format=self.like.pix_fmt, threads=1)
         picture = cut(picture, 0, 0, self.video.width, self.video.height)
-        picture.pts, picture.time_base = self.written, 1 / self.fps
+        picture.pts, picture.time_base = self.frames, 1 / self.fps
         with _writing(self.path):
             self.container.mux(self.video.encode(picture))
-        self.written += 1
+        self.frames += 1
 
     def _write_sound(self, until_s):
         from av import AudioFrame
 
-        while self.audio and self.heard < until_s * self.voice.rate:
+        while self.audio and self.samples < until_s * self.track.rate:
             piece = next(self.pieces, None)
             if piece is None:
                 return
             if not piece.size:
                 continue
-            frame = AudioFrame.from_ndarray(np.ascontiguousarray(piece), format="s16p", layout=self.kind[1])
-            frame.sample_rate, frame.pts, frame.time_base = self.voice.rate, self.heard, Fraction(1, self.voice.rate)
-            self.heard += piece.shape[1]
+            frame = AudioFrame.from_ndarray(np.ascontiguousarray(piece), format="s16p", layout=self.sound_kind[1])
+            frame.sample_rate, frame.pts, frame.time_base = self.track.rate, self.samples, Fraction(1, self.track.rate)
+            self.samples += piece.shape[1]
             with _writing(self.path):
-                self.container.mux(self.voice.encode(frame))
+                self.container.mux(self.track.encode(frame))
 
     def __exit__(self, kind, error, trace):
+        with _writing(self.path):
+            self.ending.__exit__(kind, error, trace)
+
+    def _close(self, kind, error, trace):
+        """Completes the container, or gives it up after an exception."""
         from av import FFmpegError
 
-        try:
-            if kind:
-                with suppress(FFmpegError):
-                    self.container.close()
-                return
-            self._write_sound(inf)
-            with _writing(self.path):
-                for stream in self.container.streams:
-                    self.container.mux(stream.encode(None))
+        if kind:
+            with suppress(FFmpegError):
                 self.container.close()
-                os.replace(self.partial, self.path)
-        finally:
-            self.partial.unlink(missing_ok=True)
+            return
+        self._write_sound(inf)
+        for stream in self.container.streams:
+            self.container.mux(stream.encode(None))
+        self.container.close()
 
 
 @contextmanager

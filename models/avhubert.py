@@ -37,7 +37,7 @@ class VideoFrontEnd(nn.Module):
     """One feature vector per frame of a mouth: a convolution over 5 frames, then a ResNet-18 frame by frame.
 
     `width` scales the channels; `shrink` x `shrink` px are averaged before anything else (compact sizes: 2).
-    Differs: the 3-D convolution is a 2-D one that sees the 5 frames as channels: the same sums, in less time.
+    Differs: the 3-D convolution is a 2-D one whose channels are the 5 frames: the same sums, in less time.
     """
 
     def __init__(self, dim, width=1.0, shrink=1):
@@ -60,7 +60,7 @@ class VideoFrontEnd(nn.Module):
         return self.features(self.stacks(video).flatten(0, 1)).unflatten(0, video.shape[:2])
 
     def stacks(self, video):
-        """What each frame's vector is made of: the frame between its two neighbours on each side.
+        """The input of each frame's vector: the frame between its two neighbours on each side.
 
         video: (B, T, 1, 88, 88). Returns (B, T, 5, 88, 88), averaged by `shrink`; black stands beyond the ends.
         """
@@ -70,7 +70,7 @@ class VideoFrontEnd(nn.Module):
         return x.unfold(1, STEM_FRAMES, 1).permute(0, 1, 4, 2, 3)  # (B, T, 5, 88, 88)
 
     def features(self, stacks):
-        """stacks: (N, 5, 88, 88), any frames of `stacks`, which do not see one another. Returns (N, D)."""
+        """stacks: (N, 5, 88, 88), any frames of `stacks`, each on its own. Returns (N, D)."""
         x = self.stem(in_format_of(self.stem[0].weight, stacks))  # (N, 64, 22, 22)
         return self.proj(self.blocks(x).mean((2, 3)))
 
@@ -88,18 +88,18 @@ class TransformerBlock(nn.Module):
         self.up = nn.Linear(dim, ffn)
         self.down = nn.Linear(ffn, dim)
 
-    def forward(self, x, heard):
-        """x: (B, T, D). heard: (B, 1, 1, T) bool, True where a frame may be attended to, or None for all."""
+    def forward(self, x, attended):
+        """x: (B, T, D). attended: (B, 1, 1, T) bool, True where a frame may be attended to, or None for all."""
         dropout = self.dropout if self.training else 0.0
         qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1))  # (B, T, 3, heads, D/heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # 3 x (B, heads, T, D/heads)
-        y = F.scaled_dot_product_attention(query, key, value, attn_mask=heard, dropout_p=dropout)
+        y = F.scaled_dot_product_attention(query, key, value, attn_mask=attended, dropout_p=dropout)
         x = x + F.dropout(self.out(y.transpose(1, 2).flatten(2)), dropout)  # (B, T, D)
         return x + F.dropout(self.down(F.gelu(self.up(self.norm2(x)))), dropout)
 
 
 class Positions(nn.Module):
-    """Where each frame stands: a convolution over 128 frames, one gain for each of them (weight norm).
+    """Position embedding: a convolution over 128 frames, one gain for each of them (weight norm).
 
     Without the weight norm, and nothing behind it that limits it, Adam lets this sum of 128 frames grow over all else.
     """
@@ -123,9 +123,9 @@ class Positions(nn.Module):
 class AVHubert(nn.Module):
     """AV-HuBERT's encoder (supplement sec. 2): 12 blocks of 768/3072/12 in the base size.
 
-    `video=False` builds no video front end: the generator's encoder never sees a mouth.
+    `video=False` builds no video front end: the generator's encoder takes sound only.
     `width` and `shrink` are that front end's; `grad_mult` scales the gradient that leaves it (published: 0.1).
-    The parts that only pre-training uses (mask embedding, unit embeddings) are in `ClusterHead`.
+    The parts that only pre-training uses (mask embedding, cluster embeddings) are in `ClusterHead`.
     """
 
     def __init__(
@@ -155,60 +155,60 @@ class AVHubert(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def fuse(self, audio=None, video=None, seen=None):
-        """Joins what is heard and what is seen into one vector per frame; zeros stand for the one that is missing.
+    def fuse(self, audio=None, video=None, video_features=None):
+        """Joins audio and video features into one vector per frame; zeros stand for the modality that is missing.
 
-        audio: (B, T, 104) or None. video: (B, T, 1, 88, 88) or None.  seen: (B, T, D), what the video front end made of
-        it, in place of `video`. One of them is given.
+        audio: (B, T, 104) or None. video: (B, T, 1, 88, 88) or None.  video_features: (B, T, D), the output of the
+        video front end, in place of `video`. One of them is given.
         Returns (B, T, D).
         """
-        heard = None if audio is None else self.audio(audio)
-        seen = seen if video is None else self.video(video)
-        if seen is not None and self.grad_mult != 1:
-            seen = seen.detach().lerp(seen, self.grad_mult)  # the same value, a smaller gradient
-        heard = torch.zeros_like(seen) if heard is None else heard
-        seen = torch.zeros_like(heard) if seen is None else seen
-        return self.fusion(self.fusion_norm(torch.cat([heard, seen], dim=-1)))
+        audio = None if audio is None else self.audio(audio)
+        video = video_features if video is None else self.video(video)
+        if video is not None and self.grad_mult != 1:
+            video = video.detach().lerp(video, self.grad_mult)  # the same value, a smaller gradient
+        audio = torch.zeros_like(video) if audio is None else audio
+        video = torch.zeros_like(audio) if video is None else video
+        return self.fusion(self.fusion_norm(torch.cat([audio, video], dim=-1)))
 
-    def forward(self, audio=None, video=None, padding=None, depth=0, seen=None):
-        """Embeds every frame of a clip in the light of the whole clip.
+    def forward(self, audio=None, video=None, padding=None, depth=0, video_features=None):
+        """Embeds every frame of a clip in the context of the whole clip.
 
         audio:   (B, T, 104): log filter banks, each frame normalised to mean 0 and variance 1, or None.
         video:   (B, T, 1, 88, 88): the mouth, grey, normalised, or None.
         padding: (B, T) bool, True after the end of a clip, or None; a clip has at least one frame.
         depth:   stops after this block, without the last norm; 0 is all of it.
-        seen:    (B, T, D), what the video front end made of a video, in place of it; or None.
+        video_features: (B, T, D), the output of the video front end, in place of `video`; or None.
         Returns (B, T, D); padded rows mean nothing.
         """
         dropout = self.dropout if self.training else 0.0
-        x = F.dropout(self.fuse(audio, video, seen), dropout)
-        heard = None
+        x = F.dropout(self.fuse(audio, video, video_features), dropout)
+        attended = None
         if padding is not None:
-            x = x.masked_fill(padding[..., None], 0)  # or the positions would look over the end of the clip
-            heard = ~padding[:, None, None]  # (B, 1, 1, T)
+            x = x.masked_fill(padding[..., None], 0)  # or the positions would reach over the end of the clip
+            attended = ~padding[:, None, None]  # (B, 1, 1, T)
         x = F.dropout(x + self.positions(x), dropout)
         for block in self.blocks[: depth or None]:
             if not self.training or torch.rand(()) >= self.layerdrop:
-                x = block(x, heard)
+                x = block(x, attended)
         return x if depth else self.norm(x)
 
 
 class ClusterHead(nn.Module):
-    """What masked pre-training adds to the encoder: a mask embedding and the embeddings of the units (seed 003, eq. 3).
+    """The mask embedding and the embeddings of the clusters, which only masked pre-training has (seed 003, eq. 3).
 
-    A frame's score for a unit is the cosine of the two, divided by 0.1 (HuBERT, eq. 3).
+    A frame's score for a cluster is the cosine of the two, divided by 0.1 (HuBERT, eq. 3).
     """
 
     TEMPERATURE, SIZE = 0.1, 256
 
-    def __init__(self, dim, units):
+    def __init__(self, dim, clusters):
         super().__init__()
         self.mask = nn.Parameter(torch.rand(FILTERS))
         self.proj = nn.Linear(dim, self.SIZE)
-        self.embeddings = nn.Parameter(torch.rand(units, self.SIZE))
+        self.embeddings = nn.Parameter(torch.rand(clusters, self.SIZE))
 
     def forward(self, x):
-        """x: (B, T, D), the encoder's output. Returns (B, T, units) scores."""
+        """x: (B, T, D), the encoder's output. Returns (B, T, clusters) scores."""
         cosine = F.normalize(self.proj(x), dim=-1) @ F.normalize(self.embeddings, dim=-1).T
         return cosine / self.TEMPERATURE
 
@@ -229,15 +229,15 @@ def spans(lengths, share, span):
 
 
 def shuffle_spans(video, masked, lengths):
-    """Masks pictures as AV-HuBERT does: each masked span shows another span of the same clip (sec. 3.2 of its paper).
+    """Masks pictures as AV-HuBERT does, by its sec. 3.2: another span of the same clip takes each masked one's place.
 
     video: (B, T, 1, H, W). masked: (B, T) bool. lengths: (B,) frames of each clip. Returns a new (B, T, 1, H, W).
     """
     source = torch.arange(video.shape[1]).repeat(len(video), 1)
-    for shown, row, length in zip(source, masked.cpu(), lengths.tolist(), strict=True):
+    for frames, row, length in zip(source, masked.cpu(), lengths.tolist(), strict=True):
         edges = torch.diff(F.pad(row.int(), (1, 1)))
         starts, stops = (edges == 1).nonzero().flatten().tolist(), (edges == -1).nonzero().flatten().tolist()
         for start, stop in zip(starts, stops, strict=True):
             other = int(torch.randint(length - (stop - start) + 1, ()))
-            shown[start:stop] = torch.arange(other, other + stop - start)
+            frames[start:stop] = torch.arange(other, other + stop - start)
     return video[torch.arange(len(video))[:, None], source.to(video.device)]

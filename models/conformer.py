@@ -1,4 +1,4 @@
-"""Observer 2, a lip reader of letters (Ma et al. 2021, End-to-end audio-visual speech recognition with Conformers)."""
+"""The Conformer lip reader (Ma et al. 2021, End-to-end audio-visual speech recognition with Conformers)."""
 
 import torch
 import torch.nn.functional as F
@@ -7,7 +7,7 @@ from torch import nn
 from models.decoder import interleaved
 from models.layers import Pointwise
 
-SPAN = 5  # frames that the first convolution sees at once
+SPAN = 5  # frames of the first convolution
 STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))  # (channels, stride) of the ResNet-18
 HIDDEN = -1e4  # score of a padded frame; finite, so that a clip of nothing but padding stays a number
 EPS = 1e-12  # of the layer norms; the batch norms of the front end have the values below
@@ -65,7 +65,7 @@ def by_frame(scores):
 
 
 class RelativeAttention(nn.Module):
-    """Self-attention that knows how far apart two frames are, not where they stand (Dai et al. 2019, sec. 3.3)."""
+    """Self-attention by the distance of two frames instead of their positions (Dai et al. 2019, sec. 3.3)."""
 
     def __init__(self, dim, heads, dropout):
         super().__init__()
@@ -106,7 +106,7 @@ class Convolution(nn.Module):
         """x: (B, T, D). padding: (B, T) bool or None. Returns (B, T, D), to be added to x."""
         y = F.glu(self.gate(self.norm(x)))
         if padding is not None:
-            y = y.masked_fill(padding[..., None], 0)  # or the filters would look over the end of the clip
+            y = y.masked_fill(padding[..., None], 0)  # or the filters would reach over the end of the clip
         y = F.silu(self.batch_norm(self.depthwise(y.transpose(1, 2)))).transpose(1, 2)  # (B, T, D)
         return F.dropout(self.out(y), self.dropout, self.training)
 
@@ -161,18 +161,18 @@ class Conformer(nn.Module):
         self.norm = nn.LayerNorm(dim, EPS)
 
     def embed(self, video, padding=None):
-        """What every frame and its neighbours show, before the Conformer: (B, T, 512), zeros where padded.
+        """Visual features of every frame, before the Conformer: (B, T, 512), zeros where padded.
 
-        Arguments are those of `forward`. Padded frames are not looked at: in training, batch norm knows none of them.
+        Arguments are those of `forward`. Padded frames are left out, also of batch norm's statistics.
         """
         if padding is None:
             padding = torch.zeros(video.shape[:2], dtype=torch.bool, device=video.device)
         video = video.squeeze(2).masked_fill(padding[..., None, None], 0)  # (B, T, H, W)
         video = F.avg_pool2d(video, self.shrink) if self.shrink > 1 else video
         around = F.pad(video, (0, 0, 0, 0, SPAN // 2, SPAN // 2)).unfold(1, SPAN, 1)  # (B, T, H, W, 5)
-        seen = self.stages(self.stem(around.movedim(-1, 2)[~padding])).mean((2, 3))  # (frames not padded, 512)
-        features = seen.new_zeros(*padding.shape, seen.shape[-1])
-        features[~padding] = seen
+        rows = self.stages(self.stem(around.movedim(-1, 2)[~padding])).mean((2, 3))  # (frames not padded, 512)
+        features = rows.new_zeros(*padding.shape, rows.shape[-1])
+        features[~padding] = rows
         return features
 
     def encode(self, features, padding=None):
@@ -187,7 +187,7 @@ class Conformer(nn.Module):
         return self.norm(x)
 
     def forward(self, video, padding=None):
-        """Embeds every frame of a clip in the light of the whole clip.
+        """Embeds every frame of a clip in the context of the whole clip.
 
         video:   (B, T, 1, H, W), the mouth: grey in [0, 1], then (grey - 0.4161) / 0.1688; published, the middle
                  112x112 px of a face of 224x224, but any size will do.

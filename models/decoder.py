@@ -1,4 +1,4 @@
-"""A transformer decoder: the next token of a sentence from the tokens before it and what an encoder saw."""
+"""A transformer decoder: the next token of a sentence from the tokens before it and an encoder's output."""
 
 import math
 
@@ -54,18 +54,18 @@ class DecoderBlock(nn.Module):
         """memory: (B, T, D). Returns its keys and values, (2, B, heads, T, D/heads)."""
         return self.split(self.keys_values(memory), 2)
 
-    def forward(self, x, memory, heard):
-        """Every place of a sentence at once, each blind to those after it.
+    def forward(self, x, memory, attended):
+        """Every place of a sentence at once, each without those after it.
 
-        x: (B, N, D). memory: (2, B, heads, T, D/heads). heard: (B, 1, 1, T) bool or None. Returns (B, N, D).
+        x: (B, N, D). memory: (2, B, heads, T, D/heads). attended: (B, 1, 1, T) bool or None. Returns (B, N, D).
         """
         dropout = self.dropout if self.training else 0.0
         query, key, value = self.split(self.qkv(self.norm1(x)), 3)  # 3 x (B, heads, N, D/heads)
         y = F.scaled_dot_product_attention(query, key, value, is_causal=True, dropout_p=dropout)
         x = x + F.dropout(self.out(y.transpose(1, 2).flatten(2)), dropout)  # (B, N, D)
-        return self.attend(x, memory, heard)
+        return self.attend(x, memory, attended)
 
-    def step(self, x, past, memory, heard):
+    def step(self, x, past, memory, attended):
         """The newest place of K sentences a clip.
 
         x: (B, K, D). past: (2, B, K, heads, n, D/heads), keys and values of the n places before it.
@@ -76,38 +76,38 @@ class DecoderBlock(nn.Module):
         past = torch.cat([past, newest], dim=4)  # (2, B, K, heads, n + 1, D/heads)
         key, value = past.flatten(1, 2)
         y = F.scaled_dot_product_attention(query.flatten(0, 1), key, value)  # (B*K, heads, 1, D/heads)
-        return self.attend(x + self.out(y.reshape(x.shape)), memory, heard), past
+        return self.attend(x + self.out(y.reshape(x.shape)), memory, attended), past
 
-    def attend(self, x, memory, heard):
+    def attend(self, x, memory, attended):
         """What follows self-attention: x, (B, N, D), is N places of a sentence or the newest place of N sentences."""
         dropout = self.dropout if self.training else 0.0
         (query,) = self.split(self.query(self.norm2(x)), 1)  # (B, heads, N, D/heads)
-        y = F.scaled_dot_product_attention(query, *memory, attn_mask=heard, dropout_p=dropout)
+        y = F.scaled_dot_product_attention(query, *memory, attn_mask=attended, dropout_p=dropout)
         x = x + F.dropout(self.cross_out(y.transpose(1, 2).flatten(2)), dropout)  # (B, N, D)
         return x + F.dropout(self.down(self.up(self.norm3(x)).relu()), dropout)
 
 
-class Reading:
-    """How far a step-by-step decoding of B clips has come, with K sentences a clip. It is never changed in place.
+class DecoderState:
+    """The state of a step-by-step decoding of B clips, with K sentences a clip. It is never changed in place.
 
     memory: (2, B, heads, T, D/heads) per block, the keys and values of a clip, which its sentences share.
-    heard:  (B, 1, 1, T) bool, True where a frame may be attended to, or None.
+    attended: (B, 1, 1, T) bool, True where a frame may be attended to, or None.
     past:   (2, B, K, heads, n, D/heads) per block, the keys and values of the n tokens so far.
     """
 
-    def __init__(self, memory, heard, past):
-        self.memory, self.heard, self.past = memory, heard, past
+    def __init__(self, memory, attended, past):
+        self.memory, self.attended, self.past = memory, attended, past
 
     def keep(self, clips, sentences):
-        """The reading of some of its clips, each with sentences that go on from some of its own.
+        """The state of some of its clips, each with sentences that go on from some of its own.
 
         clips: (B',) int64, in ascending order. sentences: (B', K') int64, numbers within each clip's K.
         """
-        memory, heard = self.memory, self.heard
+        memory, attended = self.memory, self.attended
         if len(clips) < memory[0].shape[1]:
             memory = [each[:, clips] for each in memory]
-            heard = None if heard is None else heard[clips]
-        return Reading(memory, heard, [each[:, clips[:, None], sentences] for each in self.past])
+            attended = None if attended is None else attended[clips]
+        return DecoderState(memory, attended, [each[:, clips[:, None], sentences] for each in self.past])
 
 
 class Decoder(nn.Module):
@@ -162,31 +162,31 @@ class Decoder(nn.Module):
         """
         positions = torch.arange(previous.shape[1], device=previous.device)
         x = F.dropout(self.embed(previous, positions), self.dropout, self.training)
-        heard = None if padding is None else ~padding[:, None, None]  # (B, 1, 1, T)
+        attended = None if padding is None else ~padding[:, None, None]  # (B, 1, 1, T)
         for block in self.blocks:
-            x = block(x, block.remember(memory), heard)
+            x = block(x, block.remember(memory), attended)
         return self.score(x)
 
     def begin(self, memory, padding=None):
-        """The `Reading` of clips of which no token is known yet: one sentence a clip, to be given its first token.
+        """The `DecoderState` of clips of which no token is known yet: one sentence a clip, to be given its first token.
 
         memory: (B, T, D). padding: (B, T) bool or None, as in `forward`.
         """
         remembered = [block.remember(memory) for block in self.blocks]
-        heard = None if padding is None else ~padding[:, None, None]  # (B, 1, 1, T)
+        attended = None if padding is None else ~padding[:, None, None]  # (B, 1, 1, T)
         heads, size = remembered[0].shape[2], remembered[0].shape[4]
         past = memory.new_empty(2, len(memory), 1, heads, 0, size)
-        return Reading(remembered, heard, [past] * len(self.blocks))
+        return DecoderState(remembered, attended, [past] * len(self.blocks))
 
-    def step(self, tokens, reading):
+    def step(self, tokens, state):
         """Scores the next token of every sentence after one token more; `forward` without its dropout, place by place.
 
         tokens: (B, K) int64, the newest token of each of a clip's K sentences.
-        Returns (B, K, V) logits and the reading that knows `tokens`.
+        Returns (B, K, V) logits and the state after `tokens`.
         """
-        position = torch.tensor([reading.past[0].shape[4]], device=tokens.device)
+        position = torch.tensor([state.past[0].shape[4]], device=tokens.device)
         x, past = self.embed(tokens, position), []
-        for block, before, memory in zip(self.blocks, reading.past, reading.memory, strict=True):
-            x, known = block.step(x, before, memory, reading.heard)
+        for block, before, memory in zip(self.blocks, state.past, state.memory, strict=True):
+            x, known = block.step(x, before, memory, state.attended)
             past.append(known)
-        return self.score(x), Reading(reading.memory, reading.heard, past)
+        return self.score(x), DecoderState(state.memory, state.attended, past)

@@ -1,4 +1,4 @@
-"""A lip reader: an encoder that sees a mouth, a decoder that writes what it says."""
+"""Lip readers: an encoder of a mouth's video with a decoder of tokens, or a classifier of single words."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from models.avhubert import VideoFrontEnd
 
 
 class LipReader(nn.Module):
-    """Reads text off a mouth: an encoder of the video, a decoder of tokens, and where asked for a CTC layer.
+    """Predicts text from a mouth's video: an encoder of the video, a decoder of tokens, and a CTC layer or none.
 
     encoder: called with `video` (B, T, 1, H, W), normalised, and `padding`; AV-HuBERT or the Conformer.
     decoder: None while there is only an encoder, in pre-training.
@@ -47,9 +47,9 @@ class LipReader(nn.Module):
 
 
 class WordClassifier(nn.Module):
-    """Names the one word that a short clip shows, as LRW asks for: ResNet-18 front end, bidirectional GRU, mean.
+    """Classifies the one word of a short clip, as LRW asks for: ResNet-18 front end, bidirectional GRU, mean.
 
-    The GRU sees the word's neighbours too; the mean is taken over the word itself.
+    The GRU takes the frames around the word too; the mean is taken over the word itself.
 
     normal: (mean, standard deviation) of the grey values.
     """
@@ -63,7 +63,7 @@ class WordClassifier(nn.Module):
         self.words = nn.Linear(2 * dim, words)
 
     def forward(self, roi, padding=None, inside=None):
-        """Scores every word that it knows.
+        """Scores every word of its vocabulary.
 
         roi: (B, T, 1, H, W) grey in [0, 1].  padding: (B, T) bool, True after the end, or None.
         inside: (B, T) bool, True in the frames of the word itself, or None for all frames.

@@ -1,4 +1,4 @@
-"""Do lips and sound belong together? SyncNet (ACCV 2016 workshops) as it is published, and a compact sync model."""
+"""Sync models, which embed lips and sound: SyncNet (ACCV 2016 workshops) as published, and a compact one."""
 
 import torch
 import torch.nn.functional as F
@@ -70,7 +70,7 @@ class Tower(nn.Module):
         self.inner, self.norm, self.outer = nn.Linear(out, out), nn.BatchNorm1d(out), nn.Linear(out, dim)
 
     def features(self, x):
-        """x: (N, cin, H, W), as the table says. Returns (N, out): what the convolutions make of it."""
+        """x: (N, cin, H, W), as the table says. Returns (N, out), the output of the convolutions."""
         x = in_format_of(self.blocks[0][0].conv.weight, x)
         for block in self.blocks:
             x = block(x)
@@ -84,7 +84,7 @@ class Tower(nn.Module):
 class SyncNet(nn.Module):
     """SyncNet v2 as it is published: the network behind LSE-C and LSE-D (Wav2Lip, sec. 4.2).
 
-    Differs: the 3-D convolutions are 2-D ones, as only the first sees more than one frame: the 5 are its channels.
+    Differs: the 3-D convolutions are 2-D ones, as only the first has more than one frame: the 5 are its channels.
     """
 
     def __init__(self, dim=1024, lips=LIPS, sound=SOUND):
@@ -116,7 +116,7 @@ class CompactSync(nn.Module):
         """Embeds every window of five frames of a clip.
 
         roi: (B, T, 1, 88, 88) grey in [0, 1], see `mouth.cut`; T is 5 at least.
-        Returns (B, T - 4, D): row t sees the frames t to t + 4.
+        Returns (B, T - 4, D): row t is of the frames t to t + 4.
         """
         mean, deviation = self.normal
         x = F.avg_pool2d(((roi - mean) / deviation)[:, :, 0], self.shrink)  # (B, T, 44, 44)
@@ -128,13 +128,13 @@ class CompactSync(nn.Module):
         return F.normalize(self.mel(mels.flatten(0, 1)).float(), dim=-1).unflatten(0, mels.shape[:2])
 
 
-def distances(seen, heard, vshift, beyond):
-    """How far each picture window is from the sound windows before, at and after its time.
+def distances(video, sound, vshift, beyond):
+    """Distances of each video window from the sound windows before, at and after its time.
 
-    seen: (N, D).  heard: (M, D): sound window m begins with frame m.  vshift: frames that are tried to each side.
+    video: (N, D).  sound: (M, D): sound window m begins with frame m.  vshift: frames that are tried to each side.
     beyond: the embedding's value where there is no sound: 0 as published, or NaN.
-    Returns (N, 2 * vshift + 1): column k is of the sound that begins k - vshift frames later than the picture.
+    Returns (N, 2 * vshift + 1): column k is of the sound that begins k - vshift frames later than the video.
     """
-    heard = F.pad(heard, (0, 0, vshift, max(len(seen) + vshift - len(heard), 0)), value=beyond)
-    columns = [F.pairwise_distance(seen, heard[k : k + len(seen)]) for k in range(2 * vshift + 1)]
+    sound = F.pad(sound, (0, 0, vshift, max(len(video) + vshift - len(sound), 0)), value=beyond)
+    columns = [F.pairwise_distance(video, sound[k : k + len(video)]) for k in range(2 * vshift + 1)]
     return torch.stack(columns, dim=1)

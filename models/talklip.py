@@ -70,11 +70,11 @@ FACES = {  # size of a face in px: tables of encoder, decoder and colours
     128: (larger_faces.ENCODER_128, larger_faces.DECODER_128, larger_faces.TO_RGB_128),
     256: (larger_faces.ENCODER_256, larger_faces.DECODER_256, larger_faces.TO_RGB_256),
 }
-JUDGES = {96: DISCRIMINATOR, 128: larger_faces.DISCRIMINATOR_128, 256: larger_faces.DISCRIMINATOR_256}
+DISCRIMINATORS = {96: DISCRIMINATOR, 128: larger_faces.DISCRIMINATOR_128, 256: larger_faces.DISCRIMINATOR_256}
 
 
 class LocalSpeech(nn.Module):
-    """Hears 0.2 s of sound at a time: the local audio encoder (table 1).
+    """The local audio encoder: it embeds 0.2 s of sound at a time (table 1).
 
     Differs: the table sums input and output of a block; in the weights each stride-1 3x3 convolution has its own sum.
     """
@@ -86,7 +86,7 @@ class LocalSpeech(nn.Module):
     def forward(self, mels, padding=None):
         """mels: (B, L, 1, 80, 16), one window per row.  padding: (B, L) bool or None: rows kept out of the batch norms.
 
-        Returns (B, L, 512), 0 where there is padding. Windows do not see one another.
+        Returns (B, L, 512), 0 where there is padding. Each window is embedded on its own.
         """
         x = mels.flatten(0, 1) if padding is None else mels[~padding]  # (N, 1, 80, 16)
         x = in_format_of(self.blocks[0][0].conv.weight, x)
@@ -99,10 +99,10 @@ class LocalSpeech(nn.Module):
 
 
 class Generator(nn.Module):
-    """Draws faces that say given speech (tables 2 and 3); TalkLip and Wav2Lip differ in how they hear it.
+    """Generates faces that say given speech (tables 2 and 3); TalkLip and Wav2Lip differ in their audio encoders.
 
-    A subclass adds `speech`, which hears, the `speech_size` of its embedding, and `audio_map`, which turns that into
-    the decoder's input.
+    A subclass adds `speech`, the audio encoder, the `speech_size` of its embedding, and `audio_map`, from that to the
+    decoder's input.
     tables: of encoder, decoder and colours, by default those in `FACES` for the size of the face.
     `model.to(memory_format=torch.channels_last)` makes it run in that format; faces are converted inside.
     Differs: the text says that the decoder's input is the joined audio and video embedding. It is the audio alone;
@@ -127,7 +127,7 @@ class Generator(nn.Module):
         return self.speech(audio, padding=padding)
 
     def generate(self, face, speech):
-        """Redraws each face so that its mouth says the speech.
+        """Generates each face anew, so that its mouth says the speech.
 
         face:   (B, T, 6, H, W) in [0, 1]: the pose prior, black in its lower half, then the identity, RGB.
         speech: (B, T, D): the row of `encode_audio` for each face.
@@ -145,7 +145,7 @@ class Generator(nn.Module):
         return self.to_rgb(x).to(face.dtype).sigmoid().unflatten(0, face.shape[:2])
 
     def forward(self, face, audio, frames, padding=None):
-        """Hears whole clips and draws some of their frames.
+        """Embeds the speech of whole clips and generates some of their frames.
 
         face, audio, padding: as above. frames: (B, T) int64: the row of the clip's speech that each face says.
         Returns (B, T, 3, H, W) in [0, 1], RGB.
@@ -159,10 +159,10 @@ def pick(speech, frames):
 
 
 class TalkLip(Generator):
-    """TalkLip's generator: (g) hears the whole clip with a transformer, (l) 0.2 s at a time (hp.speech).
+    """TalkLip's generator: (g) embeds the sound of the whole clip with a transformer, (l) 0.2 s at a time (hp.speech).
 
-    `audio_map` is in no table, but in the published weights. `sync`, which drawing does not use, maps speech into the
-    space of the lip-reading expert (hp.sync_dim, if it is another size), see `project`.
+    `audio_map` is in no table, but in the published weights. `sync`, which `generate` does not use, maps speech into
+    the space of the lip-reading expert (hp.sync_dim, if it is another size), see `project`.
     """
 
     def __init__(self, hp, speech=SPEECH, tables=None):
@@ -182,17 +182,17 @@ class TalkLip(Generator):
 
 
 class Discriminator(nn.Module):
-    """Tells real mouths from drawn ones (table 4).
+    """Discriminates real from generated mouths (table 4).
 
     Differs: returns logits, where the published one ends in a sigmoid; the losses put it back.
     """
 
     def __init__(self, hp, table=None):
         super().__init__()
-        self.blocks = build(narrow(table or JUDGES[hp.face_size], hp.width), cin=3)
+        self.blocks = build(narrow(table or DISCRIMINATORS[hp.face_size], hp.width), cin=3)
 
     def forward(self, faces):
-        """faces: (B, T, 3, H, W) in [0, 1], RGB; only the lower half is looked at. Returns logits (B*T, 1)."""
+        """faces: (B, T, 3, H, W) in [0, 1], RGB; only the lower half is used. Returns logits (B*T, 1)."""
         faces = faces.flatten(0, 1)  # (B*T, 3, H, W)
         x = in_format_of(self.blocks[0][0].conv.weight, faces[:, :, faces.shape[2] // 2 :])
         for block in self.blocks:

@@ -1,4 +1,4 @@
-"""Wav2Lip's generator (ACM MM 2020), the baseline: TalkLip's tables with local hearing and no audio map."""
+"""Wav2Lip's generator (ACM MM 2020), the baseline: TalkLip's tables with the local audio encoder and no audio map."""
 
 from torch import nn
 

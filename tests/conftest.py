@@ -116,7 +116,7 @@ SPOKEN = {  # split: {clip: (frames, its words, each with its first frame and th
         "bob/two": (12, [("LAY", 1, 5), ("BLUE", 6, 12)]),
     },
     "val": {"ann/three": (14, [("SET", 2, 6), ("BLUE", 7, 11)]), "cid/one": (18, [("LAY", 3, 8), ("NOW", 9, 16)])},
-    "silent": {"cid/two": (12, [])},  # what is said is written down, but not when
+    "silent": {"cid/two": (12, [])},  # with a sentence, but without times of its words
 }
 
 
@@ -141,12 +141,12 @@ def write_spoken_root(root, splits):
         root, {split: {name: frames for name, (frames, _) in clips.items()} for split, clips in splits.items()}
     )
     texts = []
-    for name, (_, said) in (each for clips in splits.values() for each in clips.items()):
-        words = [word for word, _, _ in said]
-        times = np.array([[first + 0.25, last - 0.25] for _, first, last in said], np.float32).reshape(-1, 2) / 25
+    for name, (_, spoken) in (each for clips in splits.values() for each in clips.items()):
+        words = [word for word, _, _ in spoken]
+        times = np.array([[first + 0.25, last - 0.25] for _, first, last in spoken], np.float32).reshape(-1, 2) / 25
         texts.append(" ".join(words) or "SET BLUE NOW")
-        told = {"text": texts[-1], "words": words, "word_times": times}
-        retell(root / "clips" / f"{name}.safetensors", **told)
+        facts = {"text": texts[-1], "words": words, "word_times": times}
+        retell(root / "clips" / f"{name}.safetensors", **facts)
     (root / "tokenizer.model").write_bytes(train_tokenizer(texts, 40, "word").model)
     return root
 

@@ -54,7 +54,7 @@ def draw_head(mesh, skin=SKIN["ann"], backdrop=(60, 110, 90)):
 
 
 def is_mouth(pictures):
-    """Where the lips are seen in (T, 3, H, W) pictures in [0, 1]: (T, 1, H, W) bool."""
+    """The pixels of lips in (T, 3, H, W) pictures in [0, 1]: (T, 1, H, W) bool."""
     return (pictures[:, :1] - pictures[:, 1:2]) > 0.35
 
 
@@ -71,7 +71,7 @@ def write_clip(path, frames, seed):
     inner = np.array([edge, edge, CROP_PX - edge, CROP_PX - edge], np.float32)  # the box in the crop
     greys = [cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY) for picture in pictures]
 
-    def heard(rate, bands):
+    def features(rate, bands):
         loud = np.interp(np.arange(frames * rate // FPS + 1) / rate, times_s, loudness)
         return 8 * loud[:, None] - 4 + rng.normal(0, 0.3, (len(loud), bands))
 
@@ -79,14 +79,14 @@ def write_clip(path, frames, seed):
         "boxes": boxes,
         "mesh": meshes.astype(np.float16),
         "mouth_windows": windows,
-        "logfbank": heard(100, 26).astype(np.float32),
-        "mel": heard(80, 80).T.clip(-4, 4).astype(np.float32),
+        "logfbank": features(100, 26).astype(np.float32),
+        "mel": features(80, 80).T.clip(-4, 4).astype(np.float32),
         "wav": rng.integers(-3000, 3000, frames * 16_000 // FPS).astype(np.int16),
         "word_times": np.array([[0.1, 0.4], [0.4, 0.8]], np.float32),
     }
     arrays["faces"], arrays["face_ends"] = clip.joined([clip.encoded(picture) for picture in pictures])
-    seen = [mouth.cut_window(grey, window, inner) for grey, window in zip(greys, windows, strict=True)]
-    arrays["mouths"], arrays["mouth_ends"] = clip.joined([clip.encoded(window) for window in seen])
+    rois = [mouth.cut_window(grey, window, inner) for grey, window in zip(greys, windows, strict=True)]
+    arrays["mouths"], arrays["mouth_ends"] = clip.joined([clip.encoded(window) for window in rois])
     about = {"text": "BIN BLUE AT F TWO NOW", "words": ["BIN", "BLUE"], "size": [288, 360], "source_fps": 25.0}
     clip.write_clip(path, arrays, about)
 

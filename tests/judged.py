@@ -1,4 +1,4 @@
-"""Videos to be judged: the clips of a drawn data root as a method would hand them in."""
+"""Videos to be evaluated: the clips of a made-up data root as a method would hand them in."""
 
 import numpy as np
 from conftest import make_video
@@ -7,7 +7,7 @@ from evaluation.rows import Corpus
 from evaluation.videos import framed
 
 
-def film(root, split, folder, change=lambda crops, real: crops, flat=False, names=None):
+def write_videos(root, split, folder, change=lambda crops, real: crops, flat=False, names=None):
     """Writes the videos of a split's clips, their face crops altered by `change`; returns the folder.
 
     change: takes and returns crops, (L, P, P, 3) uint8. flat: <clip>.mp4 without the speaker.
@@ -24,7 +24,7 @@ def film(root, split, folder, change=lambda crops, real: crops, flat=False, name
 
 
 def blurred(crops, real):
-    """A method that draws softly: every other pixel is lost."""
+    """A method of blurred faces: every other pixel is lost."""
     return np.repeat(np.repeat(crops[:, ::2, ::2], 2, axis=1), 2, axis=2)
 
 

@@ -11,7 +11,7 @@ WORDS = {"ann/one": "BIN BLUE AT F TWO NOW", "bob/two": "LAY RED BY A SIX AGAIN"
 
 
 def make_key(methods=METHODS, words=WORDS):
-    """The key of a study of made-up clips, as study.py writes it."""
+    """The key of a study of made-up clips, as evaluation.study writes it."""
     items = plan(list(words), list(methods), True, np.random.default_rng(0))
     folders = {name: f"videos/{name}" for name in methods}
     return {
@@ -26,7 +26,7 @@ def make_key(methods=METHODS, words=WORDS):
 
 
 def answer_all(key, rater, rate=lambda item, question: 3, read=lambda item: "", hears=True):
-    """What the page saves for a rater who answers `rate(item, question key)` and types `read(item)`."""
+    """The file that the page saves for a rater who answers `rate(item, question key)` and types `read(item)`."""
     answers = []
     for name in sorted(shown(key["items"], len(key["methods"]), rater)):
         item = key["items"][name]

@@ -47,7 +47,7 @@ def test_rows_that_differ_in_the_expert_alone_share_their_first_steps():
     assert trunks(("talklip_l_c", "base_wo_lip"), {})["base_wo_lip"] == "talklip_l_c"
 
 
-def test_a_row_that_goes_on_from_a_trunk_is_the_row_trained_alone(spoken_root, tmp_path, monkeypatch):
+def test_a_row_that_resumes_from_a_trunk_is_the_row_trained_alone(spoken_root, tmp_path, monkeypatch):
     path, called = write_expert(tmp_path / "expert.pt", spoken_root), []
 
     def in_this_process(_, command):
@@ -79,10 +79,10 @@ def test_a_row_that_fails_stops_the_command_in_one_line(spoken_root, tmp_path, c
     argv = ["--data_root", str(spoken_root), "--runs", str(tmp_path / "r"), "--out", str(tmp_path / "o")]
     assert ablation.main([*argv, "--device=cpu", "--rows", "talklip_g", *flags(window=90)]) == 1
     lines = capfd.readouterr().err.splitlines()
-    assert lines[-1].endswith("train.py ended with 1, see above; the same command goes on from there")
+    assert lines[-1].endswith("train.py ended with 1, see above; the same command resumes from there")
 
 
-def test_rows_redraw_the_clips_of_the_splits_and_are_compared(spoken_root, tmp_path, monkeypatch, capsys):
+def test_rows_generate_the_clips_of_the_splits_and_are_compared(spoken_root, tmp_path, monkeypatch, capsys):
     corpus, out, called = tmp_path / "corpus", tmp_path / "out", []
     clips = (spoken_root / "val.txt").read_text().split()
     rows = {row: out / f"{row}.safetensors" for row in ("talklip_l", "talklip_g")}
@@ -94,14 +94,14 @@ def test_rows_redraw_the_clips_of_the_splits_and_are_compared(spoken_root, tmp_p
             about = {"model": {"sha256": sha256(flags["--checkpoint_path"])}}
             Path(flags["--outfile"]).with_suffix(".json").write_text(json.dumps(about))
 
-    def grow(args):
+    def train_rows(args):
         out.mkdir(exist_ok=True)
         for path in rows.values():
             path.write_text(path.name)
         return rows
 
     monkeypatch.setattr(ablation, "call", call)
-    monkeypatch.setattr(ablation, "grow", grow)
+    monkeypatch.setattr(ablation, "train_rows", train_rows)
     argv = ["--data_root", spoken_root, "--corpus", corpus, "--runs", tmp_path / "runs", "--out", out, "--jobs", 2]
     argv = [*map(str, argv), "--splits", "val", "--device", "cpu", "--rows", *rows]
     assert ablation.main(argv) == 1
@@ -115,21 +115,21 @@ def test_rows_redraw_the_clips_of_the_splits_and_are_compared(spoken_root, tmp_p
     (corpus / "main" / clips[0]).parent.mkdir(parents=True, exist_ok=True)
     (corpus / "main" / f"{clips[0]}.mp4").touch()
     assert ablation.main(argv) == 0
-    *drawn, judged = called
+    *made, evaluated = called
     wanted = {(str(rows[row]), str(out / "videos" / row / f"{clip}.mp4")) for row in rows for clip in clips}
-    assert {(command[command.index("--checkpoint_path") + 1], command[6]) for command in drawn} == wanted
-    assert len(drawn) == len(wanted) and all(command[-2:] == ["--device", "cpu"] for command in drawn)
-    compared = judged[judged.index("--compare") + 1 : judged.index("--out")]
+    assert {(command[command.index("--checkpoint_path") + 1], command[6]) for command in made} == wanted
+    assert len(made) == len(wanted) and all(command[-2:] == ["--device", "cpu"] for command in made)
+    compared = evaluated[evaluated.index("--compare") + 1 : evaluated.index("--out")]
     assert compared == [str(out / "videos" / row) for row in rows]
     called.clear()
-    assert ablation.main(argv) == 0 and called == [judged], "what has been drawn is not drawn again"
+    assert ablation.main(argv) == 0 and called == [evaluated], "what has been generated is not generated again"
     rows["talklip_g"] = tmp_path / "other"
     called.clear()
     assert ablation.main(argv) == 0 and len(called) == len(clips) + 1, "but by other weights it is"
 
 
 def test_runs_begun_with_other_knobs_are_not_taken_for_these(spoken_root, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(ablation, "grow", lambda args: {})
+    monkeypatch.setattr(ablation, "train_rows", lambda args: {})
     argv = ["--data_root", str(spoken_root), "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
     assert ablation.main([*argv, "--max_steps=9"]) == 0 and ablation.main([*argv, "--max_steps=9", "--seed=0"]) == 0
     for more, words in ((["--max_steps=9", "--seed=1"], "seed 0"), ([], "max_steps 9"), (["--lr=1"], "lr not given")):
@@ -152,6 +152,16 @@ def test_cores_are_shared_among_the_jobs(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     ablation.call(Namespace(jobs=1), ["train.py"])
     assert [env["OMP_NUM_THREADS"] for env in seen] == ["16", "3", "1", "7"]
+
+
+def test_a_command_that_fails_is_named(monkeypatch):
+    monkeypatch.setattr("evaluation.ablation.subprocess.run", lambda *_, **__: Namespace(returncode=3))
+    for command, name in (
+        (["train.py", "--x"], "train.py"),
+        (["-m", "evaluation.evaluate", "--x"], "evaluation.evaluate"),
+    ):
+        with pytest.raises(InputError, match=f"^{name} ended with 3"):
+            ablation.call(Namespace(jobs=1), command)
 
 
 def test_after_a_failure_nothing_else_begins():

@@ -1,4 +1,4 @@
-"""What is timed as plain and as fast is the same step."""
+"""The benchmark of training: its plain and its fast way take the same step, and its table is whole."""
 
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ def test_the_table_has_the_ways_that_were_asked_for(capsys, monkeypatch, only):
     monkeypatch.setattr("evaluation.benchmarks.training.preset", lambda name, kind=None: EXPERT if kind else HP)
     assert main(["--clips", "1", "--faces", "5", "--rounds", "1", *only]) == 0
     printed = capsys.readouterr().out
-    assert "1 clips of 75 frames, 5 drawn, cpu" in printed and "train.py with --amp" in printed
+    assert "1 clips of 75 frames, 5 generated, cpu" in printed and "train.py with --amp" in printed
     assert ("float32, expert" in printed) is ("times as fast" in printed) is (not only)
 
 
@@ -45,10 +45,10 @@ def test_the_table_has_the_ways_that_were_asked_for(capsys, monkeypatch, only):
     "argv, words",
     [
         (["--clips", "0"], "--clips 0 must be at least 1"),
-        (["--faces", "3"], "--faces 3: from 5 to 120 can be drawn in 2 clips"),
+        (["--faces", "3"], "--faces 3: from 5 to 120 fit into 2 clips"),
         (["--faces", "125"], "--faces 125: from 5 to 120"),
     ],
 )
-def test_odd_flags_are_told_in_one_line(capsys, argv, words):
+def test_odd_flags_are_refused_in_one_line(capsys, argv, words):
     assert main(argv) == 1
     assert words in capsys.readouterr().err

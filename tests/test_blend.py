@@ -1,12 +1,12 @@
-"""A drawn face goes back into its frame: the mouth fully, the lower face softly, and nothing else changes."""
+"""A generated face goes back into its frame: the mouth fully, the lower face softly, and nothing else changes."""
 
 import cv2
 import numpy as np
 import pytest
 from drawn_faces import head_mesh
 
-from faces.blend import MOST, REACH, RIM, TOP, masks, match_colour, put_back
-from faces.crop import crop
+from faces.blend import MOST, REACH, RIM, masks, match_colour, put_back
+from faces.crop import UPPER_SHARE, crop
 from faces.landmarks import mouth_region
 from media.frame import from_rgb, planes
 
@@ -46,7 +46,7 @@ def difference(a, b):
 def test_masks_are_0_on_the_border_and_in_the_upper_half(mesh):
     face, mouth = masks(mesh, PX)
     assert face.shape == mouth.shape == (PX, PX) and face.dtype == mouth.dtype == np.float32
-    assert not face[: round(TOP * PX)].any()
+    assert not face[: round(UPPER_SHARE * PX)].any()
     for edge in (face[0], face[-1], face[:, 0], face[:, -1]):
         assert not edge.any()
     assert 0 <= min(face.min(), mouth.min()) and max(face.max(), mouth.max()) <= 1 + 1e-6
@@ -75,7 +75,7 @@ def test_a_colour_cast_is_taken_away_and_no_more_than_allowed():
         assert np.abs(matched - real - left)[60:80, 30:66].max() < 0.01
 
 
-def test_the_matched_colour_does_not_hang_on_what_the_jaw_does():
+def test_the_matched_colour_does_not_depend_on_the_jaw():
     face, _ = masks(MESH, PX)
     real, other = constant((150, 120, 100)), constant((150, 120, 100))
     other[round(0.8 * PX) :] = 0.0
@@ -87,7 +87,7 @@ def test_the_matched_colour_does_not_hang_on_what_the_jaw_does():
 
 @pytest.mark.parametrize("mesh", [MESH, None])
 @pytest.mark.parametrize("box", [BOX, (90.3, 21.7, 231.9, 160.2), (120.0, 60.0, 168.0, 108.0)])
-def test_a_drawn_face_that_equals_the_real_one_changes_nothing(mesh, box):
+def test_a_generated_face_that_equals_the_real_one_changes_nothing(mesh, box):
     frame = scene()
     real = real_of(frame, box)
     after = put_back(frame, box, mesh, real, real)
@@ -109,7 +109,7 @@ def test_samples_outside_the_mask_are_bit_identical(box):
         touched = mask.reshape(200 // step, step, 300 // step, step).any((1, 3))
         assert np.array_equal(old[~touched], new[~touched])
         assert (old[touched] != new[touched]).mean() > 0.3, "the mask of this test is much too large"
-    upper = int(y1 + TOP * (y2 - y1)) - 1
+    upper = int(y1 + UPPER_SHARE * (y2 - y1)) - 1
     assert np.array_equal(before[0][:upper], after[0][:upper])
 
 
@@ -131,7 +131,7 @@ def test_the_mouth_is_fully_redrawn(mesh, box):
     assert np.abs(found - wanted).max() <= 4, "something of the frame is seen through the mouth"
 
 
-def test_fine_skin_is_kept_where_the_drawn_cheek_agrees():
+def test_fine_skin_is_kept_where_the_generated_cheek_agrees():
     """On cheeks, texture finer than the crop's pixels stays as it is in the frame."""
     big = scene(400, 600)
     grain = np.random.default_rng(0).integers(-12, 13, (400, 600, 1))

@@ -40,6 +40,6 @@ def test_intervals_are_the_same_every_time_and_missing_where_nothing_was_counted
     assert estimate([(3.0, 1)]) == {"value": 3.0, "low": None, "high": None}
 
 
-def test_clips_without_weight_may_be_drawn():
+def test_clips_without_weight_may_be_resampled():
     found = estimate([(1, 4), (0, 0), (2, 4)])
     assert found["value"] == pytest.approx(3 / 8) and 0.25 <= found["low"] < found["high"] <= 0.5

@@ -12,10 +12,12 @@ from filling import difference, filled
 from make_golden import narrow_hparams
 from published_files import as_modules, drawn, published_talklip, published_wav2lip, refused, wrapped
 from safetensors.torch import save_file
+from small_experts import EXPERT, reader, write_expert
 
 import checkpoint
 from errors import InputError
-from hparams import preset
+from experts.lip_reader import load_reader
+from hparams import ExpertHParams, preset
 from models import build_generator
 from models.published.archive import LEGACY_MAGIC
 from models.talklip import Discriminator
@@ -88,6 +90,68 @@ def test_weights_from_before_the_positions_had_a_gain_draw_the_same(suffix, tmp_
     loaded = checkpoint.load_generator(path)[0]
     assert difference(drawn(loaded, hp), drawn(generator, hp)) < 1e-4
     assert loaded.state_dict().keys() == generator.state_dict().keys()
+
+
+# Files of older versions
+
+
+def test_the_progress_of_an_older_run_is_told_apart(tmp_path):
+    plateaus = {"starts": {"lip_from": 9}, "least": 0.5, "stale": 1, "over": False}
+    guard = {"brake": 0.5, "rollbacks": 1, "means": {"l1": torch.tensor(0.1)}, "lows": {"l1": 0.1}, "steps": {"l1": 9}}
+    checkpoint.save(tmp_path / "old.pt", step=3, progress=plateaus | guard)
+    state = checkpoint.load(tmp_path / "old.pt")
+    assert state["plateaus"] == plateaus and state["guard"] == guard
+    checkpoint.save(tmp_path / "older.pt", step=3)
+    state = checkpoint.load(tmp_path / "older.pt")
+    assert (state["plateaus"], state["guard"], state["step"]) == ({}, {}, 3)
+    checkpoint.save(tmp_path / "new.pt", step=3, plateaus=plateaus, guard=guard)
+    assert flatly(checkpoint.load(tmp_path / "new.pt")) == {"step": 3, "plateaus": plateaus, "guard": guard}
+
+
+def flatly(state):
+    """A checkpoint without the number of its format."""
+    return {name: value for name, value in state.items() if name != "format"}
+
+
+def test_the_optimizer_of_an_older_expert_is_found(tmp_path):
+    checkpoint.save(tmp_path / "expert.pt", step=3, task="finetune", optimizer={"param_groups": [1]})
+    state = checkpoint.load(tmp_path / "expert.pt")
+    assert state["expert_optimizer"] == {"param_groups": [1]} and "optimizer" not in state
+
+
+def test_knobs_of_older_files_have_other_names_or_none(tmp_path):
+    hp = narrow_hparams("talklip_g")
+    assert checkpoint.knobs("x.pt", {"method": "talklip", **asdict(hp)}) == hp
+    old = {"units" if name == "clusters" else name: value for name, value in asdict(ExpertHParams()).items()}
+    found = checkpoint.knobs("x.pt", old | {"units": 50}, ExpertHParams)
+    assert found == ExpertHParams(clusters=50)
+    for knobs in (old, {name: value for name, value in old.items() if name not in ("beta1", "rollbacks")}):
+        assert checkpoint.knobs("x.pt", knobs, ExpertHParams) == ExpertHParams()
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_a_generator_of_an_older_version_draws_the_same(suffix, tmp_path):
+    hp, path = narrow_hparams("talklip_g"), tmp_path / f"old.{suffix}"
+    generator, knobs = filled(build_generator(hp)).eval(), {"method": "talklip", **asdict(hp)}
+    if suffix == "pt":
+        parts = {"progress": {"starts": {}}, "generator_optimizer": {}, "generator": generator.state_dict()}
+        checkpoint.save(path, hparams=knobs, step=7, **parts)
+    else:
+        save_file(generator.state_dict(), path, {"format": "1", "hparams": json.dumps(knobs), "step": "7"})
+    loaded, found, about = checkpoint.load_generator(path)
+    assert found == hp and about["step"] == 7 and difference(drawn(loaded, hp), drawn(generator, hp)) < 1e-5
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in generator.state_dict().items())
+
+
+def test_a_lip_reader_of_an_older_version_is_the_same(spoken_root, tmp_path):
+    path = write_expert(tmp_path / "expert.pt", spoken_root)
+    state = flatly(torch.load(path, weights_only=True))
+    units = state["hparams"].pop("clusters")
+    checkpoint.save(path, **state | {"hparams": state["hparams"] | {"units": units}, "optimizer": {}})
+    found = load_reader(path)
+    assert found.hp == EXPERT
+    wanted = reader(spoken_root).net.state_dict()
+    assert all(torch.equal(value, wanted[name]) for name, value in found.net.state_dict().items())
 
 
 # Refusals, one line each

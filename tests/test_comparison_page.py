@@ -8,7 +8,7 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 from drawn_faces import write_data_root
-from judged import blurred, film, still
+from judged import blurred, still, write_videos
 
 from evaluation.comparison_page import encoded, html_table, page
 from evaluation.evaluate import main
@@ -20,7 +20,7 @@ CLIPS = {"s1/a": (31.0, 0.5), "s1/b": (29.5, 0.0), "s<2>/c": (35.25, 1.0)}  # PS
 SHOWN = {name: COLUMNS[name] for name in ("psnr", "wer_1")}
 
 
-def drawn_page():
+def example_page():
     faces = np.random.default_rng(0).integers(0, 255, (6, 96, 96, 3)).astype(np.uint8)
     media = encoded(faces, np.zeros(9600, np.int16))
     scored = {
@@ -49,14 +49,14 @@ def opened(path, order=""):
 
 
 def test_nothing_of_the_page_lies_outside_it():
-    text = drawn_page()
+    text = example_page()
     assert not re.search(r"https?:|//cdn|<link|@import", text)
     assert set(re.findall(r'src="([^;"]+)', text)) == {"data:image/jpeg", "data:video/mp4"}
     assert "default-src 'none'" in text
 
 
 def test_names_and_sentences_cannot_become_markup():
-    text = drawn_page()
+    text = example_page()
     assert "s&lt;2&gt;/c" in text and "set &lt;blue&gt;" in text and "ours &amp; more" in text
     assert "<blue>" not in text and "s<2>" not in text
 
@@ -82,7 +82,7 @@ def test_a_markdown_table_becomes_html_with_its_bold_cells():
 @pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")
 def test_a_browser_sorts_clips_by_any_measure_of_any_row(tmp_path):
     path = tmp_path / "page.html"
-    path.write_text(drawn_page(), encoding="utf-8")
+    path.write_text(example_page(), encoding="utf-8")
     rising = opened(path, quote("psnr,ours & more,0", safe=","))
     assert order(rising) == ["s1/b", "s1/a", "s&lt;2&gt;/c"]
     assert order(opened(path, quote("wer_1,ours & more,1", safe=","))) == ["s&lt;2&gt;/c", "s1/a", "s1/b"]
@@ -91,7 +91,7 @@ def test_a_browser_sorts_clips_by_any_measure_of_any_row(tmp_path):
 def test_compare_puts_methods_side_by_side_with_differences_and_a_page(tmp_path, capsys):
     (tmp_path / "root").mkdir()
     root = write_data_root(tmp_path / "root", {"test": {"ann/one": 12, "bob/two": 12}})
-    soft, frozen = (film(root, "test", tmp_path / change.__name__, change) for change in (blurred, still))
+    soft, frozen = (write_videos(root, "test", tmp_path / change.__name__, change) for change in (blurred, still))
     out = tmp_path / "out"
     command = ["--real", root, "--compare", soft, frozen, "--out", out, "--measures", "visual", "--workers", "1"]
     assert main([str(word) for word in command]) == 0
@@ -102,7 +102,7 @@ def test_compare_puts_methods_side_by_side_with_differences_and_a_page(tmp_path,
     assert order(text) == ["ann/one", "bob/two"]
 
 
-def test_methods_of_one_name_are_told_apart_by_their_folders(tmp_path):
+def test_methods_of_one_name_are_called_by_their_folders(tmp_path):
     from errors import InputError
     from evaluation.evaluate import names_of
 

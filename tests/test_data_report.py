@@ -56,8 +56,8 @@ def test_its_pictures_show_the_clips(root):
     assert sheet.shape == (128, 8 * (128 + 104), 3)
     clip = Clip(root / "clips" / "ann" / "four.safetensors")  # the first by name
     assert np.abs(sheet[:, :128, ::-1].astype(int) - clip.picture(len(clip) // 2)).mean() < 6
-    drawn = cv2.imread(str(root / "report" / "histograms.png"))
-    assert drawn.shape[1] > 1000 and drawn.std() > 10
+    plots = cv2.imread(str(root / "report" / "histograms.png"))
+    assert plots.shape[1] > 1000 and plots.std() > 10
 
 
 def test_a_contact_sheet_of_many_clips_is_full(data_root):
@@ -95,7 +95,7 @@ def test_what_would_break_training_is_named(root, change, why):
         report(root)
 
 
-def test_roots_that_cannot_be_trained_on_are_told(root, tmp_path):
+def test_roots_that_cannot_be_trained_on_are_refused(root, tmp_path):
     def refused(why):
         with pytest.raises(InputError, match=why):
             report(root)

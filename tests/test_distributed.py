@@ -40,8 +40,8 @@ def share(number, port, folder):
     with distributed.first_alone():
         first = not (folder / "turn").exists()
         (folder / "turn").touch()
-    together = distributed.shared(net)
-    together(torch.full((2, 3), 1.0 + number), number).backward()
+    net(torch.full((2, 3), 1.0 + number), number).backward()
+    distributed.share_gradients(net.parameters())
     gradients = [part.weight.grad for part in net.parts]
     torch.save({"rank": distributed.rank(), "first": first, "gradients": gradients}, folder / f"{number}.pt")
     distributed.leave()
@@ -67,13 +67,18 @@ def test_processes_share_the_batches_of_a_step():
 
 def test_without_torchrun_there_is_one_process():
     net = nn.Linear(2, 2)
-    assert distributed.rank() == (0, 1)
-    assert distributed.shared(net) is net
+    net(torch.ones(1, 2)).sum().backward()
+    gradient = net.weight.grad.clone()
+    distributed.share_gradients(net.parameters())
+    assert distributed.rank() == (0, 1) and torch.equal(net.weight.grad, gradient)
+    assert distributed.means({"loss": gradient})["loss"] is gradient
 
 
 def test_torchrun_trains_with_two_processes(spoken_root, tmp_path):
     small = "--layers 1 --dim 16 --ffn 16 --heads 1 --decoder_layers 1 --decoder_ffn 16 --decoder_heads 1".split()
-    small += "--width 0.03125 --shrink 4 --units 3 --max_frames 40 --max_steps 2 --log_every 1 --valid_every 9".split()
+    small += (
+        "--width 0.03125 --shrink 4 --clusters 3 --max_frames 40 --max_steps 2 --log_every 1 --valid_every 9".split()
+    )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += [str(ROOT / "train_expert.py"), "pretrain", "--data_root", str(spoken_root), "--name", "two"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

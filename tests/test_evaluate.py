@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import make_video, numbered, retell
 from drawn_faces import write_data_root
-from judged import blurred, film, still
+from judged import blurred, still, write_videos
 
 import checkpoint
 from evaluation import scoring
@@ -34,12 +34,12 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def soft(root, tmp_path_factory):
-    return film(root, "test", tmp_path_factory.mktemp("made") / "soft", blurred)
+    return write_videos(root, "test", tmp_path_factory.mktemp("made") / "soft", blurred)
 
 
 @pytest.fixture(scope="module")
 def frozen(root, tmp_path_factory):
-    return film(root, "test", tmp_path_factory.mktemp("made") / "frozen", still, flat=True)
+    return write_videos(root, "test", tmp_path_factory.mktemp("made") / "frozen", still, flat=True)
 
 
 def evaluate(root, out, *words):
@@ -50,8 +50,8 @@ def report(out):
     return json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
 
 
-def told(capsys, root, out, *words):
-    """The one line that a command which must fail says."""
+def error_of(capsys, root, out, *words):
+    """The one line of error of a command that must fail."""
     assert evaluate(root, out, *words) == 1
     err = capsys.readouterr().err
     line = err.strip().splitlines()[-1]
@@ -59,7 +59,7 @@ def told(capsys, root, out, *words):
     return line
 
 
-def test_a_method_stands_beside_the_honest_rows_in_table_and_files(root, soft, tmp_path, capsys):
+def test_a_method_stands_beside_the_baselines_in_table_and_files(root, soft, tmp_path, capsys):
     assert evaluate(root, tmp_path, "--fake", soft) == 0
     printed = capsys.readouterr().out
     rows = [line.split("|")[1].strip() for line in printed.splitlines()[2:6]]
@@ -85,7 +85,7 @@ def test_two_runs_write_the_same_bytes_also_on_two_processes(root, soft, tmp_pat
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
-def test_a_generator_is_judged_without_videos_and_its_leak_is_told(root, tmp_path, capsys):
+def test_a_generator_is_evaluated_without_videos_and_its_leak_is_reported(root, tmp_path, capsys):
     assert evaluate(root, tmp_path, "--generator", *PICTURES) == 0
     found = report(tmp_path)["splits"]["test"]
     name = "talklip_compact"  # what weights/ holds
@@ -99,27 +99,27 @@ def test_videos_for_silence_and_another_sound_give_the_leak_of_any_method(root, 
     folders = ["--fake", soft, "--fake_silence", frozen, "--fake_other", soft]
     assert evaluate(root, tmp_path, *folders, *PICTURES) == 0
     leak = report(tmp_path)["splits"]["test"]["leak"]["soft"]
-    assert leak["silence"]["moves"]["value"] < 0.3  # it copies one frame
-    assert leak["other clip's sound"]["moves"]["value"] == pytest.approx(1)
+    assert leak["silence"]["lip_motion"]["value"] < 0.3  # it copies one frame
+    assert leak["other clip's sound"]["lip_motion"]["value"] == pytest.approx(1)
 
 
-def test_filmed_clips_may_take_the_place_of_stored_crops(root, soft, tmp_path):
-    film(root, "test", tmp_path / "corpus" / "main")
+def test_real_videos_may_take_the_place_of_stored_crops(root, soft, tmp_path):
+    write_videos(root, "test", tmp_path / "corpus" / "main")
     assert evaluate(root, tmp_path, "--fake", soft, "--videos", tmp_path / "corpus", *PICTURES) == 0
     assert report(tmp_path)["protocol"]["real pictures"] == "cut out of the videos"
 
 
-def test_a_clip_whose_lender_was_not_filmed_is_left_out_too(root, soft, tmp_path, capsys):
-    film(root, "test", tmp_path / "corpus", names=["ann/one", "ann/two"])
+def test_a_clip_whose_source_of_lips_has_no_video_is_left_out_too(root, soft, tmp_path, capsys):
+    write_videos(root, "test", tmp_path / "corpus", names=["ann/one", "ann/two"])
     command = "--fake", soft, "--videos", tmp_path / "corpus", "--measures", "visual"
-    assert "bob/three: no video" in told(capsys, root, tmp_path, *command)
+    assert "bob/three: no video" in error_of(capsys, root, tmp_path, *command)
     assert evaluate(root, tmp_path, *command, "--leave_out") == 0
     found = report(tmp_path)["splits"]["test"]
     assert list(found["clips"]) == ["ann/one"] and "bob/three: no video" in found["left_out"]["ann/two"]
 
 
 def test_a_video_that_lacks_a_frame_is_compared_without_it_in_every_row(root, tmp_path):
-    short = film(root, "test", tmp_path / "short", lambda crops, real: crops[:-1])
+    short = write_videos(root, "test", tmp_path / "short", lambda crops, real: crops[:-1])
     assert evaluate(root, tmp_path, "--fake", short, *READ) == 0
     found = report(tmp_path)["splits"]["test"]
     assert found["notes"][0] == "ann/one: its rows are compared on the first 13 of 14 frames"
@@ -142,17 +142,17 @@ def test_sync_is_measured_in_every_row_against_the_clips_own_sound(root, soft, t
             heard.append((frames.shape, len(wav)))
             return {"c": frames.mean() / 100, "d": 1.0}
 
-    monkeypatch.setattr(scoring, "scorer", lambda path, protocol, device: Scorer())
+    monkeypatch.setattr(scoring.lse, "scorer", lambda path, protocol, device: Scorer())
     shapes = [Corpus(root, "test").clip(name).size for name in SPLIT["test"]]
     assert evaluate(root, tmp_path, "--fake", soft, "--measures", "sync") == 0
     assert len(heard) == 12 and {shape[1:3] for shape, _ in heard} == {tuple(size) for size in shapes}
     assert "confidence (mine)" in capsys.readouterr().out
     Scorer.protocol = "lrs"
-    line = told(capsys, root, tmp_path, "--fake", soft, "--measures", "sync")
+    line = error_of(capsys, root, tmp_path, "--fake", soft, "--measures", "sync")
     assert "give the corpus, --videos DIR" in line
 
 
-def test_the_sync_model_of_a_file_judges_all_rows(root, soft, tmp_path):
+def test_the_sync_model_of_a_file_scores_all_rows(root, soft, tmp_path):
     hp = replace(preset("compact_sync", ExpertHParams), width=1 / 16, dim=16)
     torch.manual_seed(0)
     checkpoint.export(tmp_path / "mine.safetensors", build_reader(hp, None), hp, network="sync")
@@ -169,10 +169,10 @@ def test_a_missing_clip_fails_unless_it_may_be_left_out_and_is_then_listed(root,
     some = tmp_path / "some"
     shutil.copytree(soft, some)
     (some / "ann" / "two.mp4").rename(some / "ann" / "two_final.mp4")
-    line = told(capsys, root, tmp_path, "--fake", some, *PICTURES)
+    line = error_of(capsys, root, tmp_path, "--fake", some, *PICTURES)
     assert "1 of its videos are no clip of test: ann/two_final.mp4" in line
     (some / "ann" / "two_final.mp4").unlink()
-    line = told(capsys, root, tmp_path, "--fake", some, *PICTURES)
+    line = error_of(capsys, root, tmp_path, "--fake", some, *PICTURES)
     assert "1 of 3 clips of test.txt cannot be compared: ann/two: no video" in line and "--leave_out" in line
     assert evaluate(root, tmp_path, "--fake", some, *PICTURES, "--leave_out") == 0
     found = report(tmp_path)["splits"]["test"]
@@ -182,18 +182,18 @@ def test_a_missing_clip_fails_unless_it_may_be_left_out_and_is_then_listed(root,
 
 
 @pytest.mark.parametrize(
-    "frames, told_of",
+    "frames, words",
     [
         (lambda: numbered(14, 80, 90), "90x80 px, the real clip has 360x288"),
         (lambda: numbered(30, 288, 360), "30 frames, the real clip has 14"),
     ],
 )
-def test_a_video_of_another_size_or_length_is_told(root, soft, tmp_path, capsys, frames, told_of):
+def test_a_video_of_another_size_or_length_is_refused(root, soft, tmp_path, capsys, frames, words):
     odd = tmp_path / "odd"
     shutil.copytree(soft, odd)
     make_video(odd / "ann" / "one.mp4", frames())
-    line = told(capsys, root, tmp_path, "--fake", odd, *PICTURES)
-    assert "ann/one" in line and told_of in line
+    line = error_of(capsys, root, tmp_path, "--fake", odd, *PICTURES)
+    assert "ann/one" in line and words in line
 
 
 def test_frames_without_a_face_are_noted_and_a_clip_without_any_fails(root, tmp_path, capsys):
@@ -202,40 +202,40 @@ def test_frames_without_a_face_are_noted_and_a_clip_without_any_fails(root, tmp_
         gone[-4:] = 110
         return gone
 
-    assert evaluate(root, tmp_path, "--fake", film(root, "test", tmp_path / "fades", fades), *PICTURES) == 0
+    assert evaluate(root, tmp_path, "--fake", write_videos(root, "test", tmp_path / "fades", fades), *PICTURES) == 0
     found = report(tmp_path)["splits"]["test"]
     if found["clips"]["ann/one"]["ground truth"]["no_face"][0]:
-        pytest.skip("the network does not take drawn heads for faces")
+        pytest.skip("the network does not take made-up heads for faces")
     assert "ann/one: fades: no face in 4 of 14 frames, the first is 10" in found["notes"]
     assert found["rows"]["fades"]["no_face"]["value"] == pytest.approx(12 / 44)
-    gone = film(root, "test", tmp_path / "gone", lambda crops, real: np.full_like(crops, 110))
-    assert "gone: no face in any of 14 frames" in told(capsys, root, tmp_path, "--fake", gone, *PICTURES)
+    gone = write_videos(root, "test", tmp_path / "gone", lambda crops, real: np.full_like(crops, 110))
+    assert "gone: no face in any of 14 frames" in error_of(capsys, root, tmp_path, "--fake", gone, *PICTURES)
 
 
-def test_an_empty_transcript_and_text_of_another_training_are_told(tmp_path, capsys):
+def test_an_empty_transcript_and_text_of_another_training_are_refused(tmp_path, capsys):
     (tmp_path / "root").mkdir()
     root = write_data_root(tmp_path / "root", SPLIT)
-    fakes = film(root, "test", tmp_path / "fakes")
+    fakes = write_videos(root, "test", tmp_path / "fakes")
     place = Corpus(root, "test").place["ann/two"]
     retell(place, text="")
-    line = told(capsys, root, tmp_path, "--fake", fakes, *READ)
+    line = error_of(capsys, root, tmp_path, "--fake", fakes, *READ)
     assert "ann/two: its transcript is empty" in line
     retell(place, text="LIPS WITHOUT GRID'S WORDS")
-    assert "ann/two: --reader1 was trained on other text" in told(capsys, root, tmp_path, "--fake", fakes, *READ)
+    assert "ann/two: --reader1 was trained on other text" in error_of(capsys, root, tmp_path, "--fake", fakes, *READ)
     assert evaluate(root, tmp_path, "--fake", fakes, *PICTURES) == 0  # nobody reads
 
 
 def test_a_clip_is_never_its_own_other_clip(root, soft, tmp_path, capsys):
     for other in ("0", "3", "-6"):
-        assert "its own other clip" in told(capsys, root, tmp_path, "--fake", soft, f"--other={other}", *PICTURES)
+        assert "its own other clip" in error_of(capsys, root, tmp_path, "--fake", soft, f"--other={other}", *PICTURES)
     (tmp_path / "root").mkdir()
     alone = write_data_root(tmp_path / "root", {"test": {"ann/one": 14}})
-    line = told(capsys, alone, tmp_path, "--fake", film(alone, "test", tmp_path / "fakes"), *PICTURES)
+    line = error_of(capsys, alone, tmp_path, "--fake", write_videos(alone, "test", tmp_path / "fakes"), *PICTURES)
     assert "test.txt has one clip" in line
 
 
 def test_a_generator_and_a_folder_of_one_name_are_not_mixed(root, soft, tmp_path, capsys):
-    line = told(capsys, root, tmp_path, "--fake", soft, "--generator", tmp_path / "soft.safetensors", *PICTURES)
+    line = error_of(capsys, root, tmp_path, "--fake", soft, "--generator", tmp_path / "soft.safetensors", *PICTURES)
     assert "two rows would be called 'soft'" in line
 
 
@@ -243,7 +243,7 @@ def test_a_clip_without_word_times_is_noted(tmp_path):
     (tmp_path / "root").mkdir()
     root = write_data_root(tmp_path / "root", SPLIT)
     retell(Corpus(root, "test").place["ann/two"], word_times=np.zeros((0, 2), np.float32), words=[])
-    fakes = film(root, "test", tmp_path / "fakes")
+    fakes = write_videos(root, "test", tmp_path / "fakes")
     assert evaluate(root, tmp_path, "--fake", fakes, "--measures", "reading") == 0
     found = report(tmp_path)["splits"]["test"]
     assert found["notes"] == ["ann/two: its transcript has no word times: it does not count in words right"]
@@ -255,13 +255,13 @@ def test_the_papers_numbers_stand_below_with_what_sets_them_apart(root, soft, tm
     printed = capsys.readouterr().out
     assert printed.index("set: LRS2") > printed.index("| soft |") and "not comparable" in printed
     assert "not comparable" in (tmp_path / "evaluation.md").read_text()
-    assert "LRS9" in told(capsys, root, tmp_path, "--fake", soft, "--measures", "visual", "--published", "LRS9")
+    assert "LRS9" in error_of(capsys, root, tmp_path, "--fake", soft, "--measures", "visual", "--published", "LRS9")
 
 
-def test_nothing_to_judge_is_a_wrong_command(root, tmp_path, capsys):
+def test_nothing_to_evaluate_is_a_wrong_command(root, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         evaluate(root, tmp_path)
-    assert stopped.value.code == 2 and "nothing to judge" in capsys.readouterr().err
+    assert stopped.value.code == 2 and "nothing to evaluate" in capsys.readouterr().err
 
 
 def test_it_runs_as_a_module():

@@ -9,8 +9,9 @@ import torch
 from conftest import SPOKEN, retell
 
 import audio
+from data import collate
 from errors import InputError
-from experts.data import Batches, Utterances, Words, collate, places
+from experts.data import Batches, Utterances, Words, places
 from experts.tokenizer import Tokenizer
 from hparams import ExpertHParams
 from media.clip import Clip, encoded, joined
@@ -38,7 +39,7 @@ def same(a, b):
 
 
 def frame_numbers(clips):
-    """Units that tell which frame is which."""
+    """Cluster targets that are the numbers of the frames."""
     return {name: np.arange(length) for name, length in zip(clips.names, LENGTHS, strict=True)}
 
 
@@ -104,14 +105,14 @@ def test_frames_of_lrs2_are_seen_in_their_middle(root):
 def test_a_window_shows_hears_and_says_the_same_frames(spoken_root, tokenizer):
     hp = replace(HP, frames=17)  # cut, but not altered
     clips = Utterances(spoken_root, "train", hp, tokenizer)
-    clips.units, firsts = frame_numbers(clips), set()
+    clips.clusters, firsts = frame_numbers(clips), set()
     whole = clips[2, None]
     for draw in range(12):
         sample = clips[2, draw]
-        first = int(sample["units"][0])
+        first = int(sample["clusters"][0])
         firsts.add(first)
         assert torch.equal(sample["tokens"], whole["tokens"])
-        for name in ("roi", "audio", "said", "units"):
+        for name in ("roi", "audio", "said", "clusters"):
             assert torch.equal(sample[name], whole[name][first : first + 17]), name
     assert firsts == {3, 4}  # words in frames 4 to 18, and one frame more
 
@@ -174,7 +175,7 @@ def test_augmented_words_begin_and_end_a_frame_earlier_or_later(spoken_root):
     words = Words(spoken_root, "train", replace(HP, context=1, augment=True))
     clip, seen = Clip(words.paths[2]), set()
     for draw in range(60):
-        frames = words.frames(len(clip), clip.times[1], words.chance(draw))
+        frames = words.frames(len(clip), clip.times[1], words.rng(draw))
         assert np.array_equal(frames, np.arange(frames[0], frames[-1] + 1))
         seen.add((int(frames[0]), int(frames[-1])))
         assert len(words[5, draw]["roi"]) == len(frames) <= words.lengths[5]
@@ -282,12 +283,12 @@ def test_processes_share_the_batches_of_a_step():
 
 def test_short_clips_are_padded(spoken_root, tokenizer):
     clips = Utterances(spoken_root, "train", HP, tokenizer)
-    clips.units = frame_numbers(clips)
+    clips.clusters = frame_numbers(clips)
     batch = collate([clips[i, None] for i in (3, 2)])
     assert batch["lengths"].tolist() == [12, 24] and batch["roi_padding"].sum(1).tolist() == [12, 0]
     assert batch["roi_padding"][0, 12:].all() and batch["roi"].shape == (2, 24, 1, 88, 88)
     assert not batch["roi"][0, 12:].any() and not batch["audio"][0, 12:].any()
-    assert (batch["units"][0, 12:] == -1).all() and (batch["said"][0, 12:] == PAD).all()
+    assert (batch["clusters"][0, 12:] == -1).all() and (batch["said"][0, 12:] == PAD).all()
     lay, blue, *_ = batch["tokens"][0].tolist()
     assert batch["tokens"][0].tolist() == [lay, blue, END, PAD] and batch["previous"][0].tolist() == [
         END,

@@ -1,4 +1,4 @@
-"""A raw clip is stored as documented: one face, its mouth, its sound; what cannot be used is refused with a reason."""
+"""A raw clip is stored as documented: one face, its mouth, its sound; an unusable one is refused with a reason."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -29,18 +29,18 @@ def detector():
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory):
+def raw(tmp_path_factory):
     path = write_clip(tmp_path_factory.mktemp("raw") / "one.mp4")
     return RawClip("ann/one", path, transcript=path.with_suffix(".txt"), kind="lrs")
 
 
 @pytest.fixture(scope="module")
-def recorded(source, detector):
-    return extract(source, detector)
+def extracted(raw, detector):
+    return extract(raw, detector)
 
 
-def test_the_arrays_are_as_documented(recorded):
-    arrays, facts = recorded
+def test_the_arrays_are_as_documented(extracted):
+    arrays, facts = extracted
     shapes = {name: (value.shape, value.dtype.name) for name, value in arrays.items()}
     assert shapes["boxes"] == ((FRAMES, 4), "float32") and shapes["mesh"] == ((FRAMES, 468, 2), "float16")
     assert shapes["mouth_windows"] == ((FRAMES, 2, 3), "float32")
@@ -57,12 +57,12 @@ def test_the_arrays_are_as_documented(recorded):
     assert facts == {**wanted, "offset": 0, "others": 0}
 
 
-def test_crops_show_the_boxes_and_meshes_lie_on_them(recorded, source, tmp_path):
-    store(tmp_path / "one.safetensors", *recorded)
+def test_crops_show_the_boxes_and_meshes_lie_on_them(extracted, raw, tmp_path):
+    store(tmp_path / "one.safetensors", *extracted)
     clip = Clip(tmp_path / "one.safetensors")
     np.testing.assert_allclose(clip.boxes[0], (178 - 110, 78 - 20, 271 - 110, 179 - 20), atol=9)  # of the portrait
     np.testing.assert_allclose(np.diff(clip.boxes[:, 0])[3:-3], 1, atol=0.2)  # a pixel a frame
-    frames = [frame.rgb() for _, frame in video.frames_at(source.video, 25)]
+    frames = [frame.rgb() for _, frame in video.frames_at(raw.video, 25)]
     for k in (0, 5, FRAMES - 1):
         wanted = crop.crop(frames[k], clip.boxes[k], 128, 128 / 96)
         assert np.abs(clip.picture(k).astype(int) - wanted).mean() < 3
@@ -71,8 +71,8 @@ def test_crops_show_the_boxes_and_meshes_lie_on_them(recorded, source, tmp_path)
         assert 0.88 < mesh[landmarks.CHIN, 1] < 1
 
 
-def test_mouth_windows_have_the_lips_in_their_middle(recorded, tmp_path):
-    store(tmp_path / "one.safetensors", *recorded)
+def test_mouth_windows_have_the_lips_in_their_middle(extracted, tmp_path):
+    store(tmp_path / "one.safetensors", *extracted)
     clip = Clip(tmp_path / "one.safetensors")
     lips = clip.meshes[:, landmarks.OUTER_LIPS + landmarks.INNER_LIPS].mean(1)  # (L, 2), of the face box
     middle = clip.windows @ [0.5, 0.5, 1]
@@ -87,8 +87,8 @@ def test_mouth_windows_have_the_lips_in_their_middle(recorded, tmp_path):
 
 
 @pytest.mark.parametrize("face_px", [128, 256])
-def test_larger_faces_are_kept_where_that_is_asked_for(source, detector, face_px, tmp_path):
-    store(tmp_path / "one.safetensors", *extract(source, detector, face_px))
+def test_larger_faces_are_kept_where_that_is_asked_for(raw, detector, face_px, tmp_path):
+    store(tmp_path / "one.safetensors", *extract(raw, detector, face_px))
     assert Clip(tmp_path / "one.safetensors").picture(0).shape == (round(face_px * 4 / 3),) * 2 + (3,)
 
 
@@ -112,10 +112,10 @@ def test_other_rates_are_resampled_by_time(detector, tmp_path):
         number_of(frame.rgb()) for _, frame in video.frames_at(make_video(tmp_path / "n.mp4", numbered(23), 50), 25)
     ]
     assert shown == list(range(0, 23, 2)), "the frame that is shown at k / 25 s"
-    np.testing.assert_allclose(np.diff(arrays["boxes"][:, 0])[3:-3], 2, atol=0.3)  # px a frame, two of the source's
+    np.testing.assert_allclose(np.diff(arrays["boxes"][:, 0])[3:-3], 2, atol=0.3)  # px a frame: two frames of the video
 
 
-def test_a_part_of_a_long_video_is_cut_out(source, detector, tmp_path):
+def test_a_part_of_a_long_video_is_cut_out(raw, detector, tmp_path):
     path = write_clip(tmp_path / "long.mp4", portrait(count=40))
     whole, _ = extract(RawClip("long", path), detector)
     part, _ = extract(RawClip("part", path, start_s=0.4, stop_s=1.2, region=(60, 20, 160, 170)), detector)
@@ -136,52 +136,52 @@ def test_sound_may_lie_in_a_file_of_its_own(detector, tmp_path):
     np.testing.assert_array_equal(arrays["wav"], buzz(FRAMES / 25))
 
 
-def test_sound_that_is_late_is_moved_and_its_words_with_it(source, detector):
-    asked = []
+def test_sound_that_is_late_is_moved_and_its_words_with_it(raw, detector):
+    calls = []
 
     def late(pictures, wav, boxes, meshes):
-        asked.append((len(list(pictures)), wav, boxes.shape, meshes.shape))
+        calls.append((len(list(pictures)), wav, boxes.shape, meshes.shape))
         return 3, {"sync": {"c": 1.5}}
 
-    arrays, facts = extract(source, detector, sync=late)
-    frames, wav, *shapes = asked[0]
+    arrays, facts = extract(raw, detector, sync=late)
+    frames, wav, *shapes = calls[0]
     assert frames == FRAMES and shapes == [(FRAMES, 4), (FRAMES, 468, 2)]
     assert facts["offset"] == 3 and facts["sync"] == {"c": 1.5}
     np.testing.assert_array_equal(arrays["wav"][:-1920], wav[1920:])
     np.testing.assert_allclose(arrays["word_times"], [[0, 0.13], [0.13, 0.28]], atol=1e-6)
 
 
-class Told:
-    """Stands for a sync model with its protocol: says how late the picture is, and keeps what it saw."""
+class FakeScorer:
+    """Stands for a sync model with its protocol: returns a given offset of the picture, and keeps its input."""
 
     about, columns, sync = {"sha256": "abc"}, {"c": "sync C"}, SimpleNamespace(sure=0.5)
 
     def __init__(self, offset, c=2.0):
-        self.offset, self.c, self.saw = offset, c, None
+        self.offset, self.c, self.given = offset, c, None
 
     def __call__(self, frames, wav, face):
-        self.saw = frames, face
+        self.given = frames, face
         return {"c": self.c, "d": 0.5, "offset": self.offset}
 
 
-def test_a_sync_model_tells_how_late_the_sound_is(recorded, source, monkeypatch):
-    boxes, meshes = recorded[0]["boxes"], recorded[0]["mesh"].astype(np.float32)
-    pictures = list(extraction.Pictures(source))
+def test_a_sync_model_measures_the_offset_of_the_sound(extracted, raw, monkeypatch):
+    boxes, meshes = extracted[0]["boxes"], extracted[0]["mesh"].astype(np.float32)
+    pictures = list(extraction.Pictures(raw))
     for offset, most in ((-4, 5), (2, 2)):
-        told = Told(offset)
-        monkeypatch.setattr("experts.lse.scorer", lambda path, protocol, told=told: told)
-        late, facts = extraction.Lateness("x", most)(pictures, recorded[0]["wav"], boxes, meshes)
+        fake = FakeScorer(offset)
+        monkeypatch.setattr("experts.lse.scorer", lambda path, protocol, fake=fake: fake)
+        late, facts = extraction.SyncOffset("x", most)(pictures, extracted[0]["wav"], boxes, meshes)
         assert late == -offset and facts == {"sync": {"model": "abc", "c": 2.0, "d": 0.5}}
-        frames, face = told.saw
+        frames, face = fake.given
         x1, y1, x2, y2 = face.boxes[0].round().astype(int)
         x, y = boxes[0, :2].round().astype(int)
         np.testing.assert_array_equal(frames[0][y1:y2, x1:x2], pictures[0][y : y + y2 - y1, x : x + x2 - x1])
-    monkeypatch.setattr("experts.lse.scorer", lambda path, protocol: Told(-6))
+    monkeypatch.setattr("experts.lse.scorer", lambda path, protocol: FakeScorer(-6))
     with pytest.raises(InputError, match="its sound is 6 frames late, more than --max_offset 5"):
-        extraction.Lateness("x", 5)(pictures, recorded[0]["wav"], boxes, meshes)
-    monkeypatch.setattr("experts.lse.scorer", lambda path, protocol: Told(1, 0.4))
+        extraction.SyncOffset("x", 5)(pictures, extracted[0]["wav"], boxes, meshes)
+    monkeypatch.setattr("experts.lse.scorer", lambda path, protocol: FakeScorer(1, 0.4))
     with pytest.raises(InputError, match="fit at no offset that was tried: sync C 0.40, 0.5 is the least"):
-        extraction.Lateness("x", 5)(pictures, recorded[0]["wav"], boxes, meshes)
+        extraction.SyncOffset("x", 5)(pictures, extracted[0]["wav"], boxes, meshes)
 
 
 def test_moving_sound_keeps_its_length():
@@ -233,7 +233,7 @@ def two_people(small):
     return np.stack([frame] * FRAMES)
 
 
-def test_a_second_face_is_told_and_one_of_like_size_is_refused(detector, tmp_path):
+def test_a_second_face_is_noted_and_one_of_like_size_is_refused(detector, tmp_path):
     path = write_clip(tmp_path / "two.mp4", two_people(0.6))
     assert extract(RawClip("two", path), detector)[1]["others"] == 1
     path = write_clip(tmp_path / "like.mp4", two_people(1.0))

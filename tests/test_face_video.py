@@ -1,4 +1,4 @@
-"""What --face names is seen as the flags want it, and played for as long as it takes."""
+"""The video of --face is edited as the flags ask, and played for as long as it takes."""
 
 from fractions import Fraction
 
@@ -30,34 +30,34 @@ def indices(frames):
 
 
 def test_a_video_is_played_forth_and_back(clip):
-    source = FaceVideo(clip)
+    video = FaceVideo(clip)
     for count in (1, 12, 40):
-        played = [(index, number_of(frame.rgb())) for index, frame in source.played(count)]
+        played = [(index, number_of(frame.rgb())) for index, frame in video.played(count)]
         assert played == [(bounce(k, 12),) * 2 for k in range(count)]
 
 
 def test_once_stops_at_the_end_of_the_sound_or_of_the_video(clip):
-    source = FaceVideo(clip)
-    assert indices(source.once(5)) == list(range(5)) and indices(source.once(40)) == list(range(12))
+    video = FaceVideo(clip)
+    assert indices(video.once(5)) == list(range(5)) and indices(video.once(40)) == list(range(12))
 
 
 def test_any_frame_can_be_asked_for(clip):
-    source = FaceVideo(clip, crop=(0, -1, 10, -1))
-    assert [number_of(source.at(k).rgb()) for k in (11, 0, 5)] == [11, 0, 5]
-    assert all(same(source.at(k), frame) for k, frame in source.once(12))
+    video = FaceVideo(clip, crop=(0, -1, 10, -1))
+    assert [number_of(video.at(k).rgb()) for k in (11, 0, 5)] == [11, 0, 5]
+    assert all(same(video.at(k), frame) for k, frame in video.once(12))
 
 
 @pytest.mark.parametrize("static", [False, True])
 def test_a_picture_is_always_its_one_frame(picture, static):
-    source = FaceVideo(picture, static=static)
-    assert indices(source.once(9)) == [0] and indices(source.played(9)) == [0] * 9
-    assert source.fps == 25 and source.like.fps == 25 and source.first.size == (51, 37)
-    assert same(source.at(0), source.first)
+    video = FaceVideo(picture, static=static)
+    assert indices(video.once(9)) == [0] and indices(video.played(9)) == [0] * 9
+    assert video.fps == 25 and video.like.fps == 25 and video.first.size == (51, 37)
+    assert same(video.at(0), video.first)
 
 
 def test_static_is_the_first_frame_of_a_video(clip):
-    source = FaceVideo(clip, static=True)
-    assert [number_of(frame.rgb()) for _, frame in source.played(3)] == [0] * 3 and source.fps == 20
+    video = FaceVideo(clip, static=True)
+    assert [number_of(frame.rgb()) for _, frame in video.played(3)] == [0] * 3 and video.fps == 20
 
 
 def test_the_rate_is_the_videos_own_unless_only_one_frame_is_shown(clip, picture):
@@ -68,10 +68,10 @@ def test_the_rate_is_the_videos_own_unless_only_one_frame_is_shown(clip, picture
 
 def test_frames_are_shrunk_then_turned_then_cropped(clip):
     whole = next(read_frames(clip)).rgb().astype(int)
-    seen = FaceVideo(clip, resize_factor=2, rotate=True, crop=(4, 30, 2, 20)).first
+    edited = FaceVideo(clip, resize_factor=2, rotate=True, crop=(4, 30, 2, 20)).first
     small = whole.reshape(24, 2, 32, 2, 3).mean((1, 3))
     expected = np.rot90(small, -1)[4:30, 2:20]  # clockwise
-    assert seen.size == (18, 26) and np.abs(seen.rgb() - expected).max() < 4
+    assert edited.size == (18, 26) and np.abs(edited.rgb() - expected).max() < 4
 
 
 def test_size_rate_and_shape_of_pixels_are_what_will_be_written(tmp_path):

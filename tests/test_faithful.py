@@ -19,8 +19,8 @@ from models.decoder import PAD
 from models.published.experts import convert_expert
 from models.published.generators import convert_discriminator, convert_talklip
 from models.talklip import Discriminator
-from schedule import loss_weights, set_stage
-from update import train_step
+from train import set_stage, train_step
+from training import TrainState
 
 torch.set_num_threads(1)
 needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason=f"no reference fixtures at {REFERENCE}")
@@ -72,7 +72,7 @@ def boxes(frames):
 
 
 def published_batch():
-    """The train batch of the fixture `dataset_synth`, as `lessons.collate` would give it, in float64."""
+    """The train batch of the fixture `dataset_synth`, as `data.collate` would give it, in float64."""
     import cv2
 
     arrays, parts = fixture("dataset_synth"), {"face": [], "target": [], "index": [], "frames": [], "to_face": []}
@@ -204,7 +204,7 @@ def test_a_faithful_step_is_the_published_one(stage, monkeypatch):
         expert, "features", lambda fake, batch: seen.setdefault("memory", look(seen.setdefault("fake", fake), batch))
     )
     optims = {n: torch.optim.Adam(net.parameters(), 1e-4, (0.5, 0.999)) for n, net in nets.items()}
-    losses = train_step(nets, optims, [batch], loss_weights(hp, 0), hp, expert)
+    losses = train_step(TrainState(hp, torch.device("cpu"), nets, optims), [batch], expert)
 
     worst = {"syn": meets(seen["fake"].flatten(0, 1)[:, BGR], arrays, f"{name}/syn")}
     shown = expert.rois(seen["fake"], batch)[0]

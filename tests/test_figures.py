@@ -1,4 +1,4 @@
-"""Figures are drawn from what was trained: embeddings of words, strips of frames, curves of runs."""
+"""Figures of what was trained: embeddings of words, strips of frames, curves of runs."""
 
 import json
 
@@ -10,7 +10,7 @@ from small_experts import NARROW
 
 import checkpoint
 from data import audio_features
-from evaluation.figures import embedded, main, smooth, told
+from evaluation.figures import embedded, logged, main, smooth
 from hparams import HParams
 from models import build_generator
 
@@ -33,7 +33,7 @@ def rows(weights):
     return ["--rows", *(f"{name}={path}" for name, path in weights.items())]
 
 
-def test_embeddings_of_two_words_are_drawn_and_told_apart(spoken_root, weights, tmp_path, capsys):
+def test_embeddings_of_two_words_are_plotted_and_classified(spoken_root, weights, tmp_path, capsys):
     out = tmp_path / "figures" / "words.png"
     argv = [
         "embeddings",
@@ -68,7 +68,7 @@ def test_the_frames_of_a_word_are_those_it_is_said_in(spoken_root, weights):
     np.testing.assert_allclose(vectors, speech[4:14].numpy(), atol=1e-6)
 
 
-def test_a_strip_has_a_row_for_each_generator_and_the_filmed_mouth_below(spoken_root, weights, tmp_path):
+def test_a_strip_has_a_row_for_each_generator_and_the_real_mouth_below(spoken_root, weights, tmp_path):
     from media.clip import Clip
 
     out = tmp_path / "strip.png"
@@ -76,11 +76,11 @@ def test_a_strip_has_a_row_for_each_generator_and_the_filmed_mouth_below(spoken_
     assert main([*map(str, argv), "--frames", "4", "--out", str(out), *rows(weights)]) == 0
     strip = cv2.imread(str(out))[..., ::-1]
     assert strip.shape == (3 * 48, 4 * 96, 3)
-    filmed = Clip(spoken_root / "clips" / "ann" / "one.safetensors").picture(5)[16:112, 16:112]
-    assert abs(strip[-48:, 2 * 96 : 3 * 96].astype(int) - filmed[48:]).max() <= 1
+    real = Clip(spoken_root / "clips" / "ann" / "one.safetensors").picture(5)[16:112, 16:112]
+    assert abs(strip[-48:, 2 * 96 : 3 * 96].astype(int) - real[48:]).max() <= 1
 
 
-def test_curves_are_drawn_of_runs(tmp_path, capsys):
+def test_curves_of_runs_are_plotted(tmp_path, capsys):
     for name, first in (("a", 1), ("b", 5)):
         (tmp_path / name).mkdir()
         lines = [{"step": step, "l1": 1 / step} | ({"lip": 2.0} if step > first else {}) for step in range(1, 9)]
@@ -100,8 +100,8 @@ def test_curves_are_drawn_of_runs(tmp_path, capsys):
 
 def test_what_a_log_says_of_a_measure():
     lines = [{"step": 1, "l1": 0.5}, {"step": 2, "valid": {"l1": 0.4, "mouth": 0.2}}, {"step": 2, "l1": 0.3}]
-    assert told(lines, "l1") == [[1, 2], [0.5, 0.3]]
-    assert told(lines, "valid l1") == [[2], [0.4]] and told(lines, "lip") == [[], []]
+    assert logged(lines, "l1") == [[1, 2], [0.5, 0.3]]
+    assert logged(lines, "valid l1") == [[2], [0.4]] and logged(lines, "lip") == [[], []]
 
 
 @pytest.mark.parametrize(

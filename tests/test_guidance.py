@@ -7,15 +7,14 @@ import torch
 import torch.nn.functional as F
 from small_experts import EXPERT, GUIDED, expert, reader
 
-from data import GuidedClips, collate_windows
+from data import GuidedClips, collate
 from errors import InputError
 from experts.guidance import LipExpert, shrunk
+from hparams import loss_weights
 from losses import adversarial_loss, contrastive_loss, counter_examples, published_contrastive_loss
-from models import build_generator
 from models.decoder import PAD
-from models.talklip import Discriminator, pick
-from schedule import loss_weights
-from update import add_gradients, shares
+from models.talklip import pick
+from train import add_gradients, build, shares
 
 torch.set_num_threads(1)
 
@@ -24,7 +23,7 @@ torch.set_num_threads(1)
 def batch(spoken_root):
     """Two clips of unlike length, with two windows of three frames each."""
     split = GuidedClips(spoken_root, "train", GUIDED, reader(spoken_root).tokenizer, "aligned", 100)
-    batch = collate_windows([split[0], split[1]], GUIDED.window)
+    batch = collate([split[0], split[1]], GUIDED.window)
     assert batch["roi_padding"].any()
     return batch
 
@@ -34,7 +33,7 @@ def faces_like(batch):
 
 
 def plainly(teacher, fake, batch):
-    """The features of `look`, with the whole video through the front end, gradients and all."""
+    """The features of `features`, with the whole video through the front end, gradients and all."""
     video, _ = teacher.rois(fake, batch)
     return teacher.net.encoder(video=video, padding=batch["roi_padding"])
 
@@ -139,10 +138,9 @@ def test_the_step_gives_the_generator_the_gradient_of_the_sum_of_its_losses(spok
         GUIDED, lip_from=0, adv_from=99, audio_layerdrop=0.0, audio_dropout=0.0, mouth_weight=0.0, lips_weight=0.0
     )
     teacher = expert(spoken_root)
-    torch.manual_seed(0)
-    nets = {"generator": build_generator(hp), "discriminator": Discriminator(hp)}
-    generator = nets["generator"]
-    losses = add_gradients(nets, batch, loss_weights(hp, 0), hp, teacher, *shares([batch], hp))
+    state = build(hp, torch.device("cpu"))
+    generator = state.nets["generator"].train()
+    losses = add_gradients(state, batch, loss_weights(hp, 0), teacher, *shares([batch], hp))
     found = {name: weight.grad.clone() for name, weight in generator.named_parameters() if weight.grad is not None}
     generator.zero_grad()
     speech = generator.encode_audio(batch["audio"], batch["audio_padding"])

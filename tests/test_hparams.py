@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from errors import InputError
-from hparams import PRESETS, ExpertHParams, HParams, add_flags, override, preset
+from hparams import METHODS, PRESETS, WEIGHTS, ExpertHParams, HParams, add_flags, loss_weights, override, preset
 from models import build_generator
 from models.talklip import Discriminator
 
@@ -137,6 +137,32 @@ def test_every_preset_builds(name):
     face, rows = torch.zeros(1, 2, 6, hp.face_size, hp.face_size), torch.zeros(1, 2, dtype=torch.long)
     drawn = generator(face.to("meta"), heard.to("meta"), rows.to("meta"))
     assert drawn.shape == (1, 2, 3, hp.face_size, hp.face_size) and discriminator(drawn).shape == (2, 1)
+
+
+def test_every_weight_is_that_of_a_loss_and_counts_from_its_knob_on():
+    """Adding a loss is adding its knob: see `loss_weights`."""
+    hp = HParams(contrastive_weight=0.2, mouth_weight=0.3, lips_weight=0.4, adv_from=5, lip_from=7)
+    names = [knob.name for knob in fields(HParams) if knob.name.endswith("_weight")]
+    assert [f"{name}_weight" for name in loss_weights(hp, 0)] == names
+    since = {knob.name: knob.metadata["since"] for knob in fields(HParams) if knob.metadata["since"]}
+    assert since == {"adv_weight": "adv_from", "lip_weight": "lip_from", "contrastive_weight": "lip_from"}
+    for name in names:
+        first = getattr(hp, since[name]) if name in since else 0
+        told = [loss_weights(hp, step)[name.removesuffix("_weight")] for step in range(9)]
+        assert told == [0.0] * first + [getattr(hp, name)] * (9 - first)
+
+
+def test_every_method_has_a_preset_that_comes_with_its_weights():
+    for name in METHODS.values():
+        assert preset(name).guided and name.removeprefix("compact_") in PRESETS
+    assert WEIGHTS["generator"].is_file() and WEIGHTS["expert"].is_file()
+
+
+def test_the_stage_under_the_expert_has_batches_of_its_own():
+    hp = HParams(batch_size=8, window=5, lip_from=10, lip_batch_size=2, lip_window=16)
+    assert hp.paced(9) is hp and hp.paced(10) == replace(hp, batch_size=2, window=16)
+    same = replace(hp, lip_batch_size=0, lip_window=0)
+    assert same.paced(10) == same
 
 
 def test_the_default_is_the_published_talklip():

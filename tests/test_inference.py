@@ -44,30 +44,37 @@ def save_picture(path, rgb):
     return path
 
 
-def test_a_video_and_a_sound_become_a_video_that_says_it(tmp_path, swaying_clip, voice, narrow_weights):
+def times_of_speech(monkeypatch):
+    """A list that fills with the seconds at which speech is asked for."""
+    times, track = [], renderer.SpeechTrack.__call__
+    monkeypatch.setattr(renderer.SpeechTrack, "__call__", lambda self, at: times.extend(at) or track(self, at))
+    return times
+
+
+def test_a_video_and_a_sound_become_a_talking_video(tmp_path, swaying_clip, voice, narrow_weights):
     report = run(swaying_clip, voice, tmp_path / "out.mp4", narrow_weights)
     seconds, codecs = track_lengths(tmp_path / "out.mp4")
     assert codecs == {"video": "h264", "audio": "aac"}
     assert seconds["video"] == pytest.approx(0.6) and seconds["audio"] == pytest.approx(0.6, abs=0.001)
     found = probe(tmp_path / "out.mp4")
     assert (found.width, found.height, found.fps) == (160, 160, 25)
-    heard, said = read_audio(tmp_path / "out.mp4"), read_audio(voice)
-    assert np.corrcoef(heard[: len(said)], said)[0, 1] > 0.99
+    written, given = read_audio(tmp_path / "out.mp4"), read_audio(voice)
+    assert np.corrcoef(written[: len(given)], given)[0, 1] > 0.99
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "out.mp4"]
     assert report["frames"] == report["source_frames"] == 15
 
 
 def test_the_report_says_what_was_done_and_with_what(tmp_path, swaying_clip, voice, narrow_weights):
-    words = command(swaying_clip, voice, tmp_path / "out.mp4", narrow_weights, "--report", tmp_path / "said.json")
+    words = command(swaying_clip, voice, tmp_path / "out.mp4", narrow_weights, "--report", tmp_path / "report.json")
     assert inference.main(words) == 0 and not (tmp_path / "out.json").exists()
-    report = json.loads((tmp_path / "said.json").read_text(), parse_constant=pytest.fail)  # strict: no NaN
+    report = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)  # strict: no NaN
     assert sorted(map(int, report["boxes"])) == list(range(15))
     for x1, y1, x2, y2 in report["boxes"].values():
         assert 30 < x1 < x2 < 140 and 30 < y1 < y2 < 150 and 50 < x2 - x1 < 90
     assert report["passed_through"] == [] and report["fps"] == 25
     assert len(report["model"]["sha256"]) == 64 and report["model"]["path"] == str(narrow_weights)
     assert {"python", "torch", "opencv", "av"} <= report["versions"].keys()
-    assert {"find faces", "draw and write", "all"} <= report["seconds"].keys()
+    assert {"find faces", "encode audio", "render and write", "all"} <= report["seconds"].keys()
     assert "ynthetic" in report["synthetic"]
 
 
@@ -102,17 +109,14 @@ def test_a_video_gives_its_sound(tmp_path, swaying_clip, narrow_weights):
 def test_the_result_lasts_as_long_as_the_sound(tmp_path, narrow_weights, monkeypatch, fps, sound_s):
     face = make_video(tmp_path / "a.mp4", numbered(11, 96, 96), fps)
     sound = make_wav(tmp_path / "a.wav", buzz(sound_s))
-    heard, listen = [], renderer.SpeechTrack.__call__
-    monkeypatch.setattr(
-        renderer.SpeechTrack, "__call__", lambda self, times: heard.extend(times) or listen(self, times)
-    )
+    times = times_of_speech(monkeypatch)
     report = run(face, sound, tmp_path / "out.mp4", narrow_weights, "--box", 4, 60, 4, 60)
     seconds, _ = track_lengths(tmp_path / "out.mp4")
     assert abs(seconds["video"] - sound_s) <= 1 / fps and abs(seconds["audio"] - sound_s) <= 0.001
     assert report["fps"] == pytest.approx(float(fps))
     shown = [number_of(frame.rgb()) for frame in read_frames(tmp_path / "out.mp4")]
     assert shown == [bounce(k, 11) for k in range(report["frames"])], "forth and back"
-    np.testing.assert_allclose(heard, np.arange(report["frames"]) / float(fps), err_msg="each hears its own time")
+    np.testing.assert_allclose(times, np.arange(report["frames"]) / float(fps), err_msg="each has its own time")
 
 
 def test_a_phone_clip_comes_out_upright(tmp_path, voice, narrow_weights):
@@ -149,18 +153,15 @@ def test_frames_without_a_face_pass_through_bit_by_bit(tmp_path, narrow_weights,
     frames[12:26] = np.random.default_rng(0).integers(0, 256, (160, 160, 3))
     face = make_video(tmp_path / "a.mp4", frames)
     sound = make_wav(tmp_path / "a.wav", buzz(2.0))  # 50 frames: the last 10 play backward
-    shown, heard, listen = written_frames(monkeypatch), [], renderer.SpeechTrack.__call__
-    monkeypatch.setattr(
-        renderer.SpeechTrack, "__call__", lambda self, times: heard.extend(times) or listen(self, times)
-    )
+    shown, times = written_frames(monkeypatch), times_of_speech(monkeypatch)
     report = run(face, sound, tmp_path / "out.mp4", narrow_weights)
     assert report["passed_through"] == [[12, 25]] and report["frames"] == 50
     old = frames_of(face)
     for k, frame in enumerate(shown):
         passed = 12 <= k < 26
         assert same(frame, old[bounce(k, 40)]) == passed and (str(bounce(k, 40)) in report["boxes"]) != passed
-    assert heard == [k / 25 for k in range(50) if not 12 <= k < 26], "sound stays aligned"
-    assert min(report["identity_frames"]) < 12 and max(report["identity_frames"]) >= 26, "each shot shows its own looks"
+    assert times == [k / 25 for k in range(50) if not 12 <= k < 26], "sound stays aligned"
+    assert min(report["identity_frames"]) < 12 and max(report["identity_frames"]) >= 26, "each shot shows its own"
 
 
 def test_of_several_faces_the_largest_is_redrawn(tmp_path, voice, narrow_weights, monkeypatch):
@@ -206,10 +207,10 @@ def test_a_video_of_one_frame_is_a_picture(tmp_path, voice, narrow_weights):
 
 
 def test_help_answers_at_once(tmp_path):
-    asked, seconds = [sys.executable, "-X", "importtime", ROOT / "inference.py", "--help"], []
+    words, seconds = [sys.executable, "-X", "importtime", ROOT / "inference.py", "--help"], []
     for _ in range(3):  # the best of three, as the machine may be busy
         start = time.perf_counter()
-        done = subprocess.run(asked, capture_output=True, text=True, cwd=tmp_path, check=True)
+        done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=True)
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 1 and "--face" in done.stdout
     imported = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}

@@ -49,11 +49,11 @@ def refused(place, capsys):
         before = {path: path.is_file() and path.read_bytes() for path in place.rglob("*")}
         code = inference.main(command(paths["face"], paths["audio"], paths["outfile"], paths["weights"], *flags))
         after = {path: path.is_file() and path.read_bytes() for path in place.rglob("*")}
-        told = capsys.readouterr()
-        assert (code, told.out) == (1, "") and before == after
-        assert told.err.startswith("inference.py: ") and told.err.endswith("\n") and told.err.count("\n") == 1
-        assert words in told.err, told.err
-        return told.err
+        printed = capsys.readouterr()
+        assert (code, printed.out) == (1, "") and before == after
+        assert printed.err.startswith("inference.py: ") and printed.err.endswith("\n") and printed.err.count("\n") == 1
+        assert words in printed.err, printed.err
+        return printed.err
 
     return go
 
@@ -79,7 +79,7 @@ def broken_media(folder, clip):
     }
 
 
-def test_a_broken_face_or_audio_is_told_in_one_line(place, refused):
+def test_a_broken_face_or_audio_is_reported_in_one_line(place, refused):
     for name, words in broken_media(place, place / "face.mp4").items():
         assert name in refused(words=words, face=name)
         assert name in refused(words=words, audio=name)
@@ -93,7 +93,7 @@ def test_a_sound_is_no_face_and_a_silent_video_is_no_audio(place, refused):
     refused(audio="a.png", words="has no sound track")
 
 
-def test_a_video_without_any_face_is_told(place, refused):
+def test_a_video_without_any_face_is_reported(place, refused):
     make_video(place / "grey.mp4", np.stack([GREY] * 20))
     assert "--box" in refused(face="grey.mp4", words="no face in any frame, of 15 searched")
 
@@ -104,7 +104,7 @@ def test_static_needs_a_face_in_the_first_frame(place, refused):
     run(place / "late.mp4", place / "voice.wav", place / "out.mp4", place / "w.safetensors")
 
 
-def test_a_place_that_cannot_be_written_to_is_told_before_the_work(place, refused, monkeypatch):
+def test_a_place_that_cannot_be_written_to_is_reported_before_the_work(place, refused, monkeypatch):
     monkeypatch.setattr(renderer, "load", None)  # none of these gets as far
     refused(outfile="none/out.mp4", words="does not exist or cannot be written to")
     refused(outfile="face.mp4/out.mp4", words="does not exist or cannot be written to")
@@ -121,7 +121,7 @@ def test_a_place_that_cannot_be_written_to_is_told_before_the_work(place, refuse
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_leave_to_write_is_told(place, refused):
+def test_a_folder_without_the_right_to_write_is_reported(place, refused):
     (place / "out").chmod(0o500)
     refused(words="cannot be written to")
 
@@ -140,7 +140,7 @@ def test_an_input_is_never_overwritten(place, refused, monkeypatch):
     refused("--report", "voice.wav", words="--audio")
 
 
-def test_a_wrong_checkpoint_is_told_in_one_line(place, refused):
+def test_a_wrong_checkpoint_is_reported_in_one_line(place, refused):
     (place / "page.pth").write_text("<!DOCTYPE html><html><body>Quota exceeded</body></html>")
     (place / "lfs.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 435807851\n")
     (place / "cut.safetensors").write_bytes((place / "w.safetensors").read_bytes()[:9000])
@@ -168,7 +168,7 @@ def test_a_region_outside_the_frame_is_refused(refused, flag, region):
     refused(flag, *region, words=f"{flag} {' '.join(map(str, region))} does not fit the frame of 160x160 px")
 
 
-def test_a_device_that_is_not_there_is_told(refused):
+def test_a_device_that_is_not_there_is_reported(refused):
     refused("--device", "no_such_device", words="--device no_such_device does not work here")
 
 
@@ -184,8 +184,8 @@ def test_strange_names_are_just_names(place, monkeypatch, capsys, name):
     assert len(list(read_frames(place / f"{name}.mkv"))) == 15 and (place / f"{name}.json").exists()
     capsys.readouterr()
     assert inference.main(command(f"{name}.none", f"{name}.wav", "out/a.mp4", "w.safetensors")) == 1
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1 and " ".join(f"{name}.none".split()) in told
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1 and " ".join(f"{name}.none".split()) in printed
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode elsewhere")
@@ -207,7 +207,7 @@ def test_a_flag_without_its_file_is_a_bad_flag(capsys):
         assert end.value.code == 2
 
 
-@pytest.mark.parametrize("part", ["draw", "put_back"])  # on the main thread, and on the one that writes
+@pytest.mark.parametrize("part", ["render", "put_back"])  # on the main thread, and on the one that writes
 def test_ctrl_c_leaves_nothing_behind(place, monkeypatch, capsys, part):
     def stop(*_):
         assert any(name.endswith(".partial.mp4") for name in names(place / "out")), "it was being written"
@@ -241,7 +241,7 @@ def test_a_real_ctrl_c_stops_a_real_run(place):
     assert work.stderr.read() == b"inference.py: stopped; nothing was written\n" and names(place / "out") == []
 
 
-def test_a_full_disk_is_told_in_one_line(refused):
+def test_a_full_disk_is_reported_in_one_line(refused):
     import resource
 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

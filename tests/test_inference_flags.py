@@ -11,6 +11,7 @@ from portraits import (
     ROOT,
     WEIGHTS,
     changed_region,
+    command,
     export_narrow,
     head,
     inside,
@@ -125,7 +126,7 @@ def test_a_box_is_taken_as_it_is_and_nothing_is_searched(go, swaying_clip, monke
 
 
 @pytest.mark.parametrize("box", [(0, -1, 0, -1), (158, 160, 158, 160), (100, 101, 3, 4), (0, 1, 0, 160)])
-def test_a_box_of_any_size_is_drawn(go, swaying_clip, monkeypatch, box):
+def test_a_box_of_any_size_is_rendered(go, swaying_clip, monkeypatch, box):
     shown = written_frames(monkeypatch)
     assert go("--box", *box)["frames"] == len(shown) == 15
     if box[:2] == (0, -1):
@@ -166,6 +167,16 @@ def test_self_is_the_frame_itself_and_best_never_is(go, plain):
 
 def test_bf16_and_float32_are_said(go):
     assert [go("--precision", p)["model"]["precision"] for p in ("bf16", "float32")] == ["bfloat16", "float32"]
+
+
+def test_progress_in_a_pipe_is_a_few_lines_and_none_with_quiet(tmp_path, swaying_clip, voice, narrow_weights, capsys):
+    words = command(swaying_clip, voice, tmp_path / "out.mp4", narrow_weights)
+    assert inference.main(words) == 0 and capsys.readouterr().err == ""
+    words.remove("--quiet")
+    assert inference.main(words) == 0
+    printed = capsys.readouterr().err
+    assert [line.split(":")[0] for line in printed.splitlines()] == ["finding faces", "rendering", "rendering"]
+    assert "\r" not in printed and "30/30" in printed.splitlines()[-1]
 
 
 def test_crf_0_is_lossless(tmp_path, go, monkeypatch):

@@ -1,11 +1,11 @@
-"""The mouth's landmarks on drawn meshes whose distances are known, and on the portrait moved and scaled."""
+"""The mouth's landmarks on made-up meshes whose distances are known, and on the portrait moved and scaled."""
 
 import numpy as np
 import pytest
 from drawn_faces import head_mesh
 from portraits import head
 
-from evaluation.landmarks import Mesher, compare, eye_distance, follows, lmd, movement, openings
+from evaluation.landmarks import Mesher, compare, eye_distance, follows, lip_motion, lmd, openings
 from faces import crop, landmarks, track
 from faces.detect import BlazeFace
 
@@ -52,10 +52,10 @@ def test_lmd_does_not_change_where_a_frame_is_moved_or_scaled():
     assert lmd(fake, real).min() > 1
 
 
-def test_movement_is_measured_in_eye_distances():
+def test_lip_motion_is_measured_in_eye_distances():
     assert openings(heads([0.0, 0.112])) == pytest.approx([0, 0.2], abs=1e-3)
-    assert movement(openings(heads([0.0, 0.112, 0.112]))) == pytest.approx(0.1, abs=1e-3)
-    assert movement(openings(heads([0.05] * 4))) < 1e-6
+    assert lip_motion(openings(heads([0.0, 0.112, 0.112]))) == pytest.approx(0.1, abs=1e-3)
+    assert lip_motion(openings(heads([0.05] * 4))) < 1e-6
     assert eye_distance(100 * heads([0.1])).tolist() == pytest.approx([56.0], abs=1e-3)
 
 
@@ -100,7 +100,7 @@ def test_lmd_hardly_changes_with_the_place_and_scale_of_the_picture(mesher):
     assert measured == pytest.approx([measured[0]] * 3, rel=0.35)
 
 
-def test_a_picture_without_a_face_is_told(mesher):
+def test_a_picture_without_a_face_is_noticed(mesher):
     mesh, box = head_mesh(), np.array([40, 30, 136, 126], np.float32)
     blank = np.full((1, 128, 128, 3), 127, np.uint8)
     assert not mesher(blank, mesh[None], box[None], MARGIN)[1].any()

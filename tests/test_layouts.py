@@ -1,4 +1,4 @@
-"""Each corpus is known by its layout, as it was unpacked, and divided as its makers or the field divide it."""
+"""Each corpus is detected from its layout, as it was unpacked, and divided as its makers or the field divide it."""
 
 import os
 
@@ -42,7 +42,7 @@ def test_lrs2(tmp_path):
             "test": ["55/00003", "55/00009"],
             "pretrain": ["pretrain/55/00001"],
         }
-        main, pretrain = corpus.sources["55/00001"], corpus.sources["pretrain/55/00001"]
+        main, pretrain = corpus.clips["55/00001"], corpus.clips["pretrain/55/00001"]
         assert main.video == root / "mvlrs_v1/main/55/00001.mp4" and main.kind == "lrs"
         assert pretrain.video == root / "mvlrs_v1/pretrain/55/00001.mp4"
         assert main.transcript == root / "mvlrs_v1/main/55/00001.txt"
@@ -66,7 +66,7 @@ def test_lrs3_holds_videos_of_trainval_out(tmp_path):
     train, val = (set(corpus.lists[split]) for split in ("train", "val"))
     assert len(val) == 4 and len(train) == 76 and not train & val
     assert not {name.split("/")[0] for name in train} & {name.split("/")[0] for name in val}
-    assert corpus.sources["talk00/00001"].transcript == tmp_path / "trainval/talk00/00001.txt"
+    assert corpus.clips["talk00/00001"].transcript == tmp_path / "trainval/talk00/00001.txt"
 
 
 @pytest.mark.parametrize("home", ["lipread_mp4/", ""])
@@ -77,21 +77,17 @@ def test_lrw(tmp_path, home):
     corpus = read_corpus(tree(tmp_path, *names))
     assert corpus.kind == "lrw" and sorted(corpus.lists) == ["train", "val"]
     assert corpus.lists["val"] == [f"{w}/val/{w}_0000{k}" for w in ("ABOUT", "WORLD") for k in "12"]
-    source = corpus.sources["ABOUT/train/ABOUT_00002"]
-    assert (
-        source.kind == "lrw"
-        and source.transcript.name == "ABOUT_00002.txt"
-        and source.transcript.parent.name == "train"
-    )
+    raw = corpus.clips["ABOUT/train/ABOUT_00002"]
+    assert raw.kind == "lrw" and raw.transcript.name == "ABOUT_00002.txt" and raw.transcript.parent.name == "train"
 
 
 def test_grid_pairs_videos_and_alignments(tmp_path):
     clips = [f"{who}.mpg_vcd/{who}/bbaf{k}n.mpg" for who in ("s1", "s3", "s20") for k in range(30)]
     aligned = [f"alignments/{who}/bbaf{k}n.align" for who in ("s1", "s3", "s20") for k in range(30)]
     corpus = read_corpus(tree(tmp_path, *clips, *aligned))
-    assert corpus.kind == "grid" and len(corpus.sources) == 90
-    source = corpus.sources["s3/bbaf7n"]
-    assert source.transcript == tmp_path / "alignments/s3/bbaf7n.align" and source.kind == "grid"
+    assert corpus.kind == "grid" and len(corpus.clips) == 90
+    raw = corpus.clips["s3/bbaf7n"]
+    assert raw.transcript == tmp_path / "alignments/s3/bbaf7n.align" and raw.kind == "grid"
     assert {name.split("/")[0] for name in corpus.lists["test_unseen"]} == {"s1", "s20"}
     assert [len(corpus.lists[split]) for split in ("train", "val", "test", "test_unseen")] == [28, 1, 1, 60]
 
@@ -101,7 +97,7 @@ def test_grid_of_one_folder_with_lists(tmp_path):
     corpus = read_corpus(tree(tmp_path, *files, train="s1/a0\ns1/a1\n", test="s1/a3\ns1/a9\n../x\n"))
     assert corpus.lists == {"train": ["s1/a0", "s1/a1"], "test": ["s1/a3"]}
     assert corpus.refused == {"s1/a9": "there is no such video", "../x": "its path leads out of the root"}
-    assert corpus.sources["s1/a0"].transcript == tmp_path / "s1/a0.align"
+    assert corpus.clips["s1/a0"].transcript == tmp_path / "s1/a0.align"
 
 
 def test_hdtf_cuts_whole_videos_and_takes_cut_clips(tmp_path):
@@ -115,15 +111,15 @@ def test_hdtf_cuts_whole_videos_and_takes_cut_clips(tmp_path):
         HDTF_dataset__WDA_annotion_time="Obama.mp4 00:05-00:15\n",
     )
     corpus = read_corpus(root)
-    assert corpus.kind == "hdtf" and sorted(corpus.sources) == [
+    assert corpus.kind == "hdtf" and sorted(corpus.clips) == [
         "Obama/Obama_0",
         "Radio11/Radio11_0",
         "Radio11/Radio11_1",
     ]
-    first, second = corpus.sources["Radio11/Radio11_0"], corpus.sources["Radio11/Radio11_1"]
+    first, second = corpus.clips["Radio11/Radio11_0"], corpus.clips["Radio11/Radio11_1"]
     assert (first.start_s, first.stop_s, first.region, first.region_height) == (30, 60, (412, 3, 599, 590), 720)
     assert (second.start_s, second.stop_s, second.region) == (3690, 3750, None)
-    assert corpus.sources["Obama/Obama_0"].stop_s is None
+    assert corpus.clips["Obama/Obama_0"].stop_s is None
     assert corpus.refused == {"Gone/Gone_0": "neither Gone.mp4 nor Gone_0.mp4 is here"}
     for lists, span in (("annotion_time", "Radio11.mp4 00:30-now\n"), ("crop_wh", "Radio11_0.mp4 a b c d\n")):
         path = root / f"HDTF_dataset/RD_{lists}.txt"
@@ -138,7 +134,7 @@ def test_hdtf_as_downloaders_name_it_and_in_a_linked_folder(tmp_path):
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "hdtf").symlink_to(there)
     corpus = read_corpus(tmp_path / "here")
-    assert corpus.kind == "hdtf" and list(corpus.sources) == ["Radio11/Radio11_0"] and not corpus.refused
+    assert corpus.kind == "hdtf" and list(corpus.clips) == ["Radio11/Radio11_0"] and not corpus.refused
 
 
 def test_voxceleb2(tmp_path):
@@ -147,8 +143,8 @@ def test_voxceleb2(tmp_path):
     corpus = read_corpus(root)
     assert corpus.kind == "voxceleb2" and corpus.lists["test"] == ["id00099/xyz/00007"]
     assert len(corpus.lists["val"]) == 1 and len(corpus.lists["train"]) == 29
-    assert corpus.sources["id00000/abc/00001"].sound == root / "dev/aac/id00000/abc/00001.m4a"
-    assert corpus.sources["id00001/abc/00001"].sound is None
+    assert corpus.clips["id00000/abc/00001"].sound == root / "dev/aac/id00000/abc/00001.m4a"
+    assert corpus.clips["id00001/abc/00001"].sound is None
 
 
 def test_voxceleb2_with_its_table(tmp_path):
@@ -165,9 +161,9 @@ def test_any_folder(tmp_path):
         tmp_path, "a/one two.mp4", "a/b/three.MOV", "four.mkv", "notes.md", ".hidden.mp4", a__b__three="Hello\n"
     )
     corpus = read_corpus(root)
-    assert corpus.kind == "folder" and sorted(corpus.sources) == ["a/b/three", "a/one two", "four"]
-    assert corpus.sources["a/b/three"].transcript == root / "a/b/three.txt"
-    assert corpus.sources["a/one two"].transcript is None
+    assert corpus.kind == "folder" and sorted(corpus.clips) == ["a/b/three", "a/one two", "four"]
+    assert corpus.clips["a/b/three"].transcript == root / "a/b/three.txt"
+    assert corpus.clips["a/one two"].transcript is None
     assert sorted(map(len, corpus.lists.values())) == [1, 1, 1] and sorted(corpus.lists) == ["test", "train", "val"]
     tree(root, train="a/one two\n", val="four\na/b/three\n")
     assert read_corpus(root).lists == {"train": ["a/one two"], "val": ["four", "a/b/three"]}
@@ -191,7 +187,7 @@ def test_one_video_is_trained_on_and_validated_on(tmp_path):
 
 def test_names_that_no_list_can_hold_are_refused(tmp_path):
     corpus = read_corpus(tree(tmp_path, "good.mp4", "two\nlines.mp4", " space.mp4", "good.avi", "x" * 240 + ".mp4"))
-    assert list(corpus.sources) == ["good"] and len(corpus.refused) == 4
+    assert list(corpus.clips) == ["good"] and len(corpus.refused) == 4
     assert "line break" in corpus.refused["two\nlines"] and "another video is named good" in corpus.refused["good.mp4"]
     assert "longer than 230 bytes" in corpus.refused["x" * 240]
 
@@ -202,7 +198,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     os.symlink(root, root / "a" / "round")
     os.symlink(elsewhere, root / "there")
     corpus = read_corpus(root)
-    assert sorted(corpus.sources) == ["a/one", "there/x"]
+    assert sorted(corpus.clips) == ["a/one", "there/x"]
     assert corpus.refused == {"a/round": "a link that leads in a circle"}
 
 
@@ -226,7 +222,7 @@ def test_what_is_held_out_depends_on_names_alone():
     names = [f"who{k}/{n}" for k in range(60) for n in range(3)]
     lists = []
     for order in (names, names[::-1]):
-        corpus = Corpus("x", sources={name: RawClip(name, None) for name in order})
+        corpus = Corpus("x", clips={name: RawClip(name, None) for name in order})
         corpus.divide(lambda name: name.split("/")[0])
         lists.append(corpus.lists)
     assert lists[0] == lists[1] and [len(lists[0][split]) for split in ("train", "val", "test")] == [162, 9, 9]

@@ -11,7 +11,6 @@ from published_files import refused
 
 import checkpoint
 from errors import InputError
-from expert_run import ExpertRun
 from experts.beam_search import beam_search
 from experts.clusters import features
 from experts.lip_reader import error_rates, export, load_reader, packed, read, tokenizer_of
@@ -21,6 +20,7 @@ from models import build_reader
 from models.decoder import PAD
 from models.published.experts import convert_conformer, convert_expert, convert_pretrained
 from models.published.fairseq import read_fairseq
+from train_expert import begin_with
 
 torch.set_num_threads(1)
 SMALL = {"width": 1 / 16, "layers": 1, "dim": 32, "ffn": 48, "heads": 2}
@@ -42,14 +42,14 @@ def encoder_refused(path, words):
 
 
 def save_run(path, hp, tokenizer=None, words=None, size=None):
-    """A run's checkpoint as `ExpertRun.save` writes it, in numbers that 16 bits can hold; returns its network.
+    """A run's checkpoint as `TrainState.save` writes it, in numbers that 16 bits can hold; returns its network.
 
     size: of the network's vocabulary, where it is not to fit.
     """
     net = filled(build_reader(hp, size or len(tokenizer or words or range(4)))).eval()
     net.load_state_dict({k: v.half().float() if v.is_floating_point() else v for k, v in net.state_dict().items()})
     task = "finetune" if tokenizer else "words" if words else "pretrain"
-    state = {"task": task, "step": 30, "best": 0.5, "words": words, "reader": net.state_dict(), "optimizer": {}}
+    state = {"task": task, "step": 30, "best": 0.5, "words": words, "reader": net.state_dict(), "expert_optimizer": {}}
     state |= {"hparams": asdict(hp), "tokenizer": packed(tokenizer) if tokenizer else None}
     checkpoint.save(path, **state)
     return net
@@ -149,7 +149,7 @@ def test_an_avhubert_can_be_exported_as_our_weights(tmp_path):
 
 @pytest.mark.parametrize("fine_tuned", [True, False], ids=["fine-tuned", "pre-trained"])
 @torch.no_grad()
-def test_an_avhubert_lends_its_encoder_to_a_run_and_teaches(fine_tuned, tmp_path):
+def test_an_avhubert_lends_its_encoder_to_a_run_and_its_features_to_be_clustered(fine_tuned, tmp_path):
     weights, _ = write(tmp_path / "x.pt", fine_tuned, changes={} if fine_tuned else {"task_state": None})
     reader = load_reader(tmp_path / "x.pt", whole=False)
     assert reader.net.decoder is None and reader.tokenizer is None and not reader.net.training
@@ -158,13 +158,14 @@ def test_an_avhubert_lends_its_encoder_to_a_run_and_teaches(fine_tuned, tmp_path
         if name.startswith("encoder.") and "tracked" not in name:
             assert torch.equal(found[name.removeprefix("encoder.")], part)
 
-    run = SimpleNamespace(task="finetune", net=SimpleNamespace(reader=build_reader(reader.hp, 11).eval()))
-    ExpertRun.begin_with(run, tmp_path / "x.pt")
-    assert torch.equal(run.net.reader.encode(ROI), reader.net.encode(ROI))
-    run.net.reader = build_reader(replace(reader.hp, layers=1), 11)
-    refused(tmp_path / "x.pt", "--init .* encoder of another size", lambda path: ExpertRun.begin_with(run, path))
-    taught = features(reader, {"roi": ROI[0], "audio": normal(2, (5, 104))}, depth=1)
-    assert taught.shape == (5, 32)
+    objective = SimpleNamespace(reader=build_reader(reader.hp, 11).eval())
+    begin_with(objective, "finetune", tmp_path / "x.pt")
+    assert torch.equal(objective.reader.encode(ROI), reader.net.encode(ROI))
+    objective.reader = build_reader(replace(reader.hp, layers=1), 11)
+    words = "--init .* encoder of another size"
+    refused(tmp_path / "x.pt", words, lambda path: begin_with(objective, "finetune", path))
+    clustered = features(reader, {"roi": ROI[0], "audio": normal(2, (5, 104))}, depth=1)
+    assert clustered.shape == (5, 32)
 
 
 def test_a_pre_trained_avhubert_cannot_read_and_says_so(tmp_path):

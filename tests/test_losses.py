@@ -97,13 +97,13 @@ def shares(*rows):
 
 def test_unit_loss_is_the_cross_entropy_of_frames_by_their_weight():
     scores = shares([0.5, 0.25, 0.25], [0.1, 0.2, 0.7], [0.3, 0.3, 0.4], [0.8, 0.1, 0.1])
-    units = torch.tensor([[0, 2, 1, -1]])
+    clusters = torch.tensor([[0, 2, 1, -1]])
     for weights, wanted in (
         ([1.0, 1, 0, 0], (-log(0.5) - log(0.7)) / 2),
         ([1.0, 0.5, 0.5, 9], (-log(0.5) - (log(0.7) + log(0.3)) / 2) / 2),  # the last frame has no unit
         ([0.0, 0, 0, 1], 0.0),
     ):
-        assert cluster_loss(scores, units, torch.tensor([weights])).item() == pytest.approx(wanted, rel=1e-5)
+        assert cluster_loss(scores, clusters, torch.tensor([weights])).item() == pytest.approx(wanted, rel=1e-5)
 
 
 def test_reading_loss_is_the_cross_entropy_of_the_text():

@@ -15,7 +15,7 @@ from test_sync import HP
 import checkpoint
 from errors import InputError
 from evaluation import sync_accuracy
-from experts.lse import PX, Scorer, face_crops, followed, jpegs, judge, scorer, shown
+from experts.lse import PX, Scorer, decoded, face_crops, jpegs, judge, scorer, tracked
 from experts.sync import Compact, Published, Score, load_sync, score
 from hparams import WEIGHTS
 from media import sound, video
@@ -63,7 +63,7 @@ def grid_clip():
 def test_lse_is_the_published_one_on_the_published_jpegs(syncnet):
     arrays, files = fixture("lse_grid"), fixture("lse_grid_jpegs")
     data, ends = files["data"].tobytes(), np.cumsum(files["size"])
-    pictures = shown([data[end - size : end] for end, size in zip(ends, files["size"], strict=True)])
+    pictures = decoded([data[end - size : end] for end, size in zip(ends, files["size"], strict=True)])
     sync, (_, wav) = load_sync(syncnet), grid_clip()
     with torch.inference_mode():
         seen, heard = sync.embed(pictures, wav)
@@ -87,7 +87,7 @@ def test_our_own_jpegs_lead_to_nearly_the_same_lse(syncnet):
     assert found["c"] == pytest.approx(arrays["LSE_C_confidence"].item(), rel=0.02)
 
 
-# What SyncNet is shown
+# SyncNet's input
 
 
 @pytest.mark.parametrize("height, width", [(96, 128), (97, 131)])
@@ -96,14 +96,14 @@ def test_a_jpeg_round_trip_keeps_picture_order_and_colours(height, width):
     frames[..., 0], frames[..., 2] = 200, np.arange(0, 140, 20)[:, None, None]
     files = jpegs(frames)
     assert len(files) == 7 and all(file.startswith(b"\xff\xd8") for file in files)
-    seen = shown(files)
+    seen = decoded(files)
     assert seen.shape == (7, PX, PX, 3) and np.abs(seen.mean((1, 2)) - frames.mean((1, 2))).max() < 6
 
 
 def test_the_whole_frame_is_shown_at_any_shape():
     frame = np.zeros((100, 300, 3), np.uint8)
     frame[:, 150:] = 255
-    seen = shown([cv2.imencode(".png", frame)[1].tobytes()])[0]
+    seen = decoded([cv2.imencode(".png", frame)[1].tobytes()])[0]
     assert seen[:, : PX // 2 - 2].max() == 0 and seen[:, PX // 2 + 2 :].min() == 255
 
 
@@ -134,11 +134,11 @@ def test_a_box_of_another_video_is_told():
 def test_the_longest_track_is_followed_and_tells_where_it_begins():
     frames = moving_head(20)
     frames = np.concatenate([np.zeros_like(frames[:8]), frames])
-    first, boxes, meshes = followed(frames)
+    first, boxes, meshes = tracked(frames)
     assert 8 <= first <= 20 and len(boxes) == len(meshes) == 28 - first
     assert (boxes[:, 2] - boxes[:, 0] > 40).all() and 0 < meshes.mean() < 1
     with pytest.raises(InputError, match="no face in any of 8 frames"):
-        followed(frames[:8])
+        tracked(frames[:8])
 
 
 # One clip
@@ -202,7 +202,7 @@ def test_the_columns_tell_model_and_protocol(weights):
 
 def test_the_compact_model_is_shown_the_mouth_of_the_real_clip(weights):
     frames = moving_head(14)
-    first, boxes, meshes = followed(frames)
+    first, boxes, meshes = tracked(frames)
     judged, (_, wav) = scorer(weights), flicker(14)
     found = judged(frames, wav, Place(boxes, meshes, list(frames.shape[1:3])))
     assert first == 0 and found == judged(frames, wav) and isinstance(judged.sync, Compact)
@@ -215,11 +215,11 @@ def test_the_compact_model_is_shown_the_mouth_of_the_real_clip(weights):
 
 
 def test_a_summary_of_known_offsets_has_the_known_shares():
-    scores = {"as filmed": [Score(0, 2.0, 1.0), Score(1, 4.0, 3.0), Score(-2, 0.0, 2.0), Score(0, 2.0, 2.0)]}
+    scores = {"ground truth": [Score(0, 2.0, 1.0), Score(1, 4.0, 3.0), Score(-2, 0.0, 2.0), Score(0, 2.0, 2.0)]}
     found = {3: [3, 4, 3, 9], -3: [-3, -3, -3, -3]}
     result = sync_accuracy.summary(scores, found)
     wanted = {"zero": 0.5, "within_1": 0.75, "c": 2.0, "d": 2.0, "c_low": 0.3, "c_high": 3.7}
-    assert result["rows"]["as filmed"] == pytest.approx(wanted)
+    assert result["rows"]["ground truth"] == pytest.approx(wanted)
     assert result["shifts"][3] == {"exact": 0.5, "within_1": 0.75, "moved": 0.5}
     assert result["shifts"][-3] == {"exact": 1.0, "within_1": 1.0, "moved": 0.5}
     assert result["all_shifts"] == {"exact": 0.75, "within_1": 0.875, "moved": 0.5}
@@ -269,7 +269,7 @@ def test_the_shipped_weights_find_every_shift_of_a_real_clip():
     path = GRID / "main" / f"{name}.mp4"
     frames, wav = np.stack([frame.rgb() for _, frame in video.frames_at(path, 25)]), sound.read_audio(path)
     judged = scorer()
-    first, boxes, meshes = followed(frames)
+    first, boxes, meshes = tracked(frames)
     assert first == 0
     for late in range(-10, 11):
         clip = Place(boxes[max(-late, 0) :], meshes[max(-late, 0) :], list(frames.shape[1:3]))

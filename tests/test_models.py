@@ -11,14 +11,14 @@ from make_golden import GOLDEN, golden, narrow_hparams, speech_input
 from hparams import HParams, preset
 from models import build_generator
 from models.avhubert import AVHubert, ClusterHead, shuffle_spans, spans
-from models.layers import narrow
+from models.layers import Pointwise, narrow
 from models.lip_reader import WordClassifier
 from models.talklip import (
     DECODER,
     DISCRIMINATOR,
+    DISCRIMINATORS,
     ENCODER,
     FACES,
-    JUDGES,
     SPEECH,
     TO_RGB,
     Discriminator,
@@ -61,7 +61,7 @@ def test_every_row_of_the_local_audio_encoder_has_the_size_its_table_says():
     assert sizes_of(net.blocks, net, torch.zeros(1, 1, 1, 80, 16)) == sizes_in(narrow(SPEECH, WIDTH))
 
 
-@pytest.mark.parametrize("px, table", JUDGES.items())
+@pytest.mark.parametrize("px, table", DISCRIMINATORS.items())
 def test_every_row_of_the_discriminator_has_the_size_its_table_says(px, table):
     net = Discriminator(replace(LOCAL, face_size=px))
     assert sizes_of(net.blocks, net, torch.zeros(1, 1, 3, px, px)) == sizes_in(narrow(table, WIDTH))
@@ -82,7 +82,7 @@ def test_parameter_counts_are_those_of_the_published_models():
         assert parameters(talklip) - parameters(talklip.speech) == 34_469_683
 
 
-def test_narrower_tables_keep_what_is_drawn():
+def test_narrower_tables_keep_what_is_generated():
     half = narrow(DECODER, 0.5) + narrow(TO_RGB, 0.5)
     assert [row.out for row in half] == [256, 256, 256, 192, 128, 64, 32, 16, 3]
     assert narrow(DISCRIMINATOR, 0.5)[-1].out == 1
@@ -102,7 +102,7 @@ def test_outputs_are_the_verified_ones():
 
 
 @pytest.mark.parametrize("name", ["talklip_g", "talklip_l", "wav2lip"])
-def test_channels_last_in_bfloat16_trains_and_draws_in_float32(name):
+def test_channels_last_in_bfloat16_trains_and_generates_in_float32(name):
     hp = narrow_hparams(name)
     generator = filled(build_generator(hp)).eval()
     audio, face, frames = speech_input(hp), faces(3, 2)[None], torch.tensor([[1, 5]])
@@ -145,7 +145,7 @@ def test_each_face_says_the_row_that_frames_names():
 
 
 @torch.no_grad()
-def test_discriminator_looks_at_the_lower_half_only():
+def test_discriminator_takes_the_lower_half_only():
     judge, face = filled(Discriminator(LOCAL)).eval(), torch.rand(1, 2, 3, 96, 96)
     other = face.clone()
     other[..., :48, :] = 0
@@ -173,7 +173,25 @@ def test_wider_knobs_reach_the_transformer():
     assert speech.positions.direction.shape == (256, 16, 128)
 
 
-# Masks and units
+@pytest.mark.parametrize("step, size", [(1, (4, 4)), (2, (6, 5)), (2, (7, 9)), (3, (8, 8))])
+def test_a_pointwise_convolution_is_the_strided_one(step, size):
+    torch.manual_seed(0)
+    ours = Pointwise(3, 5, step).double()
+    theirs = torch.nn.Conv2d(3, 5, 1, step, bias=False).double()
+    assert ours.state_dict().keys() == theirs.state_dict().keys() and ours.weight.shape == theirs.weight.shape
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    outputs = [net(part) for net, part in zip((ours, theirs), inputs, strict=True)]
+    weights = torch.randn_like(outputs[0])
+    for out in outputs:
+        (out * weights).sum().backward()
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(ours.weight.grad, theirs.weight.grad, rtol=1e-12, atol=1e-12)
+
+
+# Masks and clusters
 
 
 def runs_of(row):
@@ -225,7 +243,7 @@ def test_masked_frames_show_a_span_of_the_same_clip_and_others_stay():
     assert alone.shape == (1, 5, 1, 2, 2) and torch.equal(alone[:, 4], video[1:2, 4])
 
 
-def test_a_score_is_the_cosine_with_a_unit_over_a_tenth():
+def test_a_score_is_the_cosine_with_a_cluster_over_a_tenth():
     head = ClusterHead(4, 3)
     with torch.no_grad():
         head.proj.weight.zero_()[:4] = 2 * torch.eye(4)

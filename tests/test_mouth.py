@@ -1,4 +1,4 @@
-"""The mouth ROI lies where the face says, is cut as it lies there, alone or in a batch, and passes gradients on."""
+"""The mouth ROI lies where the face has it, is cut as it lies there, alone or in a batch, and passes gradients on."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,9 @@ from drawn_faces import head_mesh
 from errors import InputError
 from faces import mouth
 from faces.crop import crop
+from faces.landmarks import LIP_POINTS
 from faces.mouth import (
     GREY,
-    LIPS,
     MEAN_FACE,
     ROI_PX,
     STABLE,
@@ -85,7 +85,7 @@ def test_values_are_averaged_over_12_frames_and_over_fewer_at_the_ends():
 def test_a_mean_face_has_its_window_upright_around_the_lips():
     mesh, lips = np.zeros((3, 468, 2)), np.array([0.55, 0.7])
     mesh[:, STABLE] = MEAN_FACE / 200 + [0.5, 0.4]
-    mesh[:, LIPS] = lips
+    mesh[:, LIP_POINTS] = lips
     found = in_frame(aligned(mesh, boxes_of(3, (10, 20, 210, 220))), boxes_of(3, (10, 20, 210, 220)))
     x, y = 200 * lips + [10, 20]
     np.testing.assert_allclose(found, np.tile([[96, 0, x - 48], [0, 96, y - 48]], (3, 1, 1)), atol=1e-3)
@@ -141,15 +141,15 @@ def test_what_is_read_is_the_middle_of_the_window():
 
 def test_by_chance_it_is_moved_turned_scaled_and_half_the_time_flipped():
     window = np.eye(2, 3)[None]
-    drawn = np.stack([inner(window, np.random.default_rng(seed))[0] for seed in range(300)]).astype(np.float64)
+    found = np.stack([inner(window, np.random.default_rng(seed))[0] for seed in range(300)]).astype(np.float64)
     again = inner(np.repeat(window, 3, 0), np.random.default_rng(7))
-    assert np.array_equal(again, np.repeat(drawn[7:8], 3, 0)), "all frames of a clip alike"
-    areas = np.linalg.det(drawn[..., :2]) / (ROI_PX / WINDOW_PX) ** 2
+    assert np.array_equal(again, np.repeat(found[7:8], 3, 0)), "all frames of a clip alike"
+    areas = np.linalg.det(found[..., :2]) / (ROI_PX / WINDOW_PX) ** 2
     assert 120 < (areas < 0).sum() < 180
     assert 0.81 < abs(areas).min() < 0.9 and 1.1 < abs(areas).max() < 1.23  # exp(-0.2) to exp(0.2)
-    centres = drawn @ [0.5, 0.5, 1]
+    centres = found @ [0.5, 0.5, 1]
     assert 3.5 < WINDOW_PX * abs(centres - 0.5).max() < 4  # px: half of 96 - 88
-    angles = np.arctan2(drawn[:, 1, 0] * np.sign(areas), drawn[:, 1, 1])
+    angles = np.arctan2(found[:, 1, 0] * np.sign(areas), found[:, 1, 1])
     assert 0.09 < abs(angles).max() <= 0.1
 
 
@@ -194,8 +194,8 @@ def test_a_crop_with_surroundings_shows_the_same_mouth_and_more():
     wide = torch.rand(3, 128, 128)
     face = wide[:, 16:112, 16:112]
     within = torch.from_numpy(np.float32([[0.6, 0.1, 0.1], [-0.1, 0.6, 0.2]]))
-    seen = cut(wide, within, margin=1 / 6)
-    torch.testing.assert_close(seen, cut(face, within), atol=1e-4, rtol=0)
+    roi = cut(wide, within, margin=1 / 6)
+    torch.testing.assert_close(roi, cut(face, within), atol=1e-4, rtol=0)
     low = within + torch.tensor([[0.0, 0, 0], [0, 0, 0.3]])  # now some of it lies below the face
     with_more, without = cut(wide, low, margin=1 / 6), cut(face, low)
     at = (torch.arange(88) + 0.5) / 88
@@ -223,14 +223,14 @@ def test_a_batch_is_cut_as_each_picture_alone():
         torch.testing.assert_close(together[i, j], cut(pictures[i, j], matrices[i, j], margin=0.1))
 
 
-def test_the_gradient_reaches_what_was_drawn_where_it_is_seen():
-    drawn = torch.rand(1, 2, 3, 96, 96, requires_grad=True)
+def test_the_gradient_reaches_a_generated_face_where_it_is_read():
+    generated = torch.rand(1, 2, 3, 96, 96, requires_grad=True)
     matrices = torch.from_numpy(inner(np.tile(np.eye(2, 3), (2, 1, 1))))[None]
-    cut(drawn, matrices).sum().backward()
-    seen = torch.zeros(96, 96)
-    seen[4:92, 4:92] = 1
-    wanted = torch.tensor(GREY)[:, None, None] * seen
-    torch.testing.assert_close(drawn.grad, wanted.expand_as(drawn), atol=1e-3, rtol=0)
+    cut(generated, matrices).sum().backward()
+    read = torch.zeros(96, 96)
+    read[4:92, 4:92] = 1
+    wanted = torch.tensor(GREY)[:, None, None] * read
+    torch.testing.assert_close(generated.grad, wanted.expand_as(generated), atol=1e-3, rtol=0)
 
 
 def test_the_stable_points_are_the_corners_of_the_eyes_and_the_base_of_the_nose():

@@ -53,7 +53,7 @@ def test_each_table_has_all_its_numbers():
     ]
 
 
-def told(line):
+def parsed(line):
     """A line of a table as (method without signs, its numbers)."""
     line = re.sub(r"<[^>]*>|\[\d+\]|mathcal|WER", "", line)
     name = re.split(r"\d+\.\d|N[./]A", line)[0]
@@ -62,7 +62,7 @@ def told(line):
 
 @pytest.mark.skipif(not PAPERS, reason="needs the papers' texts")
 def test_the_numbers_of_each_method_are_those_of_its_line_in_the_paper():
-    lines = [told(line) for path in PAPERS for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [parsed(line) for path in PAPERS for line in path.read_text(encoding="utf-8").splitlines()]
     tables = {}
     for row in (row for row in rows() if row["protocol"] != "cross-audio"):
         name = "" if row["method"].startswith("CALS:") else re.sub(r"^CALS$", "Proposed", row["method"])

@@ -1,4 +1,4 @@
-"""A corpus becomes a data root, bad clips are left out with a reason, and any run goes on where others stopped."""
+"""A corpus becomes a data root, bad clips are left out with a reason, and any run resumes where others stopped."""
 
 import json
 import os
@@ -72,9 +72,9 @@ def test_what_is_made_can_be_trained_on(made):
     about |= {"detector": "blazeface", "sync": None}
     assert json.loads((out / "dataset.json").read_text()) == about
     clips = Clips(out, "train", HParams(window=3, windows=2))
-    drawn = clips[0]
-    assert clips.names == ["ann/one"] and drawn["target"].shape == (6, 3, 96, 96)
-    assert drawn["mouth"].flatten(1).sum(1).min() > 300
+    sample = clips[0]
+    assert clips.names == ["ann/one"] and sample["target"].shape == (6, 3, 96, 96)
+    assert sample["mouth"].flatten(1).sum(1).min() > 300
 
 
 def test_bad_clips_are_left_out_with_a_reason(made):
@@ -122,7 +122,7 @@ def command(root, out, *more):
     return [sys.executable, str(ROOT / "preprocess.py"), *flags(root, out, *more)]
 
 
-def test_a_run_that_is_killed_goes_on_and_leaves_no_half_clip(tmp_path):
+def test_a_run_that_is_killed_resumes_and_leaves_no_half_clip(tmp_path):
     root, out = tmp_path / "corpus", tmp_path / "out"
     names = [f"ann/{k:02}" for k in range(8)]
     write_clip(root / "main" / "ann" / "00.mp4", portrait(count=25))
@@ -190,11 +190,11 @@ def test_lists_of_the_users_own_are_not_overwritten(corpus, tmp_path, capsys):
 def test_a_clip_that_ends_its_process_is_left_alone_the_third_time(corpus, tmp_path, in_this_process, monkeypatch):
     work = Extractor.__call__
 
-    def dies(self, source):
-        if source.name == "ann/two":
-            self.root.begin(source)  # and then no more is heard of it
+    def dies(self, raw):
+        if raw.name == "ann/two":
+            self.root.begin(raw)  # and ends without a result
             raise InputError("a worker process died")
-        return work(self, source)
+        return work(self, raw)
 
     monkeypatch.setattr(Extractor, "__call__", dies)
     for _ in range(2):
@@ -203,7 +203,7 @@ def test_a_clip_that_ends_its_process_is_left_alone_the_third_time(corpus, tmp_p
     assert "ann/two\tit ended the process that read it, 2 times" in (tmp_path / "skipped.txt").read_text()
 
 
-def test_a_full_disk_is_told_in_one_line(corpus, tmp_path, in_this_process, monkeypatch, capsys):
+def test_a_full_disk_is_reported_in_one_line(corpus, tmp_path, in_this_process, monkeypatch, capsys):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -229,7 +229,7 @@ def test_refused_names_are_listed_in_one_line_each(tmp_path, in_this_process):
     assert (tmp_path / "out" / "train.txt").read_text() == "good\n"
 
 
-def test_wrong_flags_are_told_in_one_line(corpus, tmp_path, capsys):
+def test_wrong_flags_are_reported_in_one_line(corpus, tmp_path, capsys):
     assert "at least 1" in refused(capsys, corpus, tmp_path, "--workers=0")
     assert "--out" in refused(capsys, corpus, corpus / "main" / "..")
     assert (corpus / "train.txt").read_text().startswith("ann/one\n")
@@ -253,7 +253,7 @@ def test_a_root_of_another_corpus_or_size_is_left_alone(made, corpus, tmp_path, 
     assert "dataset.json is broken" in refused(capsys, corpus, tmp_path / "out")
 
 
-def test_a_missing_detector_is_told_in_one_line(corpus, tmp_path, capsys, monkeypatch):
+def test_a_missing_detector_is_reported_in_one_line(corpus, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "face detector is missing" in refused(capsys, corpus, tmp_path / "out")
 

@@ -7,10 +7,11 @@ import torch
 from small_experts import write_expert
 from torch import nn
 
+from data import collate
 from errors import InputError
 from evaluation import reader_accuracy
 from evaluation.reader_accuracy import main, read_split, score_words, table, teacher_forced
-from experts.data import Utterances, Words, collate
+from experts.data import Utterances, Words
 from experts.lip_reader import TrainedLipReader
 from experts.tokenizer import Tokenizer
 from hparams import ExpertHParams
@@ -20,7 +21,7 @@ HP = ExpertHParams(beam=2, frames=0)
 
 
 class Oracle(nn.Module):
-    """Reads the same sentence off every mouth, whatever it is told before."""
+    """Reads the same sentence off every mouth, whatever tokens it is given before."""
 
     def __init__(self, tokens, size):
         super().__init__()
@@ -48,7 +49,7 @@ class Oracle(nn.Module):
 
 
 class Place:
-    """How many tokens an `Oracle` has written."""
+    """The number of tokens that an `Oracle` has written."""
 
     def __init__(self, number):
         self.number = number
@@ -105,7 +106,7 @@ def test_word_accuracy_counts_each_word_once(spoken_root):
             return nn.functional.one_hot(torch.full((len(roi),), words.vocabulary.index("now")), 4).float()
 
     rates, mistakes = score_words(TrainedLipReader(Guess(), HP, words=words.vocabulary), spoken_root, "val")
-    assert rates == {"as filmed": {"word_accuracy": 0.25}}  # set, blue, lay, now
+    assert rates == {"ground truth": {"word_accuracy": 0.25}}  # set, blue, lay, now
     assert mistakes == {"set as now": 1, "blue as now": 1, "lay as now": 1}
 
 
@@ -117,12 +118,12 @@ def test_the_command_prints_a_table_and_writes_every_sentence(oracle, spoken_roo
     command = ["--data_root", str(spoken_root), "--splits", "val", "--readers", "some/oracle.safetensors"]
     assert main([*command, "--json", str(report), "--strips", str(strips), "--beam", "3"]) == 0
     out = capsys.readouterr().out
-    assert "| oracle | as filmed | 50.0% |" in out
+    assert "| oracle | ground truth | 50.0% |" in out
     assert "oracle: sha256 5e1f, beam 3, length penalty 1" in out
     found = json.loads(report.read_text())
     assert found["readers"]["oracle"]["beam"] == 3
     rates = found["splits"]["val"]["oracle"]["rates"]
-    assert rates["as filmed"]["wer"] == rates["as filmed"]["wer_teacher_forced"] == 0.5
+    assert rates["ground truth"]["wer"] == rates["ground truth"]["wer_teacher_forced"] == 0.5
     assert rates["other clip's lips"]["wer"] == 0.5  # it does not look at lips at all
     assert found["splits"]["val"]["oracle"]["details"][1] == {"said": "lay now", "read": "set blue"}
     assert (strips / "val_oracle.png").is_file()
@@ -137,12 +138,12 @@ def test_readers_see_the_roi_that_was_asked_for(spoken_root, tmp_path, capsys):
 
 
 def test_token_accuracy_is_never_called_wer():
-    text = table("val", {"x": {"as filmed": {"wer": 0.1, "cer": 0.05, "wer_teacher_forced": 0.2}}})
+    text = table("val", {"x": {"ground truth": {"wer": 0.1, "cer": 0.05, "wer_teacher_forced": 0.2}}})
     assert "| WER | CER | WER, teacher forced | words right |" in text
-    assert "| x | as filmed | 10.0% | 5.0% | 20.0% |  |" in text
+    assert "| x | ground truth | 10.0% | 5.0% | 20.0% |  |" in text
 
 
-def test_a_transcript_with_a_character_unknown_to_the_reader_is_told_by_clip(oracle, spoken_root, tmp_path):
+def test_a_transcript_with_a_character_unknown_to_the_reader_is_reported_by_clip(oracle, spoken_root, tmp_path):
     import shutil
 
     from conftest import retell

@@ -1,4 +1,4 @@
-"""A generator at work: it hears sound of any length, draws batches, and gives frames back."""
+"""A generator at work: it embeds sound of any length, generates faces in batches, and puts them back."""
 
 from types import SimpleNamespace
 
@@ -39,56 +39,56 @@ def noise(samples):
     return np.random.default_rng(0).integers(-9000, 9000, samples).astype(np.int16)
 
 
-def painted(boxes, identities, px=96, size=(160, 160)):
-    """A painter of a person in these places, and its frames by index, each a head moved a little."""
+def renderer_of(boxes, identities, px=96, size=(160, 160)):
+    """A renderer of a face in these places, and its frames by index, each a head moved a little."""
     generator, hp = generator_of("talklip_g")
     frames = {i: from_rgb(head(160, x=2 * i)[: size[1], : size[0]]) for i in boxes}
-    person = TargetFace()
-    person.boxes, person.identities = boxes, identities
-    source = SimpleNamespace(at=frames.get, asked=[])
-    source.at = lambda i: source.asked.append(i) or frames[i]
-    return FaceRenderer(generator, person, source, SpeechTrack(generator, hp, buzz(1)), px), frames
+    target = TargetFace()
+    target.boxes, target.identities = boxes, identities
+    video = SimpleNamespace(read=[])
+    video.at = lambda i: video.read.append(i) or frames[i]
+    return FaceRenderer(generator, target, video, SpeechTrack(generator, hp, buzz(1)), px), frames
 
 
 @pytest.mark.parametrize("rows", [1, 2, CHUNK, ONE_PASS])
 def test_a_short_sound_is_embedded_in_one_pass(rows):
     generator, hp = generator_of("talklip_g")
     features = audio.global_features(noise(rows * 640 - 100))
-    sound = SpeechTrack(generator, hp, noise(rows * 640 - 100))
+    speech = SpeechTrack(generator, hp, noise(rows * 640 - 100))
     assert len(features) == rows
-    torch.testing.assert_close(sound.rows, generator.encode_audio(torch.from_numpy(features)[None])[0], rtol=0, atol=0)
+    torch.testing.assert_close(speech.rows, generator.encode_audio(torch.from_numpy(features)[None])[0], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("rows", [ONE_PASS + 1, 3 * CHUNK, 4 * CHUNK, 4 * CHUNK + 1, 5 * CHUNK - 1])
-def test_a_long_sound_is_embedded_in_chunks_that_hear_their_surroundings(rows):
+def test_a_long_sound_is_embedded_in_chunks_with_their_surroundings(rows):
     generator, hp = generator_of("talklip_g")
-    heard, listen = [], generator.listen
-    generator.listen = lambda x: heard.append(x.shape[1]) or listen(x)
+    lengths, encode = [], generator.encode_audio
+    generator.encode_audio = lambda x: lengths.append(x.shape[1]) or encode(x)
     found = SpeechTrack(generator, hp, noise(rows * 640)).rows
     assert found.shape == (rows, 32) and found.isfinite().all()
-    assert max(heard) <= ONE_PASS and len(heard) == -(-rows // CHUNK)
+    assert max(lengths) <= ONE_PASS and len(lengths) == -(-rows // CHUNK)
     torch.testing.assert_close(SpeechTrack(generator, hp, noise(rows * 640)).rows, found, rtol=0, atol=0)
     features = torch.from_numpy(audio.global_features(noise(rows * 640)))[None]
-    second = listen(features[:, CHUNK - CONTEXT : 2 * CHUNK + CONTEXT])[0, CONTEXT : CONTEXT + CHUNK]
+    second = encode(features[:, CHUNK - CONTEXT : 2 * CHUNK + CONTEXT])[0, CONTEXT : CONTEXT + CHUNK]
     torch.testing.assert_close(found[CHUNK : 2 * CHUNK], second, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_sound_is_heard_by_time_and_past_its_end_the_last_of_it(name):
+def test_speech_is_found_by_time_and_past_its_end_is_the_last_of_it(name):
     generator, hp = generator_of(name)
-    sound = SpeechTrack(generator, hp, noise(16_000))
+    track = SpeechTrack(generator, hp, noise(16_000))
     times = [0.0, 0.04, 0.36, 0.5, 0.999, 1.0, 7.0]
-    heard = sound(times)
-    assert heard.shape == (7, generator.speech_size) and heard.isfinite().all()
-    torch.testing.assert_close(sound([0.36]), heard[2:3], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(heard[-1], heard[-2], rtol=0, atol=0)
+    speech = track(times)
+    assert speech.shape == (7, generator.speech_size) and speech.isfinite().all()
+    torch.testing.assert_close(track([0.36]), speech[2:3], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(speech[-1], speech[-2], rtol=0, atol=0)
     if hp.speech == "global":
-        torch.testing.assert_close(heard, sound.rows[[0, 1, 9, 12, 24, 24, 24]], rtol=0, atol=0)
+        torch.testing.assert_close(speech, track.rows[[0, 1, 9, 12, 24, 24, 24]], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("samples", [1, 100, 3000])
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_a_click_can_be_heard(name, samples):
+def test_a_click_can_be_embedded(name, samples):
     generator, hp = generator_of(name)
     assert SpeechTrack(generator, hp, noise(samples))([0.0]).isfinite().all()
 
@@ -111,14 +111,14 @@ def test_folding_the_norms_changes_no_output(name):
 @pytest.mark.parametrize("scale", [1, 4])
 def test_a_face_is_cut_from_a_region_as_from_the_whole_frame(box, scale):
     box = tuple(scale * side for side in box)
-    work, _ = painted({0: box}, {0: 0}, px=96)
+    work, _ = renderer_of({0: box}, {0: 0}, px=96)
     frame = from_rgb(head(160 * scale))
     expected = np.float32(crop(frame.rgb(), box, 96)) / 255
     np.testing.assert_allclose(work._crop(frame, 0), expected, atol=1.01 / 255)
 
 
-def test_frames_without_the_person_are_left_alone():
-    work, frames = painted({0: (50, 52, 116, 120), 2: (50, 52, 116, 120)}, {0: 2, 2: 0})
+def test_frames_without_the_face_are_left_alone():
+    work, frames = renderer_of({0: (50, 52, 116, 120), 2: (50, 52, 116, 120)}, {0: 2, 2: 0})
     empty = from_rgb(head())
     batch = [(0, 0.0, frames[0]), (1, 0.04, empty), (2, 0.08, frames[2])]
     pairs = work.render(batch)
@@ -128,42 +128,42 @@ def test_frames_without_the_person_are_left_alone():
     assert work.render([(1, 0.04, empty)]) == [None] and work.put_back([(1, 0.04, empty)], [None]) == [empty]
 
 
-def test_the_generator_sees_the_pose_above_and_the_looks_of_another_frame():
+def test_the_generator_sees_the_pose_above_and_the_identity_of_another_frame():
     box = (50, 52, 116, 120)
-    work, frames = painted({i: box for i in range(4)}, {0: 3, 1: 3, 2: 3, 3: 0})
-    seen, draw = [], work.generator.draw
-    work.generator.draw = lambda face, speech: seen.append(face) or draw(face, speech)
+    work, frames = renderer_of({i: box for i in range(4)}, {0: 3, 1: 3, 2: 3, 3: 0})
+    inputs, generate = [], work.generator.generate
+    work.generator.generate = lambda face, speech: inputs.append(face) or generate(face, speech)
     for k in range(4):
         work.render([(k, k / 25, frames[k])])
-    for k, face in enumerate(seen):
+    for k, face in enumerate(inputs):
         real = np.float32(crop(frames[k].rgb(), box, 96)) / 255
-        looks = np.float32(crop(frames[work.person.identities[k]].rgb(), box, 96)) / 255
+        identity = np.float32(crop(frames[work.target.identities[k]].rgb(), box, 96)) / 255
         pose, shown = face[0, 0, :3].permute(1, 2, 0).numpy(), face[0, 0, 3:].permute(1, 2, 0).numpy()
         np.testing.assert_allclose(pose[:48], real[:48], atol=1.01 / 255)
         assert not pose[48:].any(), "its own mouth is black"
-        np.testing.assert_allclose(shown, looks, atol=1.01 / 255)
-    assert work.source.asked == [3, 0], "each is read once"
+        np.testing.assert_allclose(shown, identity, atol=1.01 / 255)
+    assert work.video.read == [3, 0], "each is read once"
 
 
-def test_the_looks_of_few_shots_are_kept():
+def test_the_identities_of_few_shots_are_kept():
     box, shots = (50, 52, 116, 120), 12
-    work, frames = painted({i: box for i in range(2 * shots)}, {i: i ^ 1 for i in range(2 * shots)})
+    work, frames = renderer_of({i: box for i in range(2 * shots)}, {i: i ^ 1 for i in range(2 * shots)})
     for k in range(2 * shots):
         work.render([(k, k / 25, frames[k])])
     assert list(work.identities) == [k ^ 1 for k in range(2 * shots)][-renderer.KEPT :]
 
 
-def test_a_person_who_is_its_own_identity_costs_no_second_reading():
-    work, frames = painted({0: (50, 52, 116, 120)}, {0: 0})
+def test_a_frame_that_is_its_own_identity_is_not_read_again():
+    work, frames = renderer_of({0: (50, 52, 116, 120)}, {0: 0})
     work.render([(0, 0.0, frames[0])])
-    assert not work.source.asked and not work.identities
+    assert not work.video.read and not work.identities
 
 
 @pytest.mark.parametrize(
     "box", [(-60, 40, 30, 130), (120, 60, 260, 210), (170, 10, 240, 90), (-90, -90, -20, -20), (80, 80, 81, 81)]
 )
-def test_a_box_that_leaves_the_frame_is_drawn_where_it_is_inside(box):
-    work, frames = painted({0: box}, {0: 0})
+def test_a_box_that_leaves_the_frame_is_rendered_where_it_is_inside(box):
+    work, frames = renderer_of({0: box}, {0: 0})
     batch = [(0, 0.0, frames[0])]
     (back,) = work.put_back(batch, work.render(batch))
     assert back.size == (160, 160) and back.time_s == 0.0
@@ -177,9 +177,10 @@ def test_a_device_must_be_there(name):
 
 
 @pytest.mark.parametrize("precision, dtype", [("bf16", torch.bfloat16), ("float32", torch.float32)])
-def test_a_generator_is_loaded_ready_to_draw(narrow_weights, precision, dtype):
+def test_a_generator_is_loaded_for_fast_inference(narrow_weights, precision, dtype):
     generator, hp, about = renderer.load(narrow_weights, "cpu", precision)
     assert {p.dtype for p in generator.parameters()} == {dtype} and not generator.training and hp.width == 1 / 16
     assert about["precision"] == str(dtype).split(".")[1] and about["path"] == str(narrow_weights)
-    drawn = generator.generate(faces(1, 2)[None].to(dtype), SpeechTrack(generator, hp, noise(9000))([0.0, 0.2])[None])
-    assert drawn.isfinite().all()
+    speech = SpeechTrack(generator, hp, noise(9000))([0.0, 0.2])
+    generated = generator.generate(faces(1, 2)[None].to(dtype), speech[None])
+    assert generated.isfinite().all()

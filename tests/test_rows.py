@@ -1,11 +1,11 @@
-"""The rows beside a method: the copied frame, another clip's lips, and a generator under three sounds."""
+"""The rows of the table: the copied frame, another clip's lips, and a generator under three sounds."""
 
 import numpy as np
 import pytest
 import torch
 from portraits import WEIGHTS, export_narrow
 
-from evaluation.rows import COPIED, OTHER_LIPS, TRUTH, Corpus, Drawer, baseline_rows, distant, with_lips_of
+from evaluation.rows import COPIED, OTHER_LIPS, TRUTH, Corpus, GeneratedRows, baseline_rows, distant, with_lips_of
 from evaluation.wer import mouths
 
 
@@ -46,21 +46,21 @@ def test_what_is_read_is_the_other_clip_and_the_rest_stays(pair):
     assert (mixed[:, :40] == real.crops[:, :40]).all()  # forehead and eyes
 
 
-def test_a_shorter_clip_lends_its_lips_forth_and_back(pair):
+def test_the_lips_of_a_shorter_clip_play_forth_and_back(pair):
     long, short = pair if len(pair[0].crops) > len(pair[1].crops) else pair[::-1]
     assert len(long.crops) > len(short.crops)
     assert len(with_lips_of(long, short)) == len(long.crops)
 
 
 @pytest.mark.parametrize("kind", ["talklip_g", "wav2lip"])
-def test_a_generator_draws_for_three_sounds_within_the_face_box(pair, tmp_path, kind):
+def test_a_generator_makes_faces_for_three_sounds_within_the_face_box(pair, tmp_path, kind):
     torch.manual_seed(0)
-    drawer = Drawer(export_narrow(tmp_path / "mine.safetensors", **WEIGHTS[kind]))
+    generated = GeneratedRows(export_narrow(tmp_path / "mine.safetensors", **WEIGHTS[kind]))
     real, other = pair
-    rows = drawer.rows(real, other)
+    rows = generated.rows(real, other)
     assert list(rows) == ["mine", "mine, other clip's sound", "mine, silence"]
     for crops in rows.values():
         changed = (crops != real.crops).any((0, 3))
         assert changed[16:-16, 16:-16].any() and not changed[:16].any() and not changed[:, -16:].any()
     assert (rows["mine"] != rows["mine, silence"]).any()
-    assert (drawer.draw(real, real.clip.wav) == rows["mine"]).all()  # the same every time
+    assert (generated.generate(real, real.clip.wav) == rows["mine"]).all()  # the same every time

@@ -10,6 +10,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from structure_numbers import numbers
 
 ROOT = Path(__file__).parents[1]
 # A file imports only from levels above its own. "package.*" is every module of it that is not named elsewhere.
@@ -94,6 +95,12 @@ def test_imports_only_point_down(module):
 def test_imports_make_no_circle():
     graph = {module: imported(path) & MODULES.keys() for module, path in MODULES.items()}
     list(TopologicalSorter(graph).static_order())
+
+
+def test_the_tree_is_small():
+    found = numbers(ROOT)
+    root, levels, to_read, lines, _ = found.values()
+    assert root <= 14 and levels <= 9 and to_read <= 5 and lines <= 200, found
 
 
 @by_module
@@ -190,7 +197,7 @@ def test_every_script_has_help(module, monkeypatch, capsys):
     assert "--help" in flags_of(module, monkeypatch, capsys)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/evaluation.md", "docs/talklip.md"])
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))])
 def test_every_flag_in_a_page_exists(page, monkeypatch, capsys):
     known = set().union(*(flags_of(module, monkeypatch, capsys) for module in SCRIPT_MODULES))
     for number, line in enumerate((ROOT / page).read_text(encoding="utf-8").splitlines(), start=1):

@@ -1,4 +1,4 @@
-"""A rating study is made of videos: blinded, muted where lips are read, equal for all; what cannot be is told."""
+"""A rating study is made of videos: blinded, muted where lips are read, equal for all; what cannot be is refused."""
 
 import json
 import re
@@ -53,10 +53,10 @@ def key_of(out):
 
 def test_raters_get_no_name_of_a_method_a_clip_or_a_word(made):
     page, key = (made / "for_raters" / "index.html").read_text(), key_of(made)
-    told = {*key["methods"], *key["clips"], *(str(folder) for folder in key["methods"].values())}
-    told |= {word for text in key["words"].values() for word in text.split()} | {str(key["seed"]), "ann", "bob"}
+    secret = {*key["methods"], *key["clips"], *(str(folder) for folder in key["methods"].values())}
+    secret |= {word for text in key["words"].values() for word in text.split()} | {str(key["seed"]), "ann", "bob"}
     data = re.search(r'id="study">(.*)</script>', page)[1]
-    assert not [name for name in told if re.search(rf"\b{re.escape(name)}\b", data)]
+    assert not [name for name in secret if re.search(rf"\b{re.escape(name)}\b", data)]
     assert not (made / "for_raters" / "key.json").exists()
     files = {path.name for path in (made / "for_raters" / "videos").iterdir()}
     assert files == {f"{name}.mp4" for name in key["items"]} and all(name in data for name in key["items"])
@@ -95,9 +95,9 @@ def test_without_a_seed_names_cannot_be_foreseen(methods, tmp_path):
     assert not key_of(tmp_path / "a")["items"].keys() & key_of(tmp_path / "b")["items"].keys()
 
 
-def test_what_would_tell_the_method_is_left_behind(tmp_path):
+def test_what_would_reveal_the_method_is_left_behind(tmp_path):
     source = make_video(tmp_path / "source.mp4", numbered(5), audio=buzz(0.2))
-    with av.open(str(source)) as inn, av.open(str(tmp_path / "told.mp4"), "w") as out:
+    with av.open(str(source)) as inn, av.open(str(tmp_path / "named.mp4"), "w") as out:
         out.metadata.update(comment="synthetic: made by TalkLip", title="ours")
         streams = {stream: out.add_stream_from_template(stream) for stream in inn.streams}
         for packet in inn.demux():
@@ -105,9 +105,9 @@ def test_what_would_tell_the_method_is_left_behind(tmp_path):
                 packet.stream = streams[packet.stream]
                 out.mux(packet)
     for sound in (True, False):
-        assert copy(tmp_path / "told.mp4", tmp_path / "copy.mp4", sound) is False
+        assert copy(tmp_path / "named.mp4", tmp_path / "copy.mp4", sound) is False
         for secret in (b"TalkLip", b"ours", b"x264"):
-            assert secret in (tmp_path / "told.mp4").read_bytes()
+            assert secret in (tmp_path / "named.mp4").read_bytes()
             assert secret not in (tmp_path / "copy.mp4").read_bytes()
         assert b"may be synthetic media" in (tmp_path / "copy.mp4").read_bytes()
 
@@ -128,7 +128,7 @@ def test_a_format_that_browsers_do_not_play_is_coded_again(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "spoil, told",
+    "spoil, words",
     [
         (lambda d: (d / "invented/ann/one.mp4").unlink(), "1 only in genuine (ann/one). Say which to use: --list"),
         (lambda d: shutil.copy(d / "genuine/ann/one.mp4", d / "genuine/more.mp4"), "1 only in genuine (more)"),
@@ -146,20 +146,20 @@ def test_a_format_that_browsers_do_not_play_is_coded_again(tmp_path):
         (lambda d: (d / "invented/ann/one.mp4").write_bytes(b"x" * 5000), "cannot be read as a media file"),
     ],
 )
-def test_methods_that_cannot_be_compared_are_told_in_one_line(methods, tmp_path, capsys, spoil, told):
+def test_methods_that_cannot_be_compared_are_refused_in_one_line(methods, tmp_path, capsys, spoil, words):
     shutil.copytree(methods, tmp_path / "m")
     spoil(tmp_path / "m")
     assert make(tmp_path / "out", *named(tmp_path / "m"), "--clips", 3) == 1
     error = capsys.readouterr().err
-    assert told in error and error.count("\n") == 1
+    assert words in error and error.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m"]  # nothing half made stays
 
 
-def test_flags_that_make_no_study_are_told_in_one_line(methods, spoken_root, tmp_path, capsys):
+def test_flags_that_make_no_study_are_refused_in_one_line(methods, spoken_root, tmp_path, capsys):
     (tmp_path / "list.txt").write_text("ann/one\nann/nine\n")
     (tmp_path / "here").mkdir()
     own = named(methods)
-    for args, told in (
+    for args, words in (
         ([own[0]], "two or more"),
         ([own[0], own[0]], "two methods are called 'genuine'"),
         ([own[0], "ours"], "write NAME=FOLDER"),
@@ -172,7 +172,7 @@ def test_flags_that_make_no_study_are_told_in_one_line(methods, spoken_root, tmp
     ):
         assert make(tmp_path / "out", *args) == 1
         error = capsys.readouterr().err
-        assert told in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
+        assert words in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
     assert make(tmp_path / "here", *own) == 1
     assert "never overwritten" in capsys.readouterr().err
 
@@ -216,10 +216,13 @@ def test_a_title_cannot_break_the_page(methods, tmp_path):
 
 def test_it_runs_as_a_module():
     command = ["-m", "evaluation.study"]
-    for args, code, told in ((["--help"], 0, "NAME=FOLDER"), (["read", "--key", "x", "--answers", "y"], 1, "x cannot")):
+    for args, code, words in (
+        (["--help"], 0, "NAME=FOLDER"),
+        (["read", "--key", "x", "--answers", "y"], 1, "x cannot"),
+    ):
         args = ["make", *args] if args == ["--help"] else args
         done = subprocess.run([sys.executable, *command, *args], cwd=ROOT, capture_output=True, text=True, timeout=60)
-        assert done.returncode == code and told in done.stdout + done.stderr
+        assert done.returncode == code and words in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
 
 

@@ -164,22 +164,22 @@ def test_nothing_is_left_out_and_each_gap_is_told(made, tmp_path):
     folder, _ = made
     with Browser(tmp_path) as page:
 
-        def told():
+        def message():
             return page.run("document.querySelector('section:not([hidden]) [role=alert]').textContent")
 
         begin(page, folder, 0)
-        assert "whole number" in told()
+        assert "whole number" in message()
         begin(page, folder, 5)
         page.click("#next")
-        assert "to its end" in told() and page.run("document.activeElement.id") == "play"
+        assert "to its end" in message() and page.run("document.activeElement.id") == "play"
         watch(page)
         page.click("#next")
-        assert "lip-read" in told() and page.run("document.activeElement.id") == "words"
+        assert "lip-read" in message() and page.run("document.activeElement.id") == "words"
         page.click("#none")
         page.click("#next")
-        assert told() == "Please answer: Intelligibility." and page.run("at") == 0
+        assert message() == "Please answer: Intelligibility." and page.run("at") == 0
         page.press("2")  # the focus is in the question
-        assert told() == ""
+        assert message() == ""
         page.click("#next")
         assert page.run("at") == 1 and page.run("answers[order[0].item].words") == ""
 

@@ -1,4 +1,4 @@
-"""Answers of made-up raters give the scores that were worked out by hand; files that are not right are told apart."""
+"""Answers of made-up raters give the scores that were worked out by hand; files that are not right are refused."""
 
 import csv
 import json
@@ -101,7 +101,7 @@ def test_raters_in_multiples_of_the_methods_read_every_clip_by_every_method(key)
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, words",
     [
         (lambda f: f | {"study": "ffff"}, "answers study ffff, the key is that of study 0123abcdef"),
         (lambda f: f | {"answers": f["answers"][:-2]}, "incomplete: rater 1 answered 10 of 12"),
@@ -118,9 +118,9 @@ def test_raters_in_multiples_of_the_methods_read_every_clip_by_every_method(key)
         (lambda f: [f], "holds a list"),
     ],
 )
-def test_a_file_that_is_not_right_is_refused(key, tmp_path, change, told):
+def test_a_file_that_is_not_right_is_refused(key, tmp_path, change, words):
     path = write_json(tmp_path / "a.json", change(answer_all(key, 1)))
-    with pytest.raises(InputError, match=told) as refused:
+    with pytest.raises(InputError, match=words) as refused:
         read_answers(path, key)
     assert str(path) in str(refused.value)
 
@@ -143,7 +143,7 @@ def test_one_changed_rating_is_noticed(key, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "\x00\xff", "<html></html>"])
-def test_a_file_that_is_no_json_is_told_in_one_line(key, tmp_path, capsys, text):
+def test_a_file_that_is_no_json_is_refused_in_one_line(key, tmp_path, capsys, text):
     (tmp_path / "a.json").write_text(text)
     write_json(tmp_path / "key.json", key)
     assert __main__.main(["read", "--key", str(tmp_path / "key.json"), "--answers", str(tmp_path / "a.json")]) == 1

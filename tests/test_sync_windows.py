@@ -1,17 +1,20 @@
-"""Training samples of the sync model: windows of lips and the sound that is heard with them."""
+"""Training samples of the sync model: windows of lips and the sound of the same time."""
 
-from dataclasses import replace
+from argparse import Namespace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 from drawn_faces import write_data_root
+from expert_runs import begin
 from test_sync import HP
 
 import audio
+import train_expert
+from data import collate
 from errors import InputError
-from expert_run import ExpertRun
-from experts.data import SyncWindows, collate, heard_windows
+from experts.data import SyncWindows, whole_mel_windows
 from experts.sync import mismatches
 from hparams import ExpertHParams, preset
 from losses import matching_loss
@@ -45,14 +48,14 @@ def test_a_draw_is_always_the_same_and_draws_differ(data_root):
     assert once.lengths == [12] * len(once)
 
 
-def test_windows_that_are_not_heard_whole_are_left_out(data_root):
-    assert [heard_windows(steps) for steps in (15, 16, 19, 20, 241)] == [0, 1, 1, 2, 71]
+def test_windows_without_their_whole_sound_are_left_out(data_root):
+    assert [whole_mel_windows(steps) for steps in (15, 16, 19, 20, 241)] == [0, 1, 1, 2, 71]
     mel = audio.mel_spectrogram(np.zeros(75 * 640, np.int16))
-    assert heard_windows(mel.shape[1]) == 71 == 75 - 4, "of 75 frames with 3 s of sound all are"
+    assert whole_mel_windows(mel.shape[1]) == 71 == 75 - 4, "of 75 frames with 3 s of sound all are"
     clips = SyncWindows(data_root, "train", HP)
     clip = clips.load(0)[0]
     clip.mel = clip.mel[:, :40]
-    assert len(clips[0, None]["roi"]) == heard_windows(40) + 4 == 12
+    assert len(clips[0, None]["roi"]) == whole_mel_windows(40) + 4 == 12
 
 
 def test_clips_that_are_too_short_are_named(tmp_path):
@@ -78,15 +81,15 @@ def test_matching_loss_is_the_known_number_and_chance_is_the_logarithm_of_all():
 
 
 def test_padding_is_no_window(data_root, tmp_path):
-    run = ExpertRun("sync", HP, torch.device("cpu"), data_root, tmp_path)
+    run = begin(data_root, tmp_path, "sync", HP)
     batch = collate([run.clips[i, None] for i in (0, 3)])  # of 30 and 24 frames
-    run.net.eval()
-    losses = run.net(batch)
+    run.objective.eval()
+    losses = run.objective(batch)
     rows = sum(len(run.clips[i, None]["mel"]) for i in (0, 3))
     assert losses["chance"].item() == pytest.approx(np.log(rows)) and rows < batch["mel"][:, :, 0, 0, 0].numel()
     batch["mel"][1, len(run.clips[3, None]["mel"]) :] = 9.0
     batch["roi"][1, len(run.clips[3, None]["roi"]) :] = 0.3
-    assert torch.equal(run.net(batch)["sync"], losses["sync"])
+    assert torch.equal(run.objective(batch)["sync"], losses["sync"])
 
 
 def test_mistaken_windows_and_clips_are_counted(data_root):
@@ -111,9 +114,9 @@ def test_mistaken_windows_and_clips_are_counted(data_root):
     assert mismatches(net, clips, 1, "cpu")["offsets"] == 1.0
 
 
-def test_a_preset_trains_a_model_of_its_own(data_root, tmp_path):
+def test_a_preset_trains_a_model_of_its_own(tmp_path):
     for task, hp in (("pretrain", HP), ("sync", preset("compact", ExpertHParams))):
         with pytest.raises(InputError, match=f"{task} cannot train --model {hp.model}"):
-            ExpertRun(task, hp, torch.device("cpu"), data_root, tmp_path)
+            train_expert.knobs_of(Namespace(task=task, init=None, **asdict(hp)), tmp_path / "last.pt")
     with pytest.raises(InputError, match="--shrink 1: a sync model sees"):
         replace(HP, shrink=1)

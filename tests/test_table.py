@@ -1,4 +1,4 @@
-"""The table: cells, what is bold, what leaks, differences of methods, and its files."""
+"""The table: cells, the best in bold, leak, differences of methods, and its files."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ def scored(clips=5):
             rows[row] = {
                 "psnr_mouth": (25 + i + (1 if row == "theirs" else 0), 1),
                 "l1_mouth": (0.02 if row == "ours" else 0.025, 1),
-                "moves": ({"ours": 0.5, "ours, silence": 0.1, "ours, other clip's sound": 0.4}.get(row, 1.0), 1.0),
+                "lip_motion": ({"ours": 0.5, "ours, silence": 0.1, "ours, other clip's sound": 0.4}.get(row, 1.0), 1.0),
                 "follows": (0.1 * k, 1),
                 "wer_1": (1 if ours else 2, 6),
             }
@@ -44,14 +44,14 @@ def test_a_cell_has_half_the_width_of_the_interval_and_the_unit_of_its_column():
     assert cell({"value": None, "low": None, "high": None}, COLUMNS["psnr"]) == cell(None, COLUMNS["psnr"]) == ""
 
 
-def test_methods_are_the_rows_that_are_neither_honest_nor_under_another_sound():
+def test_methods_are_the_rows_that_are_neither_baselines_nor_under_another_sound():
     assert methods_of(ROWS) == ["ours", "theirs"]
 
 
-def test_leak_is_the_movement_under_a_wrong_sound_as_a_share_of_that_under_the_right_one():
+def test_leak_is_the_lip_motion_under_a_wrong_sound_as_a_share_of_that_under_the_right_one():
     leak = summary(scored())["leak"]["ours"]
-    assert leak["silence"]["moves"]["value"] == pytest.approx(0.2)
-    assert leak["other clip's sound"]["moves"]["value"] == pytest.approx(0.8)
+    assert leak["silence"]["lip_motion"]["value"] == pytest.approx(0.2)
+    assert leak["other clip's sound"]["lip_motion"]["value"] == pytest.approx(0.8)
     assert "theirs" not in summary(scored())["leak"]
 
 

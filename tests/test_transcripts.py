@@ -27,39 +27,39 @@ WENT 0.2 0.5 4.1
 ALIGN = "0 12000 sil\n12000 17000 bin\n17000 22500 blue\n22500 23000 sp\n23000 30000 f\n30000 74500 sil\n"
 
 
-def told(tmp_path, text, kind, name="a.txt"):
+def read(tmp_path, text, kind, name="a.txt"):
     path = tmp_path / name
     path.write_text(text, encoding="utf-8")
     return read_transcript(path, kind)
 
 
 def test_lrs2_and_lrs3(tmp_path):
-    sentence, words, times = told(tmp_path, LRS, "lrs")
+    sentence, words, times = read(tmp_path, LRS, "lrs")
     assert sentence == "BIN BLUE AT F TWO NOW" and words == ["BIN", "BLUE"] and times.dtype == np.float32
     np.testing.assert_allclose(times, [[0.1, 0.25], [0.25, 0.4]])
-    sentence, words, times = told(tmp_path, LRS3, "lrs")
+    sentence, words, times = read(tmp_path, LRS3, "lrs")
     assert sentence == "I WENT" and words == ["I", "WENT"]
     np.testing.assert_allclose(times, [[0.1, 0.2], [0.2, 0.5]], rtol=1e-6)
-    assert told(tmp_path, "Text:  HELLO\nConf:  3\n", "lrs")[:2] == ("HELLO", [])
+    assert read(tmp_path, "Text:  HELLO\nConf:  3\n", "lrs")[:2] == ("HELLO", [])
 
 
 def test_grid_counts_in_samples_and_leaves_silence_out(tmp_path):
-    sentence, words, times = told(tmp_path, ALIGN, "grid", "a.align")
+    sentence, words, times = read(tmp_path, ALIGN, "grid", "a.align")
     assert sentence == "BIN BLUE F" and words == ["BIN", "BLUE", "F"]
     np.testing.assert_allclose(times, [[0.48, 0.68], [0.68, 0.9], [0.92, 1.2]], rtol=1e-6)
 
 
-def test_lrw_says_how_long_the_word_in_the_middle_is(tmp_path):
+def test_lrw_has_the_length_of_the_word_in_the_middle(tmp_path):
     text = "Disk reference: 6081\nChannel: BBC One\nDuration: 0.56 seconds\n"
-    sentence, words, times = told(tmp_path, text, "lrw", "ABOUT_00001.txt")
+    sentence, words, times = read(tmp_path, text, "lrw", "ABOUT_00001.txt")
     assert sentence == "ABOUT" and words == ["ABOUT"]
     np.testing.assert_allclose(times, [[0.3, 0.86]], rtol=1e-6)
 
 
-def test_anyones_text_is_what_is_said(tmp_path):
-    assert told(tmp_path, "Hello  there,\nyou.\n", "plain")[:2] == ("Hello there, you.", [])
-    assert told(tmp_path, LRS, "plain")[1] == ["BIN", "BLUE"]
-    assert told(tmp_path, "", "plain")[0] == ""
+def test_anyones_text_is_the_sentence(tmp_path):
+    assert read(tmp_path, "Hello  there,\nyou.\n", "plain")[:2] == ("Hello there, you.", [])
+    assert read(tmp_path, LRS, "plain")[1] == ["BIN", "BLUE"]
+    assert read(tmp_path, "", "plain")[0] == ""
 
 
 @pytest.mark.parametrize(
@@ -74,11 +74,11 @@ def test_anyones_text_is_what_is_said(tmp_path):
         ("Channel: BBC One", "lrw", "Duration"),
     ],
 )
-def test_what_is_no_such_transcript_is_refused(tmp_path, text, kind, why):
+def test_anything_else_is_refused(tmp_path, text, kind, why):
     with pytest.raises(InputError, match=f"a.txt.*{why}"):
-        told(tmp_path, text, kind)
+        read(tmp_path, text, kind)
 
 
-def test_a_missing_transcript_is_told(tmp_path):
+def test_a_missing_transcript_is_reported(tmp_path):
     with pytest.raises(InputError, match="its transcript is missing: there is no b.txt"):
         read_transcript(tmp_path / "b.txt", "lrs")

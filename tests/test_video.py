@@ -69,10 +69,10 @@ def test_the_timeline_shows_the_bounced_frames(tmp_path, monkeypatch, suffix):
 def test_playing_backward_holds_few_frames(tmp_path, monkeypatch):
     path = make_video(tmp_path / "a.mp4", numbered(70), 25, gop_size=10)
     monkeypatch.setattr(video, "HELD_FRAMES", 8)
-    asked, ask = [], video.frames_at
-    monkeypatch.setattr(video, "frames_at", lambda *args: asked.append(args[2:]) or ask(*args))
+    spans, frames_of = [], video.frames_at
+    monkeypatch.setattr(video, "frames_at", lambda *args: spans.append(args[2:]) or frames_of(*args))
     assert len(list(timeline(path, 139))) == 139
-    backward = [span for span in asked if span]
+    backward = [span for span in spans if span]
     assert backward and max(stop - start for start, stop in backward) <= 8
 
 
@@ -219,8 +219,8 @@ def test_picture_and_sound_have_their_lengths_at_any_rate(tmp_path, fps):
     assert found["video"] == pytest.approx(count / float(fps), abs=1e-3)
     assert found["audio"] == pytest.approx(1.3, abs=1e-3)
     assert len(list(read_frames(tmp_path / "b.mp4"))) == count
-    heard, said = read_audio(tmp_path / "b.mp4"), read_audio(voice)
-    assert np.corrcoef(heard[: len(said)], said)[0, 1] > 0.99
+    written, given = read_audio(tmp_path / "b.mp4"), read_audio(voice)
+    assert np.corrcoef(written[: len(given)], given)[0, 1] > 0.99
 
 
 @pytest.mark.parametrize("size", [(287, 360), (523, 523)])
@@ -273,7 +273,7 @@ def test_a_truncated_file_gives_what_can_be_decoded(tmp_path):
     assert 5 <= len(list(read_frames(tmp_path / "cut.mkv"))) < 30
 
 
-def test_a_cut_off_mp4_is_told_by_its_own_index(tmp_path):
+def test_a_cut_off_mp4_is_detected_from_its_own_index(tmp_path):
     make_video(tmp_path / "a.mp4", [noise(48, 64, k) for k in range(30)])
     with Writer(tmp_path / "whole.mp4", probe(tmp_path / "a.mp4")) as out:  # its index stands in front
         for frame in read_frames(tmp_path / "a.mp4"):

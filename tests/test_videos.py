@@ -1,11 +1,11 @@
-"""Videos to be judged: which is which clip, what does not fit, and crops there and back."""
+"""A method's videos: matched with clips, refused where they do not fit; crops there and back."""
 
 import shutil
 
 import numpy as np
 import pytest
 from conftest import make_video, numbered
-from judged import film
+from judged import write_videos
 
 from errors import InputError
 from evaluation.rows import Corpus
@@ -20,8 +20,8 @@ def touch(folder, *names):
     return folder
 
 
-class Told:
-    """What a clip tells of itself."""
+class Header:
+    """The facts of a clip without its pictures."""
 
     def __init__(self, frames, size=(48, 64)):
         self.frames, self.size = frames, size
@@ -49,7 +49,7 @@ def test_a_flat_name_that_two_speakers_share_is_not_guessed(tmp_path):
     assert extra == ["one.mp4"]
 
 
-def test_missing_extra_and_differently_named_videos_are_told(tmp_path):
+def test_missing_extra_and_differently_named_videos_are_reported(tmp_path):
     touch(tmp_path, "ann/one", "ann/two_result", "zoe/more")
     paths, faults, extra = matched(tmp_path, ["ann/one", "ann/two", "cid/nine"])
     assert list(paths) == ["ann/one"]
@@ -62,9 +62,9 @@ def test_two_videos_of_one_clip_are_a_fault(tmp_path):
     assert "2 videos" in matched(tmp_path, ["ann/one", "ann/two"])[1]["ann/one"]
 
 
-@pytest.mark.parametrize("names, told", [((), "no videos"), (("x", "y"), "none of its 2 videos is named as a clip")])
-def test_a_folder_without_a_fitting_video_is_told(tmp_path, names, told):
-    with pytest.raises(InputError, match=told):
+@pytest.mark.parametrize("names, words", [((), "no videos"), (("x", "y"), "none of its 2 videos is named as a clip")])
+def test_a_folder_without_a_fitting_video_is_refused(tmp_path, names, words):
+    with pytest.raises(InputError, match=words):
         matched(touch(tmp_path, *names), ["ann/one"])
     with pytest.raises(InputError, match="no such folder"):
         matched(tmp_path / "nowhere", ["ann/one"])
@@ -72,35 +72,35 @@ def test_a_folder_without_a_fitting_video_is_told(tmp_path, names, told):
 
 def test_videos_of_another_length_or_size_are_refused_by_header_and_by_frames(tmp_path):
     path = make_video(tmp_path / "x.mp4", numbered(12))
-    assert unlike(path, Told(12), 1) is None and len(frames_of(path, Told(12), 1)) == 12
-    for clip, told in (
-        (Told(20), "12 frames, the real clip has 20"),
-        (Told(12, (96, 64)), "64x48 px, the real clip has"),
+    assert unlike(path, Header(12), 1) is None and len(frames_of(path, Header(12), 1)) == 12
+    for clip, words in (
+        (Header(20), "12 frames, the real clip has 20"),
+        (Header(12, (96, 64)), "64x48 px, the real clip has"),
     ):
-        assert told in unlike(path, clip, 1)
-        with pytest.raises(InputError, match=told):
+        assert words in unlike(path, clip, 1)
+        with pytest.raises(InputError, match=words):
             frames_of(path, clip, 1)
     with pytest.raises(InputError, match="real clip has 9"):
-        frames_of(path, Told(9), 1)
+        frames_of(path, Header(9), 1)
 
 
 def test_a_frame_more_or_less_is_within_the_slack_and_never_adds_frames(tmp_path):
     path = make_video(tmp_path / "x.mp4", numbered(12))
-    assert len(frames_of(path, Told(11), 1)) == 11
-    assert len(frames_of(path, Told(13), 1)) == 12
+    assert len(frames_of(path, Header(11), 1)) == 11
+    assert len(frames_of(path, Header(13), 1)) == 12
     with pytest.raises(InputError, match="another length"):
-        frames_of(path, Told(13), 0)
+        frames_of(path, Header(13), 0)
 
 
 def test_an_odd_size_may_have_been_made_even():
-    assert other_size((48, 64), Told(9, (47, 63))) is None
-    assert other_size((47, 63), Told(9, (48, 64))) is not None
+    assert other_size((48, 64), Header(9, (47, 63))) is None
+    assert other_size((47, 63), Header(9, (48, 64))) is not None
 
 
-def test_a_broken_video_is_told_in_one_line(tmp_path):
+def test_a_broken_video_is_refused_in_one_line(tmp_path):
     path = tmp_path / "x.mp4"
     path.write_bytes(b"no video at all" * 50)
-    assert "\n" not in unlike(path, Told(9), 1)
+    assert "\n" not in unlike(path, Header(9), 1)
 
 
 def test_crops_put_back_and_cut_again_are_the_crops(data_root):
@@ -115,7 +115,7 @@ def test_crops_put_back_and_cut_again_are_the_crops(data_root):
 
 
 def test_real_videos_replace_the_stored_crops(data_root, tmp_path):
-    film(data_root, "val", tmp_path / "main", lambda crops, real: 255 - crops)
+    write_videos(data_root, "val", tmp_path / "main", lambda crops, real: 255 - crops)
     stored, filmed = (Corpus(data_root, "val", videos).real("cid/one") for videos in (None, tmp_path))
     assert stored.frames is None and len(filmed.frames) == len(stored.crops)
     assert np.abs(255 - filmed.crops.astype(int) - stored.crops)[:, 8:-8, 8:-8].mean() < 8

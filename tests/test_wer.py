@@ -1,4 +1,4 @@
-"""What observers read off crops: errors counted by clip, the mouth where training saw it, and text they don't know."""
+"""The evaluation lip readers on crops: errors counted by clip, the mouth where training saw it, unknown text."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from drawn_faces import write_data_root
 
 from errors import InputError
 from evaluation.rows import Corpus
-from evaluation.wer import EVALUATION_READERS, EvaluationReaders, errors, mouths, named
+from evaluation.wer import EVALUATION_READERS, EvaluationReaders, count_errors, mouths, words_right
 from experts.data import Utterances, Words
 from experts.lip_reader import TrainedLipReader, error_rates
 from hparams import ExpertHParams
@@ -20,19 +20,19 @@ GOLDEN = Path(__file__).parents[1].parent / "shared" / "reference" / "fixtures" 
 
 
 @pytest.fixture(scope="module")
-def observers():
+def readers():
     return EvaluationReaders(EVALUATION_READERS)
 
 
 def test_errors_of_a_sentence_are_counted_in_words_and_characters():
-    assert errors("BIN blue  now", "bin red now") == (1, 3, 4, 12)
-    assert errors("set", "") == (1, 1, 3, 3)
-    assert errors("a b", "x a b c") == (2, 2, 4, 3)
+    assert count_errors("BIN blue  now", "bin red now") == (1, 3, 4, 12)
+    assert count_errors("set", "") == (1, 1, 3, 3)
+    assert count_errors("a b", "x a b c") == (2, 2, 4, 3)
 
 
 def test_counts_of_clips_add_up_to_the_rates_of_the_corpus():
     said, read = ["bin blue at f", "set red", "now"], ["bin red at", "set red soon", "now"]
-    counts = np.array([errors(a, b) for a, b in zip(said, read, strict=True)]).sum(0)
+    counts = np.array([count_errors(a, b) for a, b in zip(said, read, strict=True)]).sum(0)
     assert error_rates(said, read) == pytest.approx({"wer": counts[0] / counts[1], "cer": counts[2] / counts[3]})
 
 
@@ -44,10 +44,10 @@ def test_golden_error_rates_of_teacher_forced_sentences():
         return "".join(" " if symbol == 1 else chr(97 + symbol) for symbol in symbols)
 
     golden, counts = np.load(GOLDEN), np.zeros(4)
-    for told, said in zip(golden["asr/hat"], golden["asr/ys"], strict=True):
+    for read, said in zip(golden["asr/hat"], golden["asr/ys"], strict=True):
         said = said[said != -1]
-        told = told[: len(said)]
-        counts += errors(spelled(said), spelled(told[:-1] if told[-1] == 39 else told))
+        read = read[: len(said)]
+        counts += count_errors(spelled(said), spelled(read[:-1] if read[-1] == 39 else read))
     assert (counts[2] / counts[3], counts[0] / counts[1]) == pytest.approx(golden["asr/cer_wer"])
 
 
@@ -59,16 +59,16 @@ def test_the_mouth_of_a_crop_is_the_one_that_readers_were_trained_on(data_root):
     assert seen.shape == same.shape and (seen - same).abs().mean() < 0.02
 
 
-def test_rows_of_a_clip_are_read_together_and_counted_apart(observers, data_root):
+def test_rows_of_a_clip_are_read_together_and_counted_apart(readers, data_root):
     real = Corpus(data_root, "val").real("cid/one")
     rows = {"truth": real.crops, "blank": np.full_like(real.crops, 90)}
-    scores, sentences = observers(rows, real.clip, real.margin)
+    scores, sentences = readers(rows, real.clip, real.margin)
     assert set(scores) == set(sentences) == set(rows)
     for row in rows:
         assert set(scores[row]) == {"wer_1", "cer_1", "wer_2", "wer_3", "cer_3", "words"}
         assert scores[row]["wer_1"][1] == 6 and scores[row]["wer_2"][1] == 1 and scores[row]["words"][1] == 2
-        assert scores[row]["wer_3"][0] == errors(real.clip.text, sentences[row]["reader2"])[0]
-    alone = observers({"blank": rows["blank"]}, real.clip, real.margin)
+        assert scores[row]["wer_3"][0] == count_errors(real.clip.text, sentences[row]["reader2"])[0]
+    alone = readers({"blank": rows["blank"]}, real.clip, real.margin)
     assert alone[1]["blank"] == sentences["blank"]
 
 
@@ -85,24 +85,24 @@ def test_words_are_cut_out_at_their_times(spoken_root):
     reader = TrainedLipReader(Guess(), ExpertHParams(), words=words.vocabulary)
     real = Corpus(spoken_root, "val").real("cid/one")  # LAY 3 to 8, NOW 9 to 16
     rois = mouths(real.crops, real.clip, real.margin, "aligned")[None]
-    assert named(reader, rois, real.clip) == [(1, 2)]
+    assert words_right(reader, rois, real.clip) == [(1, 2)]
     assert seen == [[5, 7]]
 
 
 @pytest.mark.parametrize("box, fits", [((30, 25, 130, 135), True), ((5, 5, 65, 65), False)])
 def test_the_middle_of_an_lrs2_frame_is_read_only_where_the_crop_holds_it(box, fits):
-    class Told:
+    class Header:
         path, size, boxes = "x", [160, 160], np.tile(np.array(box, np.float32), (4, 1))
 
     crops = np.random.default_rng(0).integers(0, 255, (4, 128, 128, 3)).astype(np.uint8)
     if fits:
-        assert mouths(crops, Told, 1 / 6, "lrs2").shape == (4, 1, 88, 88)
+        assert mouths(crops, Header, 1 / 6, "lrs2").shape == (4, 1, 88, 88)
     else:
         with pytest.raises(InputError, match="reach beyond the crop"):
-            mouths(crops, Told, 1 / 6, "lrs2")
+            mouths(crops, Header, 1 / 6, "lrs2")
 
 
-def test_readers_under_the_wrong_flag_are_told():
+def test_readers_under_the_wrong_flag_are_refused():
     with pytest.raises(InputError, match="reads single words: give it under another flag"):
         EvaluationReaders({"reader1": EVALUATION_READERS["words"]})
     with pytest.raises(InputError, match="reads sentences"):
@@ -110,22 +110,22 @@ def test_readers_under_the_wrong_flag_are_told():
 
 
 @pytest.mark.parametrize(
-    "text, words, told",
+    "text, words, fault",
     [
         ("", [], "its transcript is empty"),
         ("BIN GRÜN NOW", [], "--reader1 was trained on other text: .*grün"),
         ("BIN BLUE AT F TWO NOW", ["BIN", "TEAPOT"], "--words was trained on other text: it has no word 'TEAPOT'"),
     ],
 )
-def test_clips_that_cannot_be_read_are_told(observers, tmp_path, text, words, told):
+def test_clips_that_cannot_be_read_have_a_fault(readers, tmp_path, text, words, fault):
     import re
 
     root = write_data_root(tmp_path, {"val": {"ann/one": 12}})
     path = Corpus(root, "val").place["ann/one"]
     times = np.array([[0.1, 0.2]] * len(words), np.float32).reshape(-1, 2)
     retell(path, text=text, words=words, word_times=times)
-    assert re.search(told, observers.fault(Clip(path)))
+    assert re.search(fault, readers.fault(Clip(path)))
 
 
-def test_a_clip_with_the_text_of_training_has_no_fault(observers, data_root):
-    assert observers.fault(Corpus(data_root, "val").clip("cid/one")) is None
+def test_a_clip_with_the_text_of_training_has_no_fault(readers, data_root):
+    assert readers.fault(Corpus(data_root, "val").clip("cid/one")) is None

@@ -1,10 +1,12 @@
-"""Jobs run on many processes, of this machine or of a Ray cluster, and a process that dies is told."""
+"""Jobs run on many processes, of this machine or of a Ray cluster; one that dies is reported; progress is shown."""
 
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from corpus_clips import BAD, write_corpus
 
 from errors import InputError
 from media.clip import SUFFIX, Clip
-from workers import local, on_ray
+from workers import local, on_ray, progress_bar
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,15 +42,57 @@ def test_who_stops_early_leaves_nothing_running():
         next(results)
 
 
-def test_a_process_that_dies_is_told_in_one_line():
+def test_a_process_that_dies_is_reported_in_one_line():
     with pytest.raises(InputError, match="a worker process died.*--workers"):
         list(local(killer, range(4), 1))
 
 
 def test_without_ray_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(InputError, match="pip install -r requirements-cluster.txt"):
+    with pytest.raises(InputError, match="pip install ray, as in requirements-extra.txt"):
         list(on_ray(partial(adder, 0), [1], "local"))
+
+
+def piped_bar(**how):
+    """What 1000 updates of a bar with a description write where stderr is no terminal."""
+    with progress_bar(1000, "clip", desc="count", **how) as bar:
+        for _ in range(1000):
+            bar.update()
+    for _ in progress_bar(3, "clip", iterable=range(3), desc="loop", **how):
+        pass
+
+
+def test_a_piped_bar_is_a_few_whole_lines_that_end_with_the_total(capsys):
+    piped_bar()
+    printed = capsys.readouterr().err
+    assert "\r" not in printed and printed.endswith("\n")
+    lines = printed.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["count", "count", "loop", "loop"]
+    assert "0/1000" in lines[0] and "1000/1000" in lines[1] and "3/3" in lines[3]
+
+
+def test_a_piped_bar_tells_of_its_progress_now_and_then(capsys, monkeypatch):
+    monkeypatch.setattr("workers.SELDOM_S", 0.05)
+    with progress_bar(20, "clip") as bar:
+        for _ in range(20):
+            time.sleep(0.02)
+            bar.update()
+    lines = capsys.readouterr().err.splitlines()
+    counts = [int(re.search(r"(\d+)/20", line)[1]) for line in lines]
+    assert counts == sorted(counts) and counts[0] == 0 and counts[-1] == 20 and 4 <= len(counts) <= 12
+
+
+def test_a_hidden_bar_writes_nothing(capsys):
+    piped_bar(disable=True)
+    assert capsys.readouterr().err == ""
+
+
+def test_on_a_terminal_a_bar_is_drawn_in_place(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with progress_bar(9, "clip") as bar:
+        bar.update(9)
+    printed = capsys.readouterr().err
+    assert "\r" in printed and printed.count("\n") == 1
 
 
 CLUSTER = """

@@ -1,4 +1,4 @@
-"""How fast faces are drawn, and how long and how much memory a whole run takes.
+"""Speed of the generator, and time and memory of a whole run of inference.py.
 
 python -m evaluation.benchmarks.inference --preset talklip_g    frames a second, plain and as inference.py runs it
 python -m evaluation.benchmarks.inference --seconds 10          inference.py on a 1280x720 clip of that length
@@ -9,9 +9,9 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 import wave
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from errors import exit_code
+from evaluation.benchmarks.timing import in_turns, medians, seconds
 from hparams import PRESETS, preset
 from models import build_generator
 from models.layers import fold_norms
@@ -26,19 +27,19 @@ from models.layers import fold_norms
 ROOT = Path(__file__).parents[2]
 WIDTH, HEIGHT, FPS = 1280, 720, 25
 FRAMES = 16  # of a batch
+LEAST_S = 2.0  # for which a generator is timed
 
 
-@torch.inference_mode()
-def frames_a_second(generator, hp, dtype, least_s=2.0):
-    """Faces that a generator hears and draws a second, in batches of `FRAMES`."""
+def batch_maker(generator, hp, dtype):
+    """A function that generates a batch of `FRAMES` faces for their sound."""
     shape = (1, FRAMES, 104) if hp.speech == "global" else (1, FRAMES, 1, 80, 16)
     audio, face = torch.randn(shape, dtype=dtype), torch.rand(1, FRAMES, 6, hp.face_size, hp.face_size, dtype=dtype)
-    generator(face, audio, torch.arange(FRAMES)[None])
-    start, runs = time.perf_counter(), 0
-    while time.perf_counter() - start < least_s:
+
+    @torch.inference_mode()
+    def work():
         generator(face, audio, torch.arange(FRAMES)[None])
-        runs += 1
-    return runs * FRAMES / (time.perf_counter() - start)
+
+    return work
 
 
 def compare(name, rounds):
@@ -48,17 +49,15 @@ def compare(name, rounds):
     fast = build_generator(hp).eval()
     fast.load_state_dict(plain.state_dict())
     fast = fold_norms(fast).to(torch.bfloat16, memory_format=torch.channels_last)
-    pairs = [
-        (frames_a_second(plain, hp, torch.float32), frames_a_second(fast, hp, torch.bfloat16)) for _ in range(rounds)
-    ]
-    slow, quick = np.median(pairs, axis=0)
-    ratio = np.median([b / a for a, b in pairs])
+    ways = batch_maker(plain, hp, torch.float32), batch_maker(fast, hp, torch.bfloat16)
+    slow, quick, ratio = medians(in_turns(ways, rounds, partial(seconds, least_s=LEAST_S)))
     print("| generator | float32, plain | bf16, channels_last, norms folded | ratio |\n|---|---|---|---|")
-    print(f"| {name}, {torch.get_num_threads()} threads | {slow:.1f} frames/s | {quick:.1f} frames/s | {ratio:.2f} |")
+    fps = f"{FRAMES / slow:.1f} frames/s | {FRAMES / quick:.1f} frames/s"
+    print(f"| {name}, {torch.get_num_threads()} threads | {fps} | {ratio:.2f} |")
 
 
-def make_clip(folder, seconds):
-    """A 1280x720 video of the example portrait drifting about, and the example speech over and over."""
+def make_clip(folder, length_s):
+    """Makes a 1280x720 video of the example portrait drifting about, and the example speech over and over."""
     from media.frame import from_rgb
     from media.video import probe
     from media.writer import Writer
@@ -68,34 +67,30 @@ def make_clip(folder, seconds):
     with wave.open(str(ROOT / "examples" / "speech.wav")) as source, wave.open(str(sound), "wb") as target:
         target.setparams(source.getparams())
         once = np.frombuffer(source.readframes(source.getnframes()), np.int16)
-        target.writeframes(np.resize(once, int(seconds * source.getframerate())).tobytes())
+        target.writeframes(np.resize(once, int(length_s * source.getframerate())).tobytes())
     like = replace(probe(ROOT / "examples" / "portrait.png"), width=WIDTH, height=HEIGHT, still=False)
     still = cv2.warpAffine(
         portrait, np.float64([[1, 0, 380], [0, 1, 100]]), (WIDTH, HEIGHT), borderMode=cv2.BORDER_REPLICATE
     )
     with Writer(folder / "face.mp4", like, FPS) as out:
-        for k in range(seconds * FPS):
+        for k in range(length_s * FPS):
             drift = np.float64([[1, 0, 40 * np.sin(k / 20)], [0, 1, 20 * np.sin(k / 13)]])
             out.write(from_rgb(cv2.warpAffine(still, drift, (WIDTH, HEIGHT), borderMode=cv2.BORDER_REPLICATE)))
     return folder / "face.mp4", sound
 
 
-def whole_run(seconds, rounds):
-    """Runs inference.py on a made clip of `seconds`; prints wall seconds and peak memory, start-up included."""
+def whole_run(length_s, rounds):
+    """Runs inference.py on a made clip of this length; prints wall seconds and peak memory, start-up included."""
     with tempfile.TemporaryDirectory() as folder:
-        face, sound = make_clip(Path(folder), seconds)
+        face, sound = make_clip(Path(folder), length_s)
         command = [sys.executable, str(ROOT / "inference.py"), "--quiet", "--face", str(face), "--audio", str(sound)]
-        times = []
-        for _ in range(rounds):
-            start = time.perf_counter()
-            subprocess.run(
-                [*command, "--outfile", str(Path(folder) / "out.mp4")], check=True, stdout=subprocess.DEVNULL
-            )
-            times.append(time.perf_counter() - start)
+        command += ["--outfile", str(Path(folder) / "out.mp4")]
+        work = partial(subprocess.run, command, check=True, stdout=subprocess.DEVNULL)
+        times = in_turns([work], rounds, warm=False)
     unit = 2**20 if sys.platform == "darwin" else 2**10
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit
     print(
-        f"{seconds} s of {WIDTH}x{HEIGHT}, {FPS} fps: median {np.median(times):.1f} s of {rounds}, peak {peak:.0f} MiB"
+        f"{length_s} s of {WIDTH}x{HEIGHT}, {FPS} fps: median {np.median(times):.1f} s of {rounds}, peak {peak:.0f} MiB"
     )
 
 

@@ -1,17 +1,17 @@
-"""How fast a lip reader reads and trains, beside the same mathematics run plainly, in turns.
+"""Speed of a lip reader that reads and trains, beside the same mathematics run plainly, in turns.
 
 python -m evaluation.benchmarks.lip_reader --preset base
 """
 
 import argparse
 import sys
-import time
 from dataclasses import replace
+from functools import partial
 
-import numpy as np
 import torch
 
 from errors import InputError, exit_code
+from evaluation.benchmarks.timing import in_turns, medians, seconds
 from experts.lip_reader import TrainedLipReader, write
 from hparams import ExpertHParams, preset
 from losses import reading_loss
@@ -19,6 +19,7 @@ from models import build_reader
 
 TOKENS, FRAMES = 1000, 75
 BATCH, WORDS = 2, 20  # clips and tokens of a forward pass
+LEAST_S = 2.0  # for which each way is timed
 
 
 class Spelling:
@@ -27,16 +28,6 @@ class Spelling:
     def decode(self, ids):
         """ids: a list of int. Returns them as text."""
         return " ".join(map(str, ids))
-
-
-def seconds(work, least_s=2.0):
-    """The mean time that `work` takes, once it is warm."""
-    work()
-    start, runs = time.perf_counter(), 0
-    while time.perf_counter() - start < least_s:
-        work()
-        runs += 1
-    return (time.perf_counter() - start) / runs
 
 
 def readers(hp):
@@ -78,9 +69,8 @@ def search(reader, clips, together):
 
 def compare(what, slow, quick, rounds):
     """Times two functions in turns and prints the medians and their ratio as a row of the table."""
-    pairs = [(seconds(slow), seconds(quick)) for _ in range(rounds)]
-    a, b = np.median(pairs, axis=0)
-    print(f"| {what} | {a:.3f} s | {b:.3f} s | {np.median([x / y for x, y in pairs]):.2f} |", flush=True)
+    a, b, ratio = medians(in_turns((slow, quick), rounds, partial(seconds, least_s=LEAST_S)))
+    print(f"| {what} | {a:.3f} s | {b:.3f} s | {ratio:.2f} |", flush=True)
 
 
 def main(argv=None):

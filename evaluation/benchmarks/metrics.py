@@ -1,11 +1,10 @@
-"""How fast PSNR, SSIM and LMD are measured, beside the same measures taken one frame at a time, in turns.
+"""Speed of PSNR, SSIM and LMD, beside the same measures taken one frame at a time, in turns.
 
 python -m evaluation.benchmarks.metrics --data_root data/grid
 """
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +13,15 @@ import torch
 from data import mouth_mask, to_tensor
 from errors import InputError, exit_code
 from evaluation import landmarks, visual
+from evaluation.benchmarks.timing import in_turns, medians
 from evaluation.rows import OTHER_LIPS, TRUTH, Corpus, baseline_rows
 from faces.detect import BlazeFace
 
 
 class OneByOne:
-    """The measures as a script takes them that looks at one pair of frames after the other.
+    """The measures as a script takes them that handles one pair of frames after the other.
 
-    PSNR and SSIM by torchmetrics, a pair a call, on the face and on the box around the mouth; LMD after looking for
+    PSNR and SSIM by torchmetrics, a pair a call, on the face and on the box around the mouth; LMD after finding
     the face in both pictures by the detector.
     """
 
@@ -60,40 +60,31 @@ def together(mesher, real, rows):
     px = faces_of[TRUTH].shape[1]
     mouths = mouth_mask(real.clip.meshes * px - 0.5, px)
 
-    def look():
+    def measure_pictures():
         return {row: visual.compare(shown, faces_of[TRUTH], mouths) for row, shown in faces_of.items()}
 
-    def find():
+    def measure_landmarks():
         found = {row: mesher(crops, real.clip.meshes, real.clip.boxes, real.margin) for row, crops in rows.items()}
         return {row: landmarks.compare(each, found[TRUTH]) for row, each in found.items()}
 
-    return look, find, mouths
-
-
-def seconds(work):
-    """The time that `work` takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    return measure_pictures, measure_landmarks, mouths
 
 
 def compare(real, rows, rounds):
     """Times both ways on all rows of a clip, in turns; prints medians in ms a frame and their ratio."""
     slow, mesher = OneByOne(), landmarks.Mesher()
-    look, find, mouths = together(mesher, real, rows)
+    pictures, meshes, mouths = together(mesher, real, rows)
     shown = {row: (real.faces(crops), crops) for row, crops in rows.items()}
     truth = shown[TRUTH]
     ways = {
-        "PSNR, SSIM, face and mouth": (lambda: [slow.visual(f, truth[0], mouths) for f, _ in shown.values()], look),
-        "LMD": (lambda: [slow.lmd(crops, truth[1]) for _, crops in shown.values()], find),
+        "PSNR, SSIM, face and mouth": (lambda: [slow.visual(f, truth[0], mouths) for f, _ in shown.values()], pictures),
+        "LMD": (lambda: [slow.lmd(crops, truth[1]) for _, crops in shown.values()], meshes),
     }
     frames, total = len(rows) * len(real.crops), []
     print(f"| {len(rows)} rows of {len(real.crops)} frames | one at a time | as evaluate.py does | ratio |")
     print("|---|---|---|---|")
     for what, pair in ways.items():
-        for work in pair:
-            work()  # once, to be warm
-        times = np.array([[seconds(work) for work in pair] for _ in range(rounds)]) * 1000 / frames
+        times = in_turns(pair, rounds) * 1000 / frames
         total.append(times)
         line(what, times)
     line("all", sum(total))
@@ -101,8 +92,8 @@ def compare(real, rows, rounds):
 
 def line(what, times):
     """Prints a row of the table. times: (rounds, 2) ms."""
-    slow, quick = np.median(times, axis=0)
-    print(f"| {what} | {slow:.2f} ms | {quick:.2f} ms | {np.median(times[:, 0] / times[:, 1]):.1f} |", flush=True)
+    slow, quick, ratio = medians(times)
+    print(f"| {what} | {slow:.2f} ms | {quick:.2f} ms | {ratio:.1f} |", flush=True)
 
 
 def main(argv=None):

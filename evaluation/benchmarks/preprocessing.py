@@ -1,4 +1,4 @@
-"""What preprocessing costs: one process beside two, Ray beside processes, and from that LRS2 and LRS3 whole.
+"""Cost of preprocessing: one process beside two, Ray beside processes, and from that LRS2 and LRS3 whole.
 
 python -m evaluation.benchmarks.preprocessing --data_root grid --clips 150
 """
@@ -16,6 +16,8 @@ import numpy as np
 
 from corpora.layouts import read_corpus
 from errors import InputError, exit_code
+from evaluation.benchmarks.timing import in_turns
+from media.files import make_folder
 from media.frame import from_rgb
 from media.video import probe, read_frames
 from media.writer import Writer
@@ -29,7 +31,7 @@ def small_copies(sources, folder, px):
     """Writes the middle of clips as videos of px x px, with their sound, as a folder of videos."""
     for source in sources:
         path = folder / f"{source.name}.mp4"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         about = replace(probe(source.video), width=px, height=px)
         with Writer(path, about, audio=source.video, crf=23) as out:
             for frame in read_frames(source.video):
@@ -43,12 +45,12 @@ def linked(sources, folder):
     """A folder of links to clips."""
     for source in sources:
         path = folder / f"{source.name}{source.video.suffix}"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         path.symlink_to(source.video.resolve())
 
 
 def measured(corpus, *flags):
-    """What `preprocess.py` prints for a corpus, in a process of its own, start-up included."""
+    """The numbers that `preprocess.py` prints for a corpus, in a process of its own, start-up included."""
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, str(ROOT / "preprocess.py"), "--data_root", str(corpus), "--out", out]
         command += ["--max_skipped", "1", *flags]
@@ -63,15 +65,14 @@ def compare(corpus, rounds, ray):
     ways = {"1 process": ("--workers", "1"), "2 processes": ("--workers", "2")}
     if ray:
         ways["2 workers of a local Ray cluster"] = ("--workers", "2", "--ray", "local")
-    rates = [[measured(corpus, *flags)["times_real_time"] for flags in ways.values()] for _ in range(rounds)]
+    rates = in_turns(ways.values(), rounds, lambda flags: measured(corpus, *flags)["times_real_time"], warm=False)
     print("| on 2 cores | times real time | against 1 process |\n|---|---|---|")
-    for k, way in enumerate(ways):
-        speed, ratio = np.median([row[k] for row in rates]), np.median([row[k] / row[0] for row in rates])
-        print(f"| {way} | {speed:.1f} | {ratio:.2f} |")
+    for way, own in zip(ways, rates.T, strict=True):
+        print(f"| {way} | {np.median(own):.1f} | {np.median(own / rates[:, 0]):.2f} |")
 
 
 def plan(sizes):
-    """Prints what whole corpora cost. sizes: {px: what `measured` said of clips of that size, two processes}."""
+    """Prints the cost of whole corpora. sizes: {px: what `measured` said of clips of that size, two processes}."""
     print("\n| corpus | hours | times real time, 2 cores | core-hours | disk | written over a network |")
     print("|---|---|---|---|---|---|")
     for name, (px, hours) in PLANS.items():
@@ -95,9 +96,9 @@ def main(argv=None):
             if getattr(args, flag) < 1:
                 raise InputError(f"--{flag} {getattr(args, flag)} must be at least 1")
         corpus = read_corpus(args.data_root)
-        names = sorted(corpus.sources)
+        names = sorted(corpus.clips)
         places = np.linspace(0, len(names) - 1, min(args.clips, len(names))).astype(int)
-        sources = [corpus.sources[names[i]] for i in places]
+        sources = [corpus.clips[names[i]] for i in places]
         with tempfile.TemporaryDirectory() as folder:
             whole = Path(folder) / "whole"
             linked(sources, whole)

@@ -1,27 +1,26 @@
-"""How long one training step takes, with the lip expert on, beside the same mathematics run plainly, in turns.
+"""Time and memory of a training step under the lip expert, beside the same mathematics run plainly, in turns.
 
-python -m evaluation.benchmarks.training                              2 clips of 75 frames, 55 drawn, on the processor
-python -m evaluation.benchmarks.training --device cuda --clips 8 --only train  steps and memory of train.py on a GPU
+python -m evaluation.benchmarks.training    2 clips of 75 frames, 55 generated, on the processor
+python -m evaluation.benchmarks.training --device cuda --clips 8 --only train    steps and memory of train.py on a GPU
 """
 
 import argparse
 import sys
-import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 
 from distributed import device_of
 from errors import InputError, exit_code
+from evaluation.benchmarks.timing import in_turns, medians
 from experts.guidance import LipExpert
 from experts.lip_reader import TrainedLipReader
+from faces.landmarks import LIP_NUMBERS
 from hparams import ExpertHParams, HParams, preset
 from models import build_reader
-from models.talklip import TalkLip
-from run import Run
-from schedule import loss_weights, set_stage
-from update import train_step
+from train import build, train_step
 
 WINDOW, TOKENS, WORDS = 5, 1000, 20  # frames of a window; of the vocabulary; of a sentence
 WAYS = {"plain": "float32, expert on every frame", "train": "train.py with --amp"}
@@ -37,7 +36,7 @@ class PlainExpert(LipExpert):
 
 
 def made_up(clips, length, faces, hp):
-    """A batch of clips of `length` frames with so many faces to be drawn in windows of five; of no meaning."""
+    """A batch of clips of `length` frames with so many faces to generate in windows of five; of no meaning."""
     torch.manual_seed(0)
     windows, px, speech = faces // WINDOW, hp.face_size, (104,) if hp.speech == "global" else (1, 80, 16)
     clip = torch.arange(windows) % clips
@@ -54,7 +53,7 @@ def made_up(clips, length, faces, hp):
         "clip": clip,
         "to_face": to_face,
         "audio": torch.randn(clips, length, *speech),
-        "lips": torch.zeros(clips, length, 80),
+        "lips": torch.zeros(clips, length, LIP_NUMBERS),
         "audio_padding": torch.zeros(clips, length, dtype=torch.bool),
         "roi_padding": torch.zeros(clips, length, dtype=torch.bool),
         "roi": torch.rand(clips, length, 1, 88, 88),
@@ -68,36 +67,30 @@ def stepper(hp, reading, device, plain):
     torch.manual_seed(0)
     reader = TrainedLipReader(build_reader(reading, TOKENS), reading, tokenizer=(), about={"sha256": ""})
     expert = (PlainExpert if plain else LipExpert)(reader, device, faithful=hp.faithful)
-    hp = replace(hp, amp=not plain)
-    run = Run(hp, torch.device(device), expert)
+    state = build(replace(hp, amp=not plain), torch.device(device))
     if plain:
-        for net in (*run.nets.values(), expert.net):
+        for net in filter(None, (*state.nets.values(), state.mean, expert.net)):
             net.to(memory_format=torch.contiguous_format)
-    assert isinstance(run.nets["generator"], TalkLip)
 
     def work(batch):
-        set_stage(run.nets["generator"], hp, hp.max_steps)
-        return train_step(run.nets, run.optims, [batch], loss_weights(hp, hp.max_steps), hp, expert)
+        state.step = hp.max_steps  # every loss is on
+        return train_step(state, [batch], expert)
 
     return work
 
 
-def seconds(work, batch, steps):
-    """The mean time of a step, once it is warm."""
-    cuda = batch["face"].is_cuda
-    work(batch)
-    if cuda:
-        torch.cuda.synchronize()
-    start = time.perf_counter()
+def take_steps(work, batch, steps, peaks, name):
+    """Takes some steps on a batch; `peaks[name]` becomes the most memory that they needed, see `peak`."""
+    peak(batch["face"].device)
     for _ in range(steps):
         losses = work(batch)
     losses["total"].item()  # waits for a GPU
-    return (time.perf_counter() - start) / steps
+    peaks[name] = peak(batch["face"].device)
 
 
 def peak(device):
-    """GiB of a GPU that were in use at most since this was last asked; None on a processor."""
-    if not device.startswith("cuda"):
+    """GiB of a GPU that were in use at most since the last call; None on a processor."""
+    if device.type != "cuda":
         return None
     most = torch.cuda.max_memory_allocated(device) / 2**30
     torch.cuda.reset_peak_memory_stats(device)
@@ -115,23 +108,18 @@ def measure(args):
     faces = (55 * args.clips // 2 if args.faces is None else args.faces) // WINDOW * WINDOW
     most = args.frames // (WINDOW + 1) * WINDOW * args.clips
     if not WINDOW <= faces <= most:
-        raise InputError(f"--faces {args.faces}: from {WINDOW} to {most} can be drawn in {args.clips} clips")
+        raise InputError(f"--faces {args.faces}: from {WINDOW} to {most} fit into {args.clips} clips")
     batch = {name: part.to(device) for name, part in made_up(args.clips, args.frames, faces, hp).items()}
-    asked = {name: title for name, title in WAYS.items() if args.only in (None, name)}
-    ways = {name: stepper(hp, reading, device, name == "plain") for name in asked}
-    times, peaks = {name: [] for name in ways}, {}
-    for _ in range(args.rounds):
-        for name, work in ways.items():
-            peak(device)
-            times[name].append(seconds(work, batch, args.steps))
-            peaks[name] = peak(device)
-    what = f"{args.preset}, {args.clips} clips of {args.frames} frames, {faces} drawn, {device}"
+    titles = {name: title for name, title in WAYS.items() if args.only in (None, name)}
+    peaks, steppers = {}, {name: stepper(hp, reading, device, name == "plain") for name in titles}
+    ways = [partial(take_steps, work, batch, args.steps, peaks, name) for name, work in steppers.items()]
+    times = in_turns(ways, args.rounds) / args.steps
+    what = f"{args.preset}, {args.clips} clips of {args.frames} frames, {faces} generated, {device}"
     print(f"| {what} | s a step | faces a second | peak memory, GiB |\n|---|---|---|---|")
-    for name, title in asked.items():
-        took = np.median(times[name])
+    for (name, title), took in zip(titles.items(), np.median(times, axis=0), strict=True):
         print(f"| {title} | {took:.2f} | {faces / took:.1f} | {'' if peaks[name] is None else f'{peaks[name]:.1f}'} |")
     if len(ways) == 2:
-        print(f"\n{np.median(np.divide(times['plain'], times['train'])):.2f} times as fast")
+        print(f"\n{medians(times)[2]:.2f} times as fast")
 
 
 def main(argv=None):
@@ -141,7 +129,7 @@ def main(argv=None):
     parser.add_argument("--preset", choices=rows, default="talklip_g_c", help="(default: %(default)s)")
     parser.add_argument("--clips", default=2, type=int, help="in a step (default: %(default)s)")
     parser.add_argument("--frames", default=75, type=int, help="of a clip (default: %(default)s)")
-    parser.add_argument("--faces", type=int, help="drawn in a step, in windows of 5 (default: 55 for two clips)")
+    parser.add_argument("--faces", type=int, help="generated in a step, in windows of 5 (default: 55 for two clips)")
     parser.add_argument("--steps", default=1, type=int, help="timed in a round (default: %(default)s)")
     parser.add_argument("--rounds", default=3, type=int, help="the median of this many (default: %(default)s)")
     parser.add_argument(

@@ -6,9 +6,7 @@ python -m evaluation.study read --key study/key.json --answers answers/*.json
 
 import argparse
 import json
-import os
 import secrets
-import shutil
 import sys
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +14,7 @@ from pathlib import Path
 from errors import InputError, exit_code
 from evaluation.study import ratings
 from evaluation.study.page import FORMAT, RATE, page, plan
+from media.files import make_folder, replacing, write_text
 
 # Slow imports are inside the functions, so that --help answers at once.
 PAGE, VIDEOS, KEY = "for_raters", "videos", "key.json"
@@ -39,25 +38,22 @@ def make(args):
     clips = list(next(iter(chosen.values())))
     words = stimuli.transcripts(args.words_from, clips) if args.words_from else {}
     items = plan(clips, list(methods), bool(words), rng)
-    partial = args.out.with_name(f".{args.out.name}.{secrets.token_hex(4)}.partial")
     try:
-        coded = copy_all(partial / PAGE / VIDEOS, items, chosen)
-        study = sha256(json.dumps([seed, items]).encode()).hexdigest()[:10]
-        text = page(study, items, len(methods), args.title, args.note)
-        (partial / PAGE / "index.html").write_text(text, encoding="utf-8")
-        folders = {name: str(folder) for name, folder in methods.items()}
-        key = {"format": FORMAT, "study": study, "seed": seed, "methods": folders, "clips": clips}
-        (partial / KEY).write_text(json.dumps(key | {"words": words, "items": items}, indent=1) + "\n")
-        os.replace(partial, args.out)
+        with replacing(args.out) as partial:
+            coded = copy_all(partial / PAGE / VIDEOS, items, chosen)
+            study = sha256(json.dumps([seed, items]).encode()).hexdigest()[:10]
+            text = page(study, items, len(methods), args.title, args.note)
+            (partial / PAGE / "index.html").write_text(text, encoding="utf-8")
+            folders = {name: str(folder) for name, folder in methods.items()}
+            key = {"format": FORMAT, "study": study, "seed": seed, "methods": folders, "clips": clips}
+            (partial / KEY).write_text(json.dumps(key | {"words": words, "items": items}, indent=1) + "\n")
     except OSError as error:
         raise InputError(f"{args.out} cannot be made: {error.strerror}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    tell(args.out, len(methods), len(clips), bool(words), coded)
+    print_next_steps(args.out, len(methods), len(clips), bool(words), coded)
 
 
 def copy_all(folder, items, chosen):
-    """Copies every video of a study to `folder` under its drawn name, and puts its sha256 and size into its item.
+    """Copies every video of a study to `folder` under its random name, and puts its sha256 and size into its item.
 
     The size in px, the same for all methods, keeps the page from moving when the video has been loaded.
 
@@ -77,8 +73,8 @@ def copy_all(folder, items, chosen):
     return coded
 
 
-def tell(out, methods, clips, reading, coded):
-    """Says what was made, and how to go on."""
+def print_next_steps(out, methods, clips, reading, coded):
+    """Prints what was made, and what to do next."""
     each = f"{methods * clips} videos to rate" + (f", {clips} to lip-read" if reading else "")
     print(f"{out / PAGE}: send this folder to every rater, with a number of their own: 1, 2, 3 and so on ({each})")
     print(f"{out / KEY}: keep this, it says which video is whose")
@@ -103,22 +99,24 @@ def read(args):
         report |= {"raters": [each["rater"] for each in raters], "scores": scores}
         report |= {"interval": "Student's t over raters; WER and CER: bootstrap over raters"}
         report |= {"sha256": {str(p): sha256(p.read_bytes()).hexdigest() for p in [args.key, *args.answers]}}
-        ratings.write(args.json, json.dumps(report, indent=1) + "\n")
+        make_folder(args.json.parent)
+        write_text(args.json, json.dumps(report, indent=1) + "\n")
 
 
 def main(argv=None):
     """Parses the flags, and makes a study or reads its answers."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser("evaluation.study", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     tasks = parser.add_subparsers(dest="task", required=True, metavar="task")
     sub = tasks.add_parser("make", help="a page for raters, and the key to it")
     sub.add_argument("methods", nargs="+", metavar="NAME=FOLDER", help="a method and its videos; two or more")
     sub.add_argument("--out", required=True, type=Path, help="folder to be made")
-    sub.add_argument("--clips", type=int, help="of each method, drawn at random (default: 10, or all)")
-    sub.add_argument("--list", type=Path, help="draw from the clips in this list only, such as a split's test.txt")
+    sub.add_argument("--clips", type=int, help="of each method, at random (default: 10, or all)")
+    sub.add_argument("--list", type=Path, help="choose among the clips in this list only, such as a split's test.txt")
     sub.add_argument("--words_from", type=Path, help="data root that knows what is said: raters lip-read, too")
     sub.add_argument("--title", default="Rating talking faces", help="of the page (default: %(default)s)")
-    sub.add_argument("--note", default="", help="what raters are told first, such as the language and the topic")
-    sub.add_argument("--seed", type=int, help="draws the clips, names and orders; kept in the key (default: at random)")
+    sub.add_argument("--note", default="", help="what raters read first, such as the language and the topic")
+    sub.add_argument("--seed", type=int, help="decides clips, names and orders; kept in the key (default: at random)")
     sub.set_defaults(job=make)
     sub = tasks.add_parser("read", help="the answers: mean opinion scores and human word error rates")
     sub.add_argument("--key", required=True, type=Path, help="key.json of the study")

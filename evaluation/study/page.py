@@ -41,14 +41,14 @@ WORDS = {
     "skip": "I could not read any word",
     "missing": "Please type the words that you lip-read, or tick that you could not read any.",
 }
-PARTS = {  # title; what the rater is told of it, after the number of videos
+PARTS = {  # title; what the rater reads of it, after the number of videos
     READ: ("Read the lips", "videos without sound. Type the words that you can read off the lips."),
     RATE: ("Rate the video", "videos with sound. Say how good they look, how well the lips match, how real they seem."),
 }
 
 
 def plan(clips, methods, reading, rng):
-    """Draws the videos' names and who lip-reads which: {name: {"clip", "method", "part", "group"}}, in no order.
+    """Chooses the videos' names and who lip-reads which: {name: {"clip", "method", "part", "group"}}, in no order.
 
     Every rater rates each clip of every method. A sentence can be lip-read only once, so each rater reads each clip by
     one method: rater r those of group r mod len(methods), in which the methods take turns (a Latin square). As many
@@ -76,7 +76,7 @@ def shown(items, methods, rater):
 def page(study, items, methods, title, note=""):
     """The page as HTML; it names no method and no clip.
 
-    study: the study's name. items: see `plan`, with each video's "size" in px. note: what raters are told first.
+    study: the study's name. items: see `plan`, with each video's "size" in px. note: what raters read first.
     """
     parts = []
     for key, (heading, what) in PARTS.items():
@@ -88,14 +88,14 @@ def page(study, items, methods, title, note=""):
             asked = [question._asdict() for question in QUESTIONS[key]]
             parts.append({"key": key, "title": heading, "what": what, "words": key == READ, "questions": asked})
             parts[-1]["groups"] = groups
-    told = {"format": FORMAT, "study": study, "title": title, "note": note, "words": WORDS, "parts": parts}
-    told["sizes"] = {name: item["size"] for name, item in items.items()}
-    packed = json.dumps(told, ensure_ascii=False).replace("<", "\\u003c")  # so that no text can end the script element
+    data = {"format": FORMAT, "study": study, "title": title, "note": note, "words": WORDS, "parts": parts}
+    data["sizes"] = {name: item["size"] for name, item in items.items()}
+    packed = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")  # so that no text can end the script element
     return TEMPLATE.read_text(encoding="utf-8").replace("{{STUDY}}", packed)
 
 
 def checksum(study, rater, hears, answers):
-    """What an answer file's "check" must be: it tells a file that was changed or cut by mistake, not a forger's."""
+    """The "check" that an answer file must have: it reveals a file changed or cut by mistake, not a forger's."""
     text = json.dumps([study, rater, hears, answers], ensure_ascii=False, separators=(",", ":"))
     value = 0x811C9DC5  # 32-bit FNV-1a, as the page computes it
     for byte in text.encode("utf-8", "surrogatepass"):

@@ -1,15 +1,15 @@
-"""What raters answered: their files checked, mean opinion scores with 95 % intervals, the word error rate of people."""
+"""Answers of raters: their files checked, mean opinion scores with 95 % intervals, the word error rate of people."""
 
 import csv
 import json
-import os
 import re
 
 from errors import InputError
 from evaluation.study.page import FORMAT, QUESTIONS, RATE, READ, checksum, shown
+from media.files import make_folder, write_text
 
 LONGEST = 8 << 20  # bytes of an answer file
-DRAWS = 2000  # of the bootstrap
+RESAMPLES = 2000  # of the bootstrap
 WER, CER = "wer", "cer"
 AGAIN = "ask for the file as the page saved it"
 
@@ -30,12 +30,12 @@ def read_json(path, what):
 
 
 def read_key(path):
-    """The key of a study, as `study.py make` wrote it."""
+    """The key of a study, as `evaluation.study make` wrote it."""
     key = read_json(path, "key of a study")
     if "answers" in key:
-        raise InputError(f"{path} is an answer file: --key wants the key.json that study.py make wrote")
+        raise InputError(f"{path} is an answer file: --key wants the key.json that evaluation.study make wrote")
     if not {"format", "study", "methods", "clips", "items", "words"} <= key.keys():
-        raise InputError(f"{path} is no key of a study: give the key.json that study.py make wrote")
+        raise InputError(f"{path} is no key of a study: give the key.json that evaluation.study make wrote")
     if key["format"] != FORMAT:
         raise InputError(f"{path} has format {key['format']}, this code reads {FORMAT}: use the version it is from")
     return key
@@ -77,7 +77,7 @@ def read_answers(path, key):
 
 
 def whole(value, least, most):
-    """Whether a value is a whole number in a range; true and false are none."""
+    """True for a whole number in a range; true and false are none."""
     return type(value) is int and least <= value <= most
 
 
@@ -130,15 +130,9 @@ def opinion(values):
 
 def error_rate(counts):
     """All errors by all words, with a 95 % interval by bootstrap over raters. counts: (errors, words) of each rater."""
-    import numpy as np
+    from evaluation.bootstrap import estimate
 
-    counts = np.array(counts, float)
-    value, low, high = float(counts[:, 0].sum() / counts[:, 1].sum()), None, None
-    if len(counts) > 1:
-        drawn = np.random.default_rng(0).integers(0, len(counts), (DRAWS, len(counts)))
-        sums = counts[drawn].sum(1)  # (DRAWS, 2)
-        low, high = map(float, np.quantile(sums[:, 0] / sums[:, 1], [0.025, 0.975]))
-    return {"value": value, "low": low, "high": high, "raters": len(counts)}
+    return estimate(counts, RESAMPLES) | {"raters": len(counts)}
 
 
 def score(key, raters):
@@ -215,17 +209,6 @@ def table(key, raters, scores):
     return "\n".join(lines)
 
 
-def write(path, text):
-    """Writes a text file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8", newline="")
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from error
-
-
 def write_csv(path, scores):
     """Writes the scores with a line for each method and measure."""
     import io
@@ -236,4 +219,5 @@ def write_csv(path, scores):
     for method, found in scores.items():
         for measure, each in found.items():
             out.writerow([method, measure, *(each[name] for name in ("value", "low", "high", "raters", "ratings"))])
-    write(path, text.getvalue())
+    make_folder(path.parent)
+    write_text(path, text.getvalue())

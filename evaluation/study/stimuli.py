@@ -1,4 +1,4 @@
-"""The videos of a rating study: the same clips of every method, copied without anything that tells them apart."""
+"""The videos of a rating study: the same clips of every method, copied without anything that gives a method away."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -79,7 +79,7 @@ def only(found, listed, where):
 def choose(methods, listed, count, rng):
     """The clips of a study, `count` at random of those that every method has: {method: {clip: path}} in one order.
 
-    methods: {name: folder}. listed: a list of the clips to draw from, or None. count: None for up to CLIPS.
+    methods: {name: folder}. listed: a list of the clips to choose among, or None. count: None for up to CLIPS.
     Raises InputError where the methods' clips differ, and for more clips than there are.
     """
     videos = {name: videos_in(folder) for name, folder in methods.items()}
@@ -104,7 +104,7 @@ def choose(methods, listed, count, rng):
 
 
 def check_alike(paths, clip):
-    """Raises InputError if a clip's videos, {method: path}, could be told apart by size or length, or one is silent."""
+    """Raises InputError if a clip's videos, {method: path}, differ in size or length, or one is silent."""
     first = None
     for name, path in paths.items():
         found = probe(path)
@@ -120,7 +120,7 @@ def check_alike(paths, clip):
 
 
 def copy(source, target, sound):
-    """Copies a video as mp4, with nothing that tells who made it. sound: whether its sound track comes too.
+    """Copies a video as mp4, with nothing that reveals who made it. sound: whether its sound track comes too.
 
     Pictures and sound that browsers play are not coded again. Its metadata give way to MARK, the same for every method;
     encoders' notes in H.264 (SEI) stay behind. Returns whether it was coded again.
@@ -162,7 +162,7 @@ def remux(container, streams, target):
 
 
 def transcripts(root, clips):
-    """What is said in each of the clips, from a data root: {clip: sentence}. Raises InputError where there is none."""
+    """The transcripts of the clips, from a data root: {clip: sentence}. Raises InputError where there is none."""
     from data import Clips
     from hparams import HParams
     from media.clip import Clip

@@ -1,4 +1,4 @@
-"""What a file of weights holds, told by its content; no code of it is run."""
+"""What a file of weights holds, by its content; no code of it is run."""
 
 import json
 import pickle
@@ -16,7 +16,7 @@ RUN = "run checkpoint"
 FORMAT = 1  # of our run checkpoints and of our weights
 LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")  # torch.save before its zip format
 AGAIN = "Download it again: see README, Weights."
-# Which network a bare state dict belongs to, told by a part of it that no other one has.
+# Which network a bare state dict belongs to, by a part of it that no other one has.
 KINDS = (
     ("audio_map.", "TalkLip generator"),
     ("audio_encoder.w2v_model.", "TalkLip generator"),

@@ -112,7 +112,7 @@ class FairseqUnpickler(ArchiveUnpickler):
 
 
 def is_fairseq(path):
-    """Whether a file is a checkpoint of fairseq, told by what it holds; none of its tensors is read."""
+    """Whether a file is a checkpoint of fairseq, by what it holds; none of its tensors is read."""
     try:
         with opened(Path(path)) as (state, _):
             return "model" in state and ("cfg" in state or "args" in state)

@@ -9,7 +9,7 @@ from hparams import preset
 from models.talklip import DISCRIMINATOR, ENCODER, SPEECH
 
 # (what the published name holds, what ours holds), applied in this order.
-DRAWING = (
+GENERATOR = (
     (r"^face_encoder_blocks\.6\.0\.", "encoder.6.0."),
     (r"^face_encoder_blocks\.6\.1\.", "encoder.7.0."),
     (r"^face_encoder_blocks\.", "encoder."),
@@ -77,7 +77,7 @@ def convert_speech(published, prefix):
     """Table 1's weights, numbered through from 0 in the published files, as blocks of our `LocalSpeech`."""
     numbers = ((row, layer) for row, line in enumerate(SPEECH) for layer in range(line.res + 1))
     rules = [(rf"^{i}\.conv_block\.", f"blocks.{row}.{layer}.conv_block.") for i, (row, layer) in enumerate(numbers)]
-    return rename(under(published, prefix), (*rules, *DRAWING))
+    return rename(under(published, prefix), (*rules, *GENERATOR))
 
 
 def convert_avhubert(published, prefix="", video=True):
@@ -97,9 +97,9 @@ def convert_avhubert(published, prefix="", video=True):
     return weights
 
 
-def convert_drawing(published):
+def convert_faces(published):
     """The parts that TalkLip and Wav2Lip share, from BGR to RGB."""
-    weights = rename({k: v for k, v in published.items() if not k.startswith("audio_encoder.")}, DRAWING)
+    weights = rename({k: v for k, v in published.items() if not k.startswith("audio_encoder.")}, GENERATOR)
     flip(weights, "encoder.0.0.conv.weight", 1, BGR_TWICE)
     flip(weights, "to_rgb.1.0.weight", 0, BGR)
     flip(weights, "to_rgb.1.0.bias", 0, BGR)
@@ -108,7 +108,7 @@ def convert_drawing(published):
 
 def convert_talklip(published):
     """A published TalkLip generator: (weights by our names, hparams); (g), or (l) with Wav2Lip's audio encoder."""
-    weights = convert_drawing(published)
+    weights = convert_faces(published)
     hp = preset("talklip_g")
     if any(name.startswith("audio_encoder.w2v_model.") for name in published):
         speech = convert_avhubert(published, "audio_encoder.w2v_model.", video=False)
@@ -120,14 +120,14 @@ def convert_talklip(published):
         speech = convert_speech(published, "audio_encoder.audio_encoder.")
         hp = preset("talklip_l")
     weights |= {f"speech.{name}": value for name, value in speech.items()}
-    return weights, replace(hp, width=drawing_width(weights))
+    return weights, replace(hp, width=face_width(weights))
 
 
 def convert_wav2lip(published):
     """A published Wav2Lip generator: (weights by our names, hparams)."""
-    weights = convert_drawing(published)
+    weights = convert_faces(published)
     weights |= {f"speech.{name}": value for name, value in convert_speech(published, "audio_encoder.").items()}
-    return weights, replace(preset("wav2lip"), width=drawing_width(weights))
+    return weights, replace(preset("wav2lip"), width=face_width(weights))
 
 
 def convert_discriminator(published):
@@ -137,13 +137,13 @@ def convert_discriminator(published):
         (rf"^face_encoder_blocks\.{i}\.{j}\.", f"blocks.{2 * i - 1 + j}.0.") for i in range(1, 7) for j in range(2)
     ]
     rules += [(r"^binary_pred\.0\.", f"blocks.{len(DISCRIMINATOR) - 1}.0.")]
-    weights = rename(published, (*rules, *DRAWING))
+    weights = rename(published, (*rules, *GENERATOR))
     flip(weights, "blocks.0.0.conv.weight", 1, BGR)
     channels = length(weights, "blocks.0.0.conv.weight", DISCRIMINATOR[0].out)
     return weights, replace(preset("talklip_g"), width=channels / DISCRIMINATOR[0].out)
 
 
-def drawing_width(weights):
+def face_width(weights):
     """How wide a converted generator is, relative to table 2."""
     return length(weights, "encoder.0.0.conv.weight", ENCODER[0].out) / ENCODER[0].out
 

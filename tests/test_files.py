@@ -1,0 +1,51 @@
+"""Files are written whole or not at all, folders are made, and what cannot be is one clear line."""
+
+import pytest
+
+from errors import InputError
+from media.files import make_folder, replacing, write_text
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_text_is_written_as_it_is(tmp_path):
+    write_text(tmp_path / "a.txt", "früh\nspät\r\n")
+    assert (tmp_path / "a.txt").read_bytes() == "früh\nspät\r\n".encode()
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_text_that_cannot_be_written_is_an_error_of_one_line(tmp_path):
+    with pytest.raises(InputError, match=r"none/a\.txt cannot be written: No such file or directory"):
+        write_text(tmp_path / "none" / "a.txt", "x")
+
+
+def test_what_stops_in_the_middle_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), replacing(path) as partial:
+        partial.write_text("ne")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old" and names(tmp_path) == ["a.json"]
+
+
+def test_a_folder_takes_its_place_whole_or_not_at_all(tmp_path):
+    for fails in (True, False):
+        try:
+            with replacing(tmp_path / "study") as partial:
+                (partial / "inner").mkdir(parents=True)
+                (partial / "inner" / "a.txt").write_text("x")
+                if fails:
+                    raise InputError("stopped")
+        except InputError:
+            assert names(tmp_path) == []
+    assert names(tmp_path) == ["study"] and (tmp_path / "study" / "inner" / "a.txt").read_text() == "x"
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_of_one_line(tmp_path):
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="file/inner cannot be made a folder"):
+        make_folder(tmp_path / "file" / "inner")
