@@ -124,8 +124,7 @@ class HParams(Knobs):
             raise InputError("--contrastive_weight: --model wav2lip has no space in which sound and lips are compared")
         if self.batch_size * self.window < 2 and self.windows < 2:
             raise InputError("--batch_size 1 --windows 1 --window 1: batch norm needs two faces in a step at least")
-        first = (self.adv_weight and not self.adv_from) or (self.guided and not self.lip_from)
-        if not self.l1_weight + self.mouth_weight + self.lips_weight and not first:
+        if not any(loss_weights(self, 0).values()):
             raise InputError("--l1_weight 0: no loss is left for step 0; --mouth_weight or --lips_weight would be one")
         if self.patience and not self.later:
             raise InputError("--patience: no stage begins after step 0 (--audio_from, --lip_from), none could wait")
@@ -161,12 +160,12 @@ class HParams(Knobs):
 
 
 # fmt: off
-_COMPACT = {
+_HALF_WIDTH = {
     "width": 0.5, "audio_layers": 4, "audio_dim": 256, "audio_ffn": 1024, "audio_heads": 4, "audio_from": 0,
     "audio_train_layers": 0, "roi": "own", "lip_weight": 0.0,
 }
-_SHORT = {  # of one evening: what runs of a few thousand steps on a processor share
-    **_COMPACT, "rare_speakers": 0.3, "augment": 0.5, "mouth_weight": 1.0, "lips_weight": 0.2, "adv_weight": 0.01,
+_EVENING = {  # of one evening: what runs of a few thousand steps on a processor share
+    **_HALF_WIDTH, "rare_speakers": 0.3, "augment": 0.5, "mouth_weight": 1.0, "lips_weight": 0.2, "adv_weight": 0.01,
     "lr": 5e-4, "beta1": 0.9, "warmup": 200, "decay_from": 0.5, "clip_norm": 1.0, "ema": 0.998, "valid_every": 500,
     "amp": True,
 }
@@ -186,7 +185,7 @@ _SIZED = {  # what the published size has of its own: L1 takes what the others l
     "base_wo_lip_gan": {"l1_weight": 1.0},
 }
 _COMPACT_ROW = {  # batches, steps and weights of all six rows; the losses are the paper's, and L1 at the mouth
-    **_SHORT,
+    **_EVENING,
     "lips_weight": 0.0,  # the paper has no such help: with it the rows without an expert could be read as well
     "l1_weight": 1.0, "batch_size": 16, "window": 2, "windows": 1,
     "lip_batch_size": 2,  # whole clips are dear, and of 5 drawn frames in 75 the expert would hardly take note:
@@ -200,21 +199,21 @@ _COMPACT_ROW = {  # batches, steps and weights of all six rows; the losses are t
 }
 
 
-def _compact_row(row):
-    """The compact form of a row: its own losses, with the compact rows' weights and their schedule."""
-    own = {name: value for name, value in row.items() if name not in ("audio_from", "audio_train_layers")}
-    weights = {"contrastive_weight": 0.003} if "contrastive_weight" in own else {}
-    return {**_COMPACT_ROW, "speech": "global", "contrastive_weight": 0.0, **own, **weights}
+def _compact_row(row, **own):
+    """The compact form of a row: its losses with the compact rows' weights and schedule, then `own` knobs as given."""
+    losses = {name: value for name, value in row.items() if name not in ("audio_from", "audio_train_layers")}
+    weights = {"contrastive_weight": 0.003} if "contrastive_weight" in losses else {}
+    return {**_COMPACT_ROW, "speech": "global", "contrastive_weight": 0.0, **losses, **weights, **own}
 
 
-# Published sizes are rows of the papers' tables; `compact` is what weights/ began as and what a laptop trains.
+# Published sizes are rows of the papers' tables, compact_... the same for a laptop; weights/ began as `compact`.
 PRESETS = {
     **{name: row | _SIZED.get(name, {}) for name, row in _ROWS.items()},
     "wav2lip": {**_LOCAL, "model": "wav2lip", "lip_weight": 0.0},
     "compact": {
-        **_SHORT, "batch_size": 16, "window": 2, "windows": 1, "adv_from": 3500, "max_steps": 4400,
+        **_EVENING, "batch_size": 16, "window": 2, "windows": 1, "adv_from": 3500, "max_steps": 4400,
     },
-    "compact_l": {**_COMPACT, "speech": "local"},
+    "compact_l": {**_HALF_WIDTH, "speech": "local"},
     **{f"compact_{name}": _compact_row(row) for name, row in _ROWS.items()},
 }
 # fmt: on
@@ -234,25 +233,23 @@ def loss_weights(hp, step):
 
 def stage_plan(hp):
     """The schedule in words, one line per stage, as it is printed at the start of a run."""
-    parts = [(0, "generator under " + " + ".join(name for name, weight in loss_weights(hp, 0).items() if weight))]
-    if hp.adv_weight:
-        parts.append((hp.adv_from, f"discriminator, adversarial loss x {hp.adv_weight}"))
+    parts = []  # (knob that says when, what then begins)
+    for f in fields(hp):
+        if f.name.endswith("_weight") and (weight := getattr(hp, f.name)):
+            over = f" ({'sum' if hp.lip_sum else 'mean'} over tokens)" if f.name == "lip_weight" else ""
+            parts.append((f.metadata["since"], f"{f.name.removesuffix('_weight')} loss x {weight:g}{over}"))
     if hp.speech == "global":
         what = f"top {hp.audio_train_layers} blocks" if hp.audio_train_layers else "all"
-        parts.append((hp.audio_from, f"audio encoder trains ({what})"))
-    later = []
-    if hp.guided:
-        later.append(f"lip-reading loss x {hp.lip_weight:g} ({'sum' if hp.lip_sum else 'mean'} over tokens)")
-    if hp.guided and hp.contrastive_weight:
-        later.append(f"contrastive loss x {hp.contrastive_weight:g}")
+        parts.append(("audio_from", f"audio encoder trains ({what})"))
     if hp.freeze_norms:
-        later.append("batch norms keep their statistics")
-    if later:
-        parts.append((hp.lip_from, ", ".join(later)))
-    starts = sorted({start for start, _ in parts if start < hp.max_steps})
-    lines = [f"from step {start}: {', '.join(what for at, what in parts if at == start)}" for start in starts]
+        parts.append(("lip_from", "batch norms keep their statistics"))
+    starts = {knob: getattr(hp, knob) if knob else 0 for knob, _ in parts}
+    lines = []
+    for start in sorted({start for start in starts.values() if start < hp.max_steps}):
+        lines.append(f"from step {start}: {', '.join(what for knob, what in parts if starts[knob] == start)}")
     if hp.patience:
-        lines += [f"then, at a plateau: {what}" for start, what in parts if start == hp.max_steps]
+        for stage in (knob for knob in hp.later if starts.get(knob) == hp.max_steps):
+            lines.append(f"then, at a plateau: {', '.join(what for knob, what in parts if knob == stage)}")
         least = (hp.patience + 1) * hp.valid_every
         lines.append(f"a plateau is more than {hp.patience} validations without a better L1, {least} steps at least")
     return lines
@@ -397,7 +394,9 @@ ExpertHParams.presets = EXPERT_PRESETS
 def add_flags(parser, kind=HParams):
     """Adds --preset and one flag per knob. A flag that is not given stays absent, so it never masks a checkpoint."""
     parser.add_argument("--preset", choices=kind.presets, default=argparse.SUPPRESS, help="a named set of knobs")
-    group = parser.add_argument_group("knobs (each is stored in the checkpoint; flags given here win)")
+    group = parser.add_argument_group(
+        f"knobs, stored in the checkpoint; flags take precedence (defaults: {kind.__name__}'s; a preset has its own)"
+    )
     for f in fields(kind):
         options = {"action": argparse.BooleanOptionalAction} if f.type is bool else {"type": f.type}
         if f.metadata["choices"]:

@@ -36,11 +36,14 @@ from models.layers import Norm
 from models.talklip import Discriminator, pick
 from training import TrainState, Validation, to, train
 
+STRIP_ROWS, STRIP_FACES = 6, [2, 5]  # clips of a validation's picture strip, and which of their faces it shows
+MOST_READ = 10  # clips of a validation that the expert reads: all their frames are generated
+
 # The losses of a step
 
 
 def generator_losses(nets, batch, weights, hp, expert=None):
-    """Generates a batch's faces, and finds what is wrong with them.
+    """Generates a batch's faces, and their losses.
 
     batch: see `data.collate`.  weights: see `loss_weights`; a loss whose weight is 0 costs nothing.
     Returns fake, (W, T, 3, H, W) in [0, 1], and {name: scalar} of the losses that have a weight.
@@ -129,6 +132,7 @@ def train_step(state, batches, expert=None):
     parts = zip(batches, shares(batches, state.hp), strict=True)
     found = [add_gradients(state, batch, weights, expert, share) for batch, share in parts]
     losses = {name: sum(each[name] for each in found) for name in found[0]}
+    # As published, `clip_norm` is the generator's: the lips' head, which no paper has, is not in it.
     stepped = ["generator", "discriminator"] if weights["adv"] > 0 else ["generator"]
     return state.end_step(losses, state.nets["generator"].parameters(), stepped)
 
@@ -148,7 +152,7 @@ def set_stage(generator, hp, step):
     encoder, trains = generator.speech, step >= hp.audio_from
     encoder.requires_grad_(trains and not hp.audio_train_layers)
     encoder.train(trains or hp.faithful)
-    for block in list(encoder.blocks)[-hp.audio_train_layers :] if trains else ():
+    for block in list(encoder.blocks)[-hp.audio_train_layers :] if trains else ():  # 0: all of them
         block.requires_grad_(True)
 
 
@@ -160,8 +164,9 @@ def batches(clips, guided, workers, state, stop):
 
     clips: for the steps before `lip_from`.  guided: for those after.
     """
-    (rank, world), late = distributed.rank(), state.step >= state.hp.lip_from
-    hp, end = state.hp.paced(state.step), stop if late else min(stop, state.hp.lip_from)
+    rank, world = distributed.rank()
+    hp, late = state.hp.paced(state.step), state.step >= state.hp.lip_from
+    end = stop if late else min(stop, hp.lip_from)
     numbers = range(state.step * hp.accumulate, end * hp.accumulate)
     draws = [(number * world + rank) * hp.batch_size + i for number in numbers for i in range(hp.batch_size)]
     how = {"num_workers": workers, "worker_init_fn": one_thread, "pin_memory": state.device.type == "cuda"}
@@ -181,39 +186,43 @@ def pixel_scores(generator, clips, hp, device, strip=None):
 
     A row of the strip is a clip; its pictures are identity | pose prior | generated | real, twice.
     """
-    scores, rows = {"l1": 0.0, "mouth": 0.0}, []
+    found, rows = [], []
     chosen = evenly(len(clips), hp.valid_clips)
     for i in chosen:
         sample = clips.validation(i)
         batch = to(device, collate([sample], window=len(sample["face"])))
         with distributed.autocast(device, hp.amp):
             fake = generator(batch["face"], batch["audio"], batch["index"], batch["audio_padding"])
-        scores["l1"] += pixel_loss(fake, batch["target"]).item() / len(chosen)
-        scores["mouth"] += mouth_loss(fake, batch["target"], batch["mouth"]).item() / len(chosen)
-        if len(rows) < 6:
-            pose, identity = batch["face"][0, [2, 5]].split(3, dim=1)
-            rows.append(torch.stack([identity, pose, fake[0, [2, 5]], batch["target"][0, [2, 5]]], dim=1).flatten(0, 1))
+        real = batch["target"]
+        found.append({"l1": pixel_loss(fake, real).item(), "mouth": mouth_loss(fake, real, batch["mouth"]).item()})
+        if len(rows) < STRIP_ROWS:
+            pose, identity = batch["face"][0, STRIP_FACES].split(3, dim=1)
+            rows.append(torch.stack([identity, pose, fake[0, STRIP_FACES], real[0, STRIP_FACES]], dim=1).flatten(0, 1))
     if strip is not None:
         write_picture(strip, torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1))  # (3, rows * H, 8 * W)
-    return scores
+    return means(found)
 
 
 @torch.no_grad()
-def reading_scores(generator, expert, clips, hp, device, most=10):
+def reading_scores(generator, expert, clips, hp, device):
     """How well the expert reads validation clips of which every frame is generated: means over clips.
 
     lip: its loss, in nats per token.  token_error: the share of tokens that it gets wrong, told those before.
     """
-    chosen = evenly(len(clips), min(hp.valid_clips, most))
-    scores = {"lip": 0.0, "token_error": 0.0}
-    for i in chosen:
+    found = []
+    for i in evenly(len(clips), min(hp.valid_clips, MOST_READ)):
         batch = to(device, clips.whole(i))
         with distributed.autocast(device, hp.amp):
             fake = generator(batch["face"], batch["audio"], batch["index"], batch["audio_padding"])
             memory = expert.features(fake, batch)
-            scores["lip"] += expert.reading_loss(memory, batch, False).item() / len(chosen)
-            scores["token_error"] += expert.token_error(memory, batch).item() / len(chosen)
-    return scores
+            lip, error = expert.reading_loss(memory, batch, False), expert.token_error(memory, batch)
+        found.append({"lip": lip.item(), "token_error": error.item()})
+    return means(found)
+
+
+def means(found):
+    """The mean of each score over clips: [{name: number}] -> {name: number}."""
+    return {name: sum(each[name] for each in found) / len(found) for name in found[0]}
 
 
 def evenly(count, most):
@@ -222,15 +231,15 @@ def evenly(count, most):
 
 
 def validate(clips, expert, state, strip):
-    """The `Validation` of a run; writes a picture strip. Under the expert, a generator is better at any error."""
+    """The `Validation` of a run; writes a picture strip."""
     generator, hp = (state.mean or state.nets["generator"]).eval(), state.hp
     scores = pixel_scores(generator, clips, hp, state.device, strip)
     if expert:
         scores |= reading_scores(generator, expert, clips, hp, state.device)
-    taught = expert is not None and state.step > hp.lip_from
-    return Validation(
-        scores, scores["mouth"] - taught, scores["l1"] * (min(len(clips), hp.valid_clips) if hp.faithful else 1)
-    )
+    guided = expert is not None and state.step > hp.lip_from
+    best = scores["mouth"] - guided  # an error is below 1: best.pt under the expert beats any from before it
+    plateau = scores["l1"] * min(len(clips), hp.valid_clips) if hp.faithful else scores["l1"]  # published: a sum
+    return Validation(scores, best, plateau)
 
 
 # Building a run
@@ -323,7 +332,7 @@ def clips_of(args, hp, expert):
         found = [GuidedClips(args.data_root, split, late, *shown) for split in ("train", "val")]
     else:
         found = [Clips(args.data_root, split, late) for split in ("train", "val")]
-    for part, when in zip(found, (f"from step {hp.lip_from} on", "validation is"), strict=True):
+    for part, when in zip(found, ("steps from --lip_from on are", "validation is"), strict=True):
         count, reasons = len(part), part.leave_out(windows=part is found[0])
         if reasons:
             first = next(iter(reasons.values()))

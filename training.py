@@ -17,7 +17,7 @@ from errors import InputError
 from media.files import make_folder, replacing
 from workers import progress_bar
 
-WATCHED = ("l1", "mouth", "lips", "lip", "reading", "clusters", "word", "sync")  # losses that only fall in a sound run
+UNWATCHED = {"adv", "d_real", "d_fake", "total", "chance"}  # what may rise in a sound run; all other losses only fall
 MEMORY = 0.98  # decay of the running means
 ENOUGH = 100  # steps before they are judged
 DIVERGED = 3.0  # times the least running mean so far
@@ -101,7 +101,7 @@ class DivergenceGuard:
 
     def note(self, losses):
         """Takes the losses of a step into the running means. losses: {name: scalar tensor}."""
-        watched = {name: loss for name, loss in losses.items() if name in WATCHED}
+        watched = {name: loss for name, loss in losses.items() if name not in UNWATCHED}
         if "d_real" in losses:
             watched["discriminator"] = (losses["d_real"] + losses["d_fake"]) / 2
         for name, loss in watched.items():
@@ -142,8 +142,8 @@ def fitting(path):
 class TrainState:
     """The knobs, networks, optimizers and progress of a run, in one place that is saved and resumed whole.
 
-    nets, optims: {name: network}, {name: its optimizer}; the names are those in the checkpoint.  mean: a copy of the
-    first network, to hold its average over the steps, or None.  facts: what the run is of, {name: value}: it is resumed
+    nets, optims: {name: network}, {name: its optimizer}; the names are those in the checkpoint.  mean: a copy of
+    "generator", to hold its average over the steps, or None.  facts: what the run is of, {name: value}: it is resumed
     only with the same; a value that is None on either side is not compared.
     `hp` has the steps at which stages begin, also where a plateau has found them.
     """
@@ -176,7 +176,7 @@ class TrainState:
             for name, optim in self.optims.items():
                 optim.load_state_dict(state[f"{name}_optimizer"])
             if self.mean:  # a run that averages from now on begins with what it has
-                self.mean.load_state_dict(state.get("ema", state[next(iter(self.nets))]))
+                self.mean.load_state_dict(state.get("ema", state["generator"]))
             self.step, self.best = state["step"], state["best"]
             fresh = Plateaus.of(self.hp)
             self.plateaus, self.guard = Plateaus(**state["plateaus"]), DivergenceGuard(**state["guard"])
@@ -227,13 +227,13 @@ class TrainState:
         Returns the losses of all processes joined and the gradient's norm, detached, for the log.
         """
         losses = distributed.means({name: loss.detach() for name, loss in losses.items()})
+        self.guard.note(losses)
         distributed.share_gradients(weight for group in self.groups() for weight in group["params"])
         losses["grad_norm"] = torch.nn.utils.clip_grad_norm_(clipped, self.hp.clip_norm or math.inf)
         for name in self.optims if stepped is None else stepped:
             self.optims[name].step()
         if self.mean:
-            average(self.mean, next(iter(self.nets.values())), min(self.hp.ema, (1 + self.step) / (10 + self.step)))
-        self.guard.note(losses)
+            average(self.mean, self.nets["generator"], min(self.hp.ema, (1 + self.step) / (10 + self.step)))
         self.step += 1
         return losses
 
@@ -291,7 +291,7 @@ class Log:
         self.first = distributed.rank()[0] == 0
         self.file = open_log(folder / "metrics.jsonl", state.step) if self.first else None
         self.bar = progress_bar(stop, "step", initial=state.step, disable=not self.first)
-        self.frames, self.waiting = 0, 0.0
+        self.frames, self.idle_s = 0, 0.0
         self.since = self.before = time.perf_counter()
 
     def __enter__(self):
@@ -307,14 +307,18 @@ class Log:
 
         On a GPU, which may still be at work, that is the most that the networks can have waited.
         """
-        self.waiting += time.perf_counter() - self.before
+        self.idle_s += time.perf_counter() - self.before
         self.frames += frames
 
-    def note(self, losses):
-        """Logs a step; validates and saves when it is time. Returns whether the batches to come are others."""
+    def after_step(self, losses):
+        """Logs a step; validates and saves when it is time.
+
+        Returns whether the batches have to be made anew: a stage has begun or the last one ended, or the run went back.
+        """
         state, hp = self.state, self.state.hp
         logs, saves, validates = (state.step % n == 0 for n in (hp.log_every, hp.save_every, hp.valid_every))
-        saves, validates = saves or state.step == self.stop, validates or state.step == hp.max_steps
+        logs, saves = (each or state.step == self.stop for each in (logs, saves))
+        validates = validates or state.step == hp.max_steps
         changed = False
         if logs or saves or validates:  # .item() waits for the GPU
             fault = not_finite(losses) or (state.guard.fault() if logs else None)
@@ -339,8 +343,8 @@ class Log:
         """How fast the steps since the last call were, and the share of the time that was spent waiting for data."""
         took, self.since = time.perf_counter() - self.since, time.perf_counter()
         rate = round(self.frames * distributed.rank()[1] / took, 1)
-        found = {"frames_a_second": rate, "waiting": round(self.waiting / took, 4)}
-        self.frames, self.waiting = 0, 0.0
+        found = {"frames_a_second": rate, "waiting": round(self.idle_s / took, 4)}
+        self.frames, self.idle_s = 0, 0.0
         return found
 
     def validated(self):
@@ -368,7 +372,7 @@ class Log:
             self.file.close()
             self.file = open_log(self.folder / "metrics.jsonl", state.step)
         self.bar.n = state.step
-        self.frames, self.waiting = 0, 0.0
+        self.frames, self.idle_s = 0, 0.0
         self.since = self.before = time.perf_counter()
 
     def say(self, line):
@@ -391,11 +395,15 @@ def train(state, folder, stop, batches, step, validate):
     """
     stop = state.hp.max_steps if stop is None else min(stop, state.hp.max_steps)
     make_folder(folder)
+    if state.step >= stop and distributed.rank()[0] == 0:
+        print(
+            f"{folder}: step {state.step} is done, nothing is left to do; another --name begins anew", file=sys.stderr
+        )
     with Log(state, folder, stop, validate) as log:
         while state.step < stop and not state.plateaus.over:
             for of_step, frames in batches(state, stop):
                 log.waited(frames)
-                if log.note(step(state, of_step)):  # a stage has begun, or the run has gone back
+                if log.after_step(step(state, of_step)):
                     break
         if state.step >= state.hp.max_steps and (never := state.plateaus.waiting):
             stages = ", ".join(name.removesuffix("_from") for name in never)

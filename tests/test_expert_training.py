@@ -218,7 +218,7 @@ def test_a_run_that_is_never_finite_ends_and_keeps_what_was_sound(spoken_root, t
 
 
 def test_losses_that_only_fall_are_watched(spoken_root, tmp_path):
-    watched = {"pretrain": {"clusters"}, "finetune": {"reading"}, "words": {"word"}}
+    watched = {"pretrain": {"clusters"}, "finetune": {"reading", "frames"}, "words": {"word"}}
     for task, names in watched.items():
         run = begin(spoken_root, tmp_path, task, frames_weight=0.3 if task == "finetune" else 0.0)
         step(run, batch_of(run))

@@ -58,7 +58,7 @@ def test_talklip_is_trained_from_published_files(root, published, tmp_path, caps
     argv += ["--expert", published["expert"], "--init", published["generator"]]
     argv += ["--init_discriminator", published["discriminator"], "--export", tmp_path / "g_c.safetensors"]
     assert train.main([str(word) for word in argv]) == 0
-    assert "lip-reading loss x 1e-05 (sum over tokens), contrastive loss x 0.001" in capsys.readouterr().err
+    assert "lip loss x 1e-05 (sum over tokens), contrastive loss x 0.001" in capsys.readouterr().err
     lines = [json.loads(line) for line in (tmp_path / "lrs2" / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "valid" not in line]
     assert [{"lip", "contrastive"} <= line.keys() for line in steps] == [False, False, True, True]

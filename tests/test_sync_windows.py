@@ -118,5 +118,5 @@ def test_a_preset_trains_a_model_of_its_own(tmp_path):
     for task, hp in (("pretrain", HP), ("sync", preset("compact", ExpertHParams))):
         with pytest.raises(InputError, match=f"{task} cannot train --model {hp.model}"):
             train_expert.knobs_of(Namespace(task=task, init=None, **asdict(hp)), tmp_path / "last.pt")
-    with pytest.raises(InputError, match="--shrink 1: a sync model sees"):
+    with pytest.raises(InputError, match="--shrink 1: a sync model takes"):
         replace(HP, shrink=1)

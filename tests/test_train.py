@@ -54,9 +54,9 @@ def batch_of(data_root, hp, draws=(0, 1)):
 def test_losses_join_at_their_step():
     hp = HParams(l1_weight=0.5, mouth_weight=2.0, lips_weight=0.3, adv_weight=0.1, adv_from=10)
     hp = replace(hp, lip_weight=0.2, contrastive_weight=0.4, lip_from=11)
-    off = {"adv": 0.0, "lip": 0.0, "contrastive": 0.0}
-    assert loss_weights(hp, 9) == {"l1": 0.5, "mouth": 2.0, "lips": 0.3} | off
-    assert loss_weights(hp, 10) == {"l1": 0.5, "mouth": 2.0, "lips": 0.3} | off | {"adv": 0.1}
+    always, off = {"l1": 0.5, "mouth": 2.0, "lips": 0.3}, {"adv": 0.0, "lip": 0.0, "contrastive": 0.0}
+    assert loss_weights(hp, 9).items() >= (always | off).items()  # a fork has more
+    assert loss_weights(hp, 10) == loss_weights(hp, 9) | {"adv": 0.1}
     assert loss_weights(hp, 11) == loss_weights(hp, 10) | {"lip": 0.2, "contrastive": 0.4}
 
 
@@ -93,14 +93,14 @@ def test_a_local_encoder_has_no_stages():
 
 def test_the_plan_says_when_what_begins():
     assert stage_plan(preset("talklip_g")) == [
-        "from step 0: generator under l1 + adv, discriminator, adversarial loss x 0.07",
+        "from step 0: l1 loss x 0.92999, adv loss x 0.07",
         "from step 36000: audio encoder trains (top 3 blocks)",
-        "from step 60000: lip-reading loss x 1e-05 (sum over tokens)",
+        "from step 60000: lip loss x 1e-05 (sum over tokens)",
     ]
     assert stage_plan(preset("talklip_g_c"))[-1].endswith("(sum over tokens), contrastive loss x 0.001")
     assert stage_plan(HP) == [
-        "from step 0: generator under l1 + mouth + lips",
-        "from step 1: discriminator, adversarial loss x 0.07",
+        "from step 0: l1 loss x 0.92999, mouth loss x 1, lips loss x 0.2",
+        "from step 1: adv loss x 0.07",
         "from step 3: audio encoder trains (top 1 blocks)",
     ]
     assert len(stage_plan(replace(HP, max_steps=2))) == 2, "what this run never reaches is not announced"
@@ -204,7 +204,7 @@ def test_the_log_is_json_lines_and_a_validation_writes_a_strip(data_root, tmp_pa
     assert [line["step"] for line in steps] == [1, 2, 3, 4, 5] and [line["step"] for line in valid] == [2, 4, 5]
     assert {"l1", "mouth", "lips", "grad_norm", "total", "frames_a_second", "waiting"} <= steps[0].keys()
     assert "adv" not in steps[0] and {"adv", "d_real", "d_fake"} <= steps[1].keys()
-    assert valid[0]["valid"].keys() == {"l1", "mouth"} and state.best == min(line["valid"]["mouth"] for line in valid)
+    assert valid[0]["valid"].keys() >= {"l1", "mouth"} and state.best == min(line["valid"]["mouth"] for line in valid)
     assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == [f"000000{k}.png" for k in (2, 4, 5)]
     strip = cv2.imread(str(tmp_path / "samples" / "0000005.png")) / 255.0
     assert strip.shape == (2 * 96, 8 * 96, 3)  # two clips; identity, pose prior, generated, real, twice

@@ -49,12 +49,12 @@ def test_without_flags_the_compact_g_c_row_is_trained_and_resumed(spoken_root, t
         printed = capsys.readouterr()
         what = f"{ROW} under {WEIGHTS['expert']} (the published size: --preset talklip_g_c --expert FILE)"
         assert f"runs/{ROW}: {what} on 4 clips, step {stop - 1} of 3000\n" in printed.err and not printed.out
-        assert "train.txt: from step 2000 on without 2 of 4 clips, the first: " in printed.err
-        assert "from step 2000: lip-reading loss x 0.003" in printed.err
+        assert "train.txt: steps from --lip_from on are without 2 of 4 clips, the first: " in printed.err
+        assert "from step 2000: lip loss x 0.003" in printed.err
         state = checkpoint.load(folder / "last.pt")
         assert state["step"] == stop and state["hparams"] == asdict(preset(ROW))
         assert state["expert"] == checkpoint.sha256(WEIGHTS["expert"])
-    assert [line["step"] for line in metrics(folder)] == [], "every 50 steps"
+    assert [line["step"] for line in metrics(folder)] == [1, 2], "every 50 steps, and the last of each session"
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [ROW]
 
 
@@ -160,7 +160,10 @@ def test_clips_that_the_expert_cannot_read_are_left_out_of_its_steps(
     flags = [*FLAGS, "--expert", path, "--lip_from=1", *flags]
     assert command(root, tmp_path, *flags, "--stop=3") == 0
     said = capsys.readouterr().err
-    assert f"{root / 'train.txt'}: from step 1 on without {count} of 4 clips, the first: " in said and words in said
+    assert (
+        f"{root / 'train.txt'}: steps from --lip_from on are without {count} of 4 clips, the first: " in said
+        and words in said
+    )
     assert ["lip" in line for line in metrics(tmp_path / "tiny")] == [False, True, True]
 
 
