@@ -6,6 +6,7 @@ RATE = 16_000  # samples a second
 ROW_RATE = 25  # rows of global features a second
 MEL_RATE = 80  # mel steps a second
 MEL_WINDOW = 16  # mel steps of a window: 0.2 s
+WHISPER_RATE = 50  # rows of Whisper's features a second, of two steps of its own mel
 BLOCK_S = 60  # seconds of sound that are analysed at once
 SILENCE = -4.0  # lowest value of the mel spectrogram
 
@@ -68,6 +69,22 @@ def mel_spectrogram(wav):
     return np.concatenate(blocks, axis=1)
 
 
+def whisper_mel(wav):
+    """The log-mel spectrogram of Whisper: 80 bands up to 8 kHz, 25 ms every 10 ms (Radford et al. 2022, sec. 2.2).
+
+    wav: (samples,) int16 at 16 kHz. As published it is always 30 s, with zeros after a shorter sound: what lies more
+    than 8 (80 dB) below the loudest value is raised to that, so all values depend on the loudest one of these 30 s.
+    Returns (80, samples // 160) float32, about -1.5 to 2; to a sound below 0.025 s zeros are added up to that: 2 steps.
+    """
+    import librosa
+
+    wav = np.pad(wav.astype(np.float32) / 32768, (0, max(0, 400 - len(wav))))
+    spectrum = librosa.stft(wav, n_fft=400, hop_length=160, pad_mode="reflect")[:, :-1]
+    bank = librosa.filters.mel(sr=RATE, n_fft=400, n_mels=80)
+    level = np.log10(np.maximum(1e-10, bank @ np.abs(spectrum) ** 2))
+    return (np.maximum(level, level.max() - 8) / 4 + 1).astype(np.float32)
+
+
 def mel_windows(mel, times_s):
     """Cuts the 0.2 s of mel from each time on; past the end the last full window stays.
 
@@ -81,13 +98,13 @@ def mel_windows(mel, times_s):
     return mel[:, columns].transpose(1, 0, 2)[:, None]  # (N, 1, 80, 16)
 
 
-def rows_at(times_s, rows):
-    """The row of the global features at each time; past the end it is the last.
+def rows_at(times_s, rows, rate=ROW_RATE):
+    """The row of the features at each time; past the end it is the last.
 
-    times_s: (N,) seconds. rows: how many rows there are.
+    times_s: (N,) seconds. rows: how many rows there are. rate: of them a second: global features, or WHISPER_RATE.
     Returns (N,) int64.
     """
-    return _positions(times_s, ROW_RATE, rows - 1)
+    return _positions(times_s, rate, rows - 1)
 
 
 def _positions(times_s, rate, last):

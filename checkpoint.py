@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from errors import InputError
-from hparams import HParams
+from hparams import WEIGHTS, HParams
 from media.files import replacing
 from models import build_generator
 from models.published.archive import (
@@ -26,6 +26,7 @@ from models.published.archive import (
 )
 from models.published.generators import convert_discriminator, convert_talklip, convert_wav2lip
 from models.talklip import Discriminator
+from models.whisper import Sizes, WhisperEncoder
 
 RENAMED, RETIRED = {"units": "clusters"}, {"method"}  # knobs of older files that have another name now, or none
 PROGRESS = {"plateaus": ("starts", "least", "stale", "over"), "guard": ("brake", "rollbacks", "means", "lows", "steps")}
@@ -141,6 +142,21 @@ def load_discriminator(path):
     with torch.device("meta"):
         discriminator = Discriminator(hp)
     return fill(path, discriminator, weights), hp, about | {"sha256": sha256(path)}
+
+
+def load_whisper(path=None):
+    """Whisper's encoder, the one in weights/ where no file is named: (encoder in eval mode, float32; its sizes; about).
+
+    Raises InputError for a file that holds none.
+    """
+    path = Path(path or WEIGHTS["whisper"])
+    state, about = read(path)
+    if not (is_ours(state) and "whisper" in state and "hparams" in state):
+        raise InputError(f"{path} holds no encoder of Whisper but {describe(state)}. See tests/make_whisper.py.")
+    sizes = knobs(path, state["hparams"], Sizes)
+    with torch.device("meta"):
+        encoder = WhisperEncoder(sizes)
+    return fill(path, encoder, state["whisper"]), sizes, about | {"sha256": sha256(path)}
 
 
 def fill(path, model, weights):

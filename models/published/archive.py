@@ -138,6 +138,8 @@ def describe(state):
         return "a sync model"
     if is_ours(state) and state.get("network") == "discriminator":
         return "a discriminator"
+    if is_ours(state) and state.get("network") == "whisper":
+        return "the encoder of Whisper"
     if is_ours(state):
         return f"our checkpoint with {listing(state)}"
     if {"state", "param_groups"} <= state.keys() or ("optimizer" in state and not state.get("state_dict")):

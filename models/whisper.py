@@ -1,0 +1,77 @@
+"""Whisper's encoder: speech features that know many voices (Radford et al. 2022, sec. 2.2)."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from audio import RATE, WHISPER_RATE, whisper_mel
+from models.avhubert import TransformerBlock
+from models.decoder import halves
+
+HOP = RATE // WHISPER_RATE  # samples from one row of features to the next
+WINDOW_S = 2  # seconds that are heard at once
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of an encoder (table 1); the defaults are tiny.en's."""
+
+    mels: int = 80
+    layers: int = 4
+    dim: int = 384
+    heads: int = 6
+
+
+class WhisperEncoder(nn.Module):
+    """Two convolutions, the second of stride 2, sinusoids for the places, pre-norm transformer blocks, a last norm."""
+
+    def __init__(self, sizes=Sizes()):  # noqa: B008 (frozen)
+        super().__init__()
+        self.conv1 = nn.Conv1d(sizes.mels, sizes.dim, 3, padding=1)
+        self.conv2 = nn.Conv1d(sizes.dim, sizes.dim, 3, stride=2, padding=1)
+        blocks = (TransformerBlock(sizes.dim, 4 * sizes.dim, sizes.heads, dropout=0) for _ in range(sizes.layers))
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.LayerNorm(sizes.dim)
+
+    def forward(self, mel):
+        """Embeds every 20 ms of a sound in the light of all of it.
+
+        mel: (B, 80, S), of `audio.whisper_mel`, S <= 3000, as published always 3000: 30 s, silence after shorter sound.
+        Returns (B, S / 2, 384), rounded up; row k is centred on mel step 2 k: 0.02 k seconds.
+        """
+        x = F.gelu(self.conv1(mel))
+        x = F.gelu(self.conv2(x)).transpose(1, 2)  # (B, S/2, D)
+        places = torch.arange(x.shape[1], device=x.device) - 2  # fairseq counts them from 2, Whisper from 0
+        x = x + halves(places, x.shape[2]).to(x.dtype)
+        for block in self.blocks:
+            x = block(x, None)
+        return self.norm(x)
+
+
+@torch.no_grad()
+def embed(encoder, wav, window_s=WINDOW_S):
+    """The features of a sound of any length, 50 rows a second: row k is centred on 0.02 k seconds (`audio.rows_at`).
+
+    wav:      (samples,) int16 at 16 kHz. Its level is kept, but see `whisper_mel`.
+    window_s: seconds that are heard at once, at most 30. Windows begin half a window apart, and a row is the mean of
+              those that hear it, weighted by a sine squared that is least at their ends: no seams, and no row from an
+              edge but the sound's own. Only one window is in memory, beside the rows.
+    Returns (rows, 384) float32, on the encoder's device, a row for each 320 samples begun, one at least.
+    Differs: published is one window of 30 s, filled up with zeros. What a row is depends on all of its window and on
+    its place in there: a model that has heard clips of 3 s does not know the same words in 30 s of running speech.
+    """
+    like = encoder.norm.weight
+    rows = max(1, -(-len(wav) // HOP))
+    wav = np.pad(wav, (0, rows * HOP - len(wav)))
+    window = min(rows, round(window_s * WHISPER_RATE))
+    weight = ((torch.arange(window, device=like.device)[:, None] + 0.5) * math.pi / window).sin().square()
+    total, weights = weight.new_zeros(rows, len(like)), weight.new_zeros(rows, 1)
+    for start in (*range(0, rows - window, max(1, window // 2)), rows - window):
+        mel = torch.from_numpy(whisper_mel(wav[start * HOP : (start + window) * HOP]))[None].to(like)
+        total[start : start + window] += weight * encoder(mel)[0]
+        weights[start : start + window] += weight
+    return total / weights
