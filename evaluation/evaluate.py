@@ -20,7 +20,7 @@ from evaluation.rows import BASELINES, OTHER_SOUND, SILENCE, Corpus
 from evaluation.scoring import ClipScorer, Setup, one_thread, score_clips
 from evaluation.videos import matched
 from evaluation.wer import EVALUATION_READERS
-from hparams import WEIGHTS
+from hparams import ARTICULATION, WEIGHTS
 from media.files import make_folder, write_text
 from models.published import archive
 from workers import processors, progress_bar
@@ -118,6 +118,7 @@ def usable(scorer, faults, leave_out):
     names = scorer.corpus.names
     for name in names:
         if name not in faults and (why := scorer.fault(name)) is not None:
+            articulation=args.articulation,
             faults[name] = why
     faults = {name: faults[name] for name in names if name in faults}
     some = "; ".join(f"{name}: {why}" for name, why in list(faults.items())[:3])
@@ -237,6 +238,7 @@ def parse(argv):
     add("--other", type=int, help="clips down the list to the other sound and lips (default: half the list)")
     add("--slack", default=1, type=int, help="frames by which a video's length may differ (default: %(default)s)")
     add("--leave_out", action="store_true", help="leave out clips that cannot be compared, in all rows, and list them")
+    add("--articulation", default=1.0, type=float, help="of --generator: over 1, lips move more (default: %(default)s)")
     add("--page", action="store_true", help="make page.html: every clip's pictures and videos side by side")
     add("--workers", default=processors(), type=int, help="processes (default: one a core)")
     add("--ray", metavar="ADDRESS", help="score the clips on this Ray cluster instead")
@@ -259,4 +261,7 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    low, high = ARTICULATION
+    if not low <= args.articulation <= high or (args.articulation != 1 and not args.generator):
+        parser.error(f"--articulation {args.articulation}: goes with --generator and is between {low} and {high}")
     sys.exit(main())

@@ -26,7 +26,7 @@ class Setup:
 
     fakes: {row: {clip id: path of its video}}.  readers: see `wer.EvaluationReaders`.  sync: (file or None, protocol).
     other: how many places down the list the clip is whose sound and lips are taken.  slack: see `videos.frames_of`.
-    page: whether pictures for the page are kept.
+    page: whether pictures for the page are kept.  articulation: see `renderer.SpeechTrack`; of the generator's rows.
     """
 
     root: Path
@@ -42,6 +42,7 @@ class Setup:
     talklip_psnr: bool = False
     device: str = "cpu"
     page: bool = False
+    articulation: float = 1.0
 
 
 @dataclass
@@ -66,7 +67,7 @@ class ClipScorer:
         self.setup, self.corpus = setup, Corpus(setup.root, setup.split, setup.videos)
         self.shift = shift_of(setup, len(self.corpus.names))
         wants = set(setup.measures)
-        self.generated = GeneratedRows(setup.generator, setup.device) if setup.generator else None
+        self.generated = GeneratedRows(setup.generator, setup.device, setup.articulation) if setup.generator else None
         self.mesher = landmarks.Mesher() if "landmarks" in wants else None
         self.readers = EvaluationReaders(setup.readers, setup.device) if "reading" in wants else None
         self.sync = sync_scorer(setup) if "sync" in wants else None
