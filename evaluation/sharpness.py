@@ -107,6 +107,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if len(args.real) != len(args.fake):
         parser.error(f"--real names {len(args.real)} videos, --fake {len(args.fake)}: they are compared in pairs")
+    if len(set(args.fake)) < len(args.fake):
+        parser.error("--fake names a video twice")
     return exit_code(parser.prog, lambda: evaluate(args))
 
 

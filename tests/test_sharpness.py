@@ -80,6 +80,7 @@ def test_what_does_not_fit_is_one_line(real, frames, tmp_path, capsys):
     blank = make_video(tmp_path / "blank.mp4", np.full((4, 300, 300, 3), 90, np.uint8))
     assert main(["--real", str(blank), "--fake", str(blank)]) == 1
     assert "no face in any of 4 frames" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as stopped:
-        main(["--real", str(real), "--fake", str(real), str(real)])
-    assert stopped.value.code == 2
+    for reals in ([real], [real, real]):
+        with pytest.raises(SystemExit) as stopped:
+            main(["--real", *map(str, reals), "--fake", str(real), str(real)])
+        assert stopped.value.code == 2
