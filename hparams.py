@@ -8,10 +8,12 @@ from typing import ClassVar
 
 from errors import InputError
 
+_FILES = {"generator": "talklip_compact", "whisper": "whisper_tiny_en_encoder"}
 WEIGHTS = {  # what is used where no file is named
-    name: Path(__file__).parent / "weights" / f"{'talklip' if name == 'generator' else name}_compact.safetensors"
-    for name in ("generator", "expert", "reader1", "reader2", "words", "sync")
-} | {"whisper": Path(__file__).parent / "weights" / "whisper_tiny_en_encoder.safetensors"}
+    name: Path(__file__).parent / "weights" / f"{_FILES.get(name, f'{name}_compact')}.safetensors"
+    for name in ("generator", "expert", "reader1", "reader2", "words", "sync", "whisper")
+}
+ARTICULATION = 0.5, 2.0  # its least and most, see `renderer.SpeechTrack`
 MOST_SEED = 2**31 - 1  # steps and draws are mixed into it in 64 bits
 MOST_DECAY = 0.9999999  # of Adam's moments: with 1 they would never move
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from errors import InputError, exit_code
-from hparams import WEIGHTS
+from hparams import ARTICULATION, WEIGHTS
 from media.files import write_text
 from workers import ahead, progress_bar
 
@@ -103,7 +103,7 @@ def lip_sync(args):
         with clock("find faces"):
             target = find_target(video, count, args, device, pads, progress)
         with clock("encode audio"):
-            speech = SpeechTrack(generator, hp, wav)
+            speech = SpeechTrack(generator, hp, wav, args.articulation)
         with clock("render and write"):
             progress.total, progress.n = target.searched + count, target.searched
             progress.set_description("rendering")
@@ -166,6 +166,7 @@ def describe(args, model, video, target, count, unchanged, seconds):
         "outfile": str(args.outfile),
         "synthetic": SYNTHETIC,
         "model": model,
+        "articulation": args.articulation,
         "fps": float(video.fps),
         "frames": count,
         "passed_through": ranges(unchanged),
@@ -223,6 +224,7 @@ def parse(argv):
     add("--rotate", action="store_true", help="turn the video by 90 degrees clockwise")
     add("--nosmooth", action="store_true", help="do not smooth the face boxes over time")
     add("--identity", choices=("best", "self"), default="best", help="frame that shows the identity (default: best)")
+    add("--articulation", default=1.0, type=float, help="over 1, lips move more: 0.5 to 2 (default: %(default)s)")
     add("--detector", choices=("blazeface", "batch-face"), default="blazeface", help="(default: %(default)s)")
     add("--batch_size", "--wav2lip_batch_size", default=16, type=int, help="frames at once (default: %(default)s)")
     add("--face_det_batch_size", type=int, help="of Wav2Lip; without effect: faces are followed frame by frame")
@@ -232,7 +234,13 @@ def parse(argv):
     add("--report", type=Path, help="the JSON report (default: beside the output)")
     add("--quiet", action="store_true", help="show no progress")
     args = parser.parse_args(joined(argv, parser))
-    for flag, low, high in (("resize_factor", 1, 64), ("batch_size", 1, 4096), ("crf", 0, 51), ("fps", 1, 240)):
+    for flag, low, high in (
+        ("resize_factor", 1, 64),
+        ("batch_size", 1, 4096),
+        ("crf", 0, 51),
+        ("fps", 1, 240),
+        ("articulation", *ARTICULATION),
+    ):
         value = getattr(args, flag)
         if value is not None and not low <= value <= high:
             parser.error(f"--{flag} {value}: must be between {low} and {high}")

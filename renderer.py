@@ -10,7 +10,8 @@ from distributed import has_bf16
 from faces import blend, crop
 from models.layers import fold_norms
 
-CHUNK, CONTEXT = 75, 50  # rows (of 40 ms) of sound that are embedded at once, and how many around them are given too
+ROW_S = 0.04  # of sound in a row of speech
+CHUNK, CONTEXT = 75, 50  # rows of sound that are embedded at once, and how many around them are given too
 KEPT = 8  # identities that are kept: those of four shots
 
 
@@ -35,14 +36,17 @@ class SpeechTrack:
     """The speech embedding of a sound track at any time.
 
     wav: (samples,) int16, 16 kHz.
+    articulation: embeddings are scaled by it about their mean over the sound track; over 1, lips move more. 1 changes
+    no bit.
     """
 
-    def __init__(self, generator, hp, wav):
-        self.generator, self.speech = generator, hp.speech
+    def __init__(self, generator, hp, wav, articulation=1.0):
+        self.generator, self.speech, self.articulation = generator, hp.speech, articulation
         if hp.speech == "global":
             self.rows = self._embed(audio.global_features(wav))
         else:
             self.mel = audio.mel_spectrogram(wav)
+        self.mean = None if articulation == 1 else self._mean(len(wav) / audio.RATE)
 
     def _embed(self, rows):
         """(rows, 104) -> (rows, D). A long track is embedded in chunks, each with `CONTEXT` rows to both sides."""
@@ -54,11 +58,24 @@ class SpeechTrack:
             pieces.append(speech[start - low : start - low + chunk])
         return torch.cat(pieces)
 
-    def __call__(self, times_s):
-        """The speech at each time; past the end, the last of it: (T,) seconds -> (T, D)."""
+    def _at(self, times_s):
+        """The speech at each time as the generator embeds it: (T,) seconds -> (T, D)."""
         if self.speech == "global":
             return self.rows[torch.from_numpy(audio.rows_at(times_s, len(self.rows)))]
         return self.generator.encode_audio(like(self.generator, audio.mel_windows(self.mel, times_s))[None])[0]
+
+    def _mean(self, seconds):
+        """The mean of the speech over a track of this length, every 40 ms: (D,) float32."""
+        times_s = np.arange(0, seconds, ROW_S)
+        parts = [self._at(times_s[start : start + CHUNK]).float().sum(0) for start in range(0, len(times_s), CHUNK)]
+        return sum(parts) / len(times_s)
+
+    def __call__(self, times_s):
+        """The speech at each time; past the end, the last of it: (T,) seconds -> (T, D)."""
+        speech = self._at(times_s)
+        if self.mean is None:
+            return speech
+        return (self.mean + self.articulation * (speech.float() - self.mean)).to(speech.dtype)
 
 
 class FaceRenderer:

@@ -16,11 +16,12 @@ from distributed import device_of
 from errors import InputError, exit_code
 from evaluation import comparison_page, paper_results, table
 from evaluation.bootstrap import LEVEL, RESAMPLES
+from evaluation.landmarks import CLOSED
 from evaluation.rows import BASELINES, OTHER_SOUND, SILENCE, Corpus
 from evaluation.scoring import ClipScorer, Setup, one_thread, score_clips
 from evaluation.videos import matched
 from evaluation.wer import EVALUATION_READERS
-from hparams import WEIGHTS
+from hparams import ARTICULATION, WEIGHTS
 from media.files import make_folder, write_text
 from models.published import archive
 from workers import processors, progress_bar
@@ -35,7 +36,19 @@ PROTOCOL = {
     "SSIM": "Gaussian window 11x11, sigma 1.5, K 0.01 and 0.03, mean over colours, rim of 5 px left out",
     "mouth": "1.6 times the box around the lips of the real frame's mesh",
     "LMD": "40 lip points of MediaPipe's mesh, around their middle, in % of the outer eye corners' distance",
-    "lip motion": "mean change of the lips' opening from frame to frame, summed over clips, as a share of the real",
+    "lip motion": "mean change of the lips' opening from frame to frame, summed over clips, as a share of the real; "
+    "the mesh's jitter is in it, drawn and real: it adds to amplitude, which opening slope and deviation tell apart",
+    "opening": "distance of the middle of the inner lips by that of the outer eye corners",
+    "opening r": "correlation of a clip's openings with the real clip's, mean over clips; 0 where one stands still",
+    "opening slope": "covariance with the real openings by their variance, both summed over clips: 1 opens as far",
+    "opening deviation": "standard deviation of a clip's openings, summed over clips, as a share of the real",
+    "closed": f"percentile {CLOSED} of a clip's openings, mean over clips",
+    "at rest": "mean opening of the row for digital silence (zeros), beside the real clips' closed mouth; paired",
+    "sharpness": "Laplacian (4 neighbours) of grey levels, root mean square in the mouth, mean over a clip's frames, "
+    "summed over clips, as a share of the real frames'; what coding adds or takes away counts too",
+    "sharpness in its face": "the same after dividing each by that of the mesh's outline without the mouth: over 100 % "
+    "the mouth is sharper than its face",
+    "sharpness, own size": "the same on the pixels of the videos, with --videos, for rows that are videos",
     "follows": "correlation of these changes with the real clip's, mean over clips; other clip's lips: chance",
     "WER 1, CER 1": "reader 1, beam search that runs free, errors of all clips by all words",
     "WER 2": "reader 2, teacher forced, mean of each sentence's rate, as TalkLip's; not a free WER",
@@ -105,6 +118,7 @@ def setups_of(args):
             talklip_psnr=args.talklip_psnr,
             device=device_of(args.device),
             page=args.page or bool(args.compare),
+            articulation=args.articulation,
         )
         setups[split] = setup, {name: faults[name] for name in part if name in faults}
     return setups
@@ -224,6 +238,7 @@ def parse(argv):
     add("--compare", nargs="+", default=[], type=Path, metavar="DIR", help="methods side by side; also makes page.html")
     generator = {"nargs": "?", "const": WEIGHTS["generator"], "type": Path, "metavar": "FILE"}
     add("--generator", **generator, help="generate the clips with these weights (without FILE: the ones in weights/)")
+    add("--articulation", default=1.0, type=float, help="of --generator: over 1, lips move more (default: %(default)s)")
     add("--videos", type=Path, metavar="DIR", help="the corpus; without it the real crops are the data root's JPEGs")
     add("--split", nargs="+", default=["test"], help="lists of the data root (default: test)")
     add("--out", default=Path("results/evaluation"), type=Path, help="folder for the table (default: %(default)s)")
@@ -246,6 +261,9 @@ def parse(argv):
         parser.error("nothing to evaluate: give --fake DIR, --compare DIR DIR or --generator")
     if (args.fake_other or args.fake_silence) and not args.fake:
         parser.error("--fake_other and --fake_silence go with --fake")
+    low, high = ARTICULATION
+    if not low <= args.articulation <= high or (args.articulation != 1 and not args.generator):
+        parser.error(f"--articulation {args.articulation}: goes with --generator and is between {low} and {high}")
     for flag, least in (("slack", 0), ("workers", 1)):
         if getattr(args, flag) < least:
             parser.error(f"--{flag} {getattr(args, flag)}: must be at least {least}")

@@ -1,4 +1,4 @@
-"""Measures of a generated mouth by the 468-point mesh: its place (LMD), its motion, frames without a face."""
+"""Measures of a generated mouth by the 468-point mesh: its place (LMD), motion, articulation, frames without a face."""
 
 import cv2
 import numpy as np
@@ -7,6 +7,8 @@ from faces import landmarks, mouth, track
 from faces.detect import MESH_SCORE, BlazeFace
 
 LEAST_MOTION = 1e-6  # eye distances: a mouth that moves less stands still
+CLOSED = 5  # percentile of a clip's openings that is its closed mouth
+OPENINGS = "opening_r", "opening_slope", "opening_deviation", "opening_mean", "opening_closed"
 
 
 class Mesher:
@@ -62,7 +64,10 @@ def openings(meshes):
 
 
 def lip_motion(openings):
-    """The lip motion of a clip: the mean change of its opening from frame to frame. openings: (T,). Returns a float."""
+    """The lip motion of a clip: the mean change of its opening from frame to frame. openings: (T,). Returns a float.
+
+    The jitter of the mesh from frame to frame counts as motion too: `articulation` is what tells amplitude.
+    """
     return float(np.abs(np.diff(openings)).mean()) if len(openings) > 1 else 0.0
 
 
@@ -71,10 +76,32 @@ def follows(openings, real):
 
     openings, real: (T,). Returns 0 where one of them stands still.
     """
-    changes = np.diff(openings), np.diff(real)
-    if len(openings) < 3 or min(map(np.std, changes)) < LEAST_MOTION:
+    return correlation(np.diff(openings), np.diff(real))
+
+
+def correlation(values, real):
+    """Pearson's correlation of two series, (T,) each; 0 where one of them stands still or is too short."""
+    if len(values) < 2 or min(np.std(values), np.std(real)) < LEAST_MOTION:
         return 0.0
-    return float(np.corrcoef(*changes)[0, 1])
+    return float(np.corrcoef(values, real)[0, 1])
+
+
+def articulation(openings, real):
+    """How far a mouth opens against the real one: {measure: (sum, weight)}, see `bootstrap.estimate`.
+
+    openings, real: (T,) of a clip, in eye distances.
+    The correlation counts once a clip. Slope (covariance by the real variance: that of the line that tells the opening
+    from the real one) and deviation (ratio of standard deviations) are ratios of sums over clips. The closed mouth is a
+    low percentile, as one frame with a slip of the mesh would decide the minimum.
+    """
+    apart, real_apart = openings - openings.mean(), real - real.mean()
+    return {
+        "opening_r": (correlation(openings, real), 1),
+        "opening_slope": (float((apart * real_apart).mean()), float((real_apart**2).mean())),
+        "opening_deviation": (float(openings.std()), float(real.std())),
+        "opening_mean": (float(openings.mean()), 1),
+        "opening_closed": (float(np.percentile(openings, CLOSED)), 1),
+    }
 
 
 def compare(fake, real):
@@ -87,10 +114,11 @@ def compare(fake, real):
     both = seen & real_seen
     counted = {"no_face": (int((~seen).sum()), len(seen))}
     if not both.any():
-        return counted | {name: (0.0, 0) for name in ("lmd", "lip_motion", "follows")}
+        return counted | dict.fromkeys(("lmd", "lip_motion", "follows", *OPENINGS), (0.0, 0))
     open_fake, open_real = openings(mesh[both]), openings(real_mesh[both])
     return counted | {
         "lmd": (float(lmd(mesh[both], real_mesh[both]).mean()), 1),
         "lip_motion": (lip_motion(open_fake), lip_motion(open_real)),
         "follows": (follows(open_fake, open_real), 1),
+        **articulation(open_fake, open_real),
     }

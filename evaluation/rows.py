@@ -116,12 +116,16 @@ def baseline_rows(real, other):
 class GeneratedRows:
     """A generator that lip-syncs the clips of a data root to any sound; the identity is the most distant frame.
 
-    path: any file that `checkpoint.load_generator` reads.  name: of its rows.  about: what is known of the file.
+    path: any file that `checkpoint.load_generator` reads.  articulation: see `renderer.SpeechTrack`.
+    name: of its rows, with the articulation where it is not 1.  about: what is known of the file.
     """
 
-    def __init__(self, path, device="cpu"):
+    def __init__(self, path, device="cpu", articulation=1.0):
         self.generator, self.hp, self.about = load_generator(path, device, "float32")
-        self.name = path.stem
+        self.articulation, self.name = articulation, path.stem
+        if articulation != 1:
+            self.about = self.about | {"articulation": articulation}
+            self.name += f", articulation {articulation:g}"
 
     @torch.inference_mode()
     def generate(self, real, wav):
@@ -133,7 +137,7 @@ class GeneratedRows:
         if shown.shape[-1] != self.hp.face_size:
             raise InputError(f"{real.name}: faces of {shown.shape[-1]} px, the generator makes {self.hp.face_size}")
         face = generator_input(shown, shown[distant(count)])
-        speech = SpeechTrack(self.generator, self.hp, wav)(np.arange(count) / FPS)
+        speech = SpeechTrack(self.generator, self.hp, wav, self.articulation)(np.arange(count) / FPS)
         parts = zip(face.split(BATCH_FRAMES), speech.split(BATCH_FRAMES), strict=True)
         fake = torch.cat([self.generator.generate(f[None].to(s.device), s[None])[0].float().cpu() for f, s in parts])
         crops, border = real.crops.copy(), (real.crops.shape[1] - shown.shape[-1]) // 2

@@ -26,7 +26,7 @@ class Setup:
 
     fakes: {row: {clip id: path of its video}}.  readers: see `wer.EvaluationReaders`.  sync: (file or None, protocol).
     other: how many places down the list the clip is whose sound and lips are taken.  slack: see `videos.frames_of`.
-    page: whether pictures for the page are kept.
+    page: whether pictures for the page are kept.  articulation: see `renderer.SpeechTrack`; of the generator's rows.
     """
 
     root: Path
@@ -42,6 +42,7 @@ class Setup:
     talklip_psnr: bool = False
     device: str = "cpu"
     page: bool = False
+    articulation: float = 1.0
 
 
 @dataclass
@@ -66,7 +67,7 @@ class ClipScorer:
         self.setup, self.corpus = setup, Corpus(setup.root, setup.split, setup.videos)
         self.shift = shift_of(setup, len(self.corpus.names))
         wants = set(setup.measures)
-        self.generated = GeneratedRows(setup.generator, setup.device) if setup.generator else None
+        self.generated = GeneratedRows(setup.generator, setup.device, setup.articulation) if setup.generator else None
         self.mesher = landmarks.Mesher() if "landmarks" in wants else None
         self.readers = EvaluationReaders(setup.readers, setup.device) if "reading" in wants else None
         self.sync = sync_scorer(setup) if "sync" in wants else None
@@ -108,7 +109,7 @@ class ClipScorer:
         if count < len(real.crops):
             scored.notes.append(f"its rows are compared on the first {count} of {len(real.crops)} frames")
         if "visual" in self.setup.measures:
-            self.score_pictures(scored, real, rows)
+            self.score_pictures(scored, real, rows, frames)
         if self.mesher:
             self.score_landmarks(scored, real, rows)
         if self.sync:
@@ -121,14 +122,22 @@ class ClipScorer:
             }
         return scored
 
-    def score_pictures(self, scored, real, rows):
-        """Adds the visual measures, means over the frames."""
+    def score_pictures(self, scored, real, rows, frames):
+        """Adds the visual measures, means over the frames; of rows that are videos the sharpness at their size too."""
         truth = real.faces(rows[TRUTH])
-        px = truth.shape[1]
-        mouth = mouth_mask(real.clip.meshes[: len(truth)] * px - 0.5, px)
+        count, px = truth.shape[:2]
+        meshes, boxes = real.clip.meshes[:count].astype(np.float32), real.clip.boxes[:count, None]
+        inside, mouth = meshes * px - 0.5, mouth_mask(meshes * px - 0.5, px)
+        whole = meshes * (boxes[..., 2:] - boxes[..., :2]) + boxes[..., :2] - 0.5  # px of the frame
         for row, crops in rows.items():
-            found = visual.compare(real.faces(crops), truth, mouth, self.setup.talklip_psnr)
+            faces = real.faces(crops)
+            found = visual.compare(faces, truth, mouth, self.setup.talklip_psnr)
             scored.rows[row] |= {measure: (each.mean().item(), 1) for measure, each in found.items()}
+            scored.rows[row] |= visual.sharpness(list(map(visual.energies, faces, truth, inside)))
+            if real.frames is not None and row in frames:
+                height, width = real.frames.shape[1:3]  # of a video, an odd size may be made even
+                own = map(visual.energies, frames[row][:count, :height, :width], real.frames[:count], whole)
+                scored.rows[row] |= {f"{measure}_own": pair for measure, pair in visual.sharpness(list(own)).items()}
 
     def score_landmarks(self, scored, real, rows):
         """Adds the measures of landmarks; a row without any face is a fault, one without some a note."""

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 
 from evaluation.bootstrap import difference, estimate
-from evaluation.rows import BASELINES, COPIED, OTHER_SOUND, SILENCE
+from evaluation.rows import BASELINES, COPIED, OTHER_SOUND, SILENCE, TRUTH
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,18 @@ COLUMNS = {
     "ssim": Column("SSIM", 3, 1, "high"),
     "ssim_mouth": Column("SSIM mouth", 3, 1, "high"),
     "l1_mouth": Column("L1 mouth", 4, 1, "low"),
+    "sharpness": Column("sharpness mouth, % of real", 0, 100),
+    "sharpness_in_face": Column("sharpness mouth in its face, % of real", 0, 100),
+    "sharpness_own": Column("sharpness mouth, own size, % of real", 0, 100),
+    "sharpness_in_face_own": Column("sharpness mouth in its face, own size, % of real", 0, 100),
     "lmd": Column("LMD, % of eye distance", 2, 1, "low"),
     "lip_motion": Column("lip motion, % of real", 0, 100),
     "follows": Column("follows real, r", 2, 1, "high"),
+    "opening_r": Column("opening, r", 2, 1, "high"),
+    "opening_slope": Column("opening, slope", 2),
+    "opening_deviation": Column("opening, deviation, % of real", 0, 100),
+    "opening_mean": Column("opening, mean, eye distances", 3),
+    "opening_closed": Column("closed, eye distances", 3),
     "no_face": Column("no face, % of frames", 1, 100, "low"),
     "sync_c": Column("sync C", 2, 1, "high"),
     "sync_d": Column("sync D", 2, 1, "low"),
@@ -39,6 +48,11 @@ COLUMNS = {
     "wer_3": Column("WER 3, %", 1, 100, "low"),
     "cer_3": Column("CER 3, %", 1, 100, "low"),
     "words": Column("words right, %", 1, 100, "high"),
+}
+REST = {
+    "silence": Column("opening under silence, eye distances", 3),
+    "closed": Column("real mouth closed, eye distances", 3),
+    "apart": Column("apart", 3),
 }
 
 
@@ -79,7 +93,8 @@ def summary(scored):
         f"{row} - {first}": {name: difference(pairs[row][name], pairs[first][name]) for name in pairs[row]}
         for row in others
     }
-    return {"rows": rows, "leak": leaks, "gains": gains, "differences": apart}
+    rests = {method: rest for method in methods if (rest := rest_of(pairs, method))}
+    return {"rows": rows, "leak": leaks, "rest": rests, "gains": gains, "differences": apart}
 
 
 def leak_of(pairs, method):
@@ -94,6 +109,15 @@ def leak_of(pairs, method):
             motion = estimate([(theirs[0], own[0]) for theirs, own in both])
             found[what] = {"lip_motion": motion, "follows": estimate(pairs[row]["follows"])}
     return found
+
+
+def rest_of(pairs, method):
+    """A method's mouth at rest: its mean opening under silence, the real mouth when closed, and the difference."""
+    silence = pairs.get(method + SILENCE, {}).get("opening_mean")
+    if silence is None:
+        return {}
+    closed = pairs[TRUTH]["opening_closed"]
+    return {"silence": estimate(silence), "closed": estimate(closed), "apart": difference(silence, closed)}
 
 
 def gains_of(pairs, method):
@@ -143,7 +167,7 @@ def table(title, rows, columns, best=None, signed=False):
 
 
 def markdown(split, result, columns):
-    """A split's tables: the rows, leak, gains, differences of methods; what was left out, and notes."""
+    """A split's tables: the rows, leak, mouth at rest, gains, differences of methods; what was left out, and notes."""
     title = f"{split}, {len(result['clips'])} clips"
     rows = result["rows"]
     parts = [table(title, rows, columns, best_of(rows, methods_of(rows), columns))]
@@ -151,6 +175,8 @@ def markdown(split, result, columns):
     if leaks:
         shown = {"lip_motion": Column("lip motion, % of right sound", 0, 100), "follows": COLUMNS["follows"]}
         parts.append(table(f"leak, {split}", leaks, shown))
+    if result["rest"]:
+        parts.append(table(f"at rest, {split}", result["rest"], REST))
     for method, gains in result["gains"].items():
         for what, found in gains.items():
             share = "%" if "lowered" in what else ""

@@ -1,12 +1,15 @@
-"""Visual measures of generated pictures against the real ones: PSNR, SSIM and absolute error, many frames at once."""
+"""Visual measures of generated pictures against the real ones: PSNR, SSIM, absolute error, and sharpness."""
 
 import cv2
 import numpy as np
 import torch
 
+from faces.landmarks import mouth_region
+
 C1, C2 = 0.01**2, 0.03**2  # of SSIM, for a range of 1
 SIGMA, RADIUS = 1.5, 5  # px: its Gaussian window of 11x11
 MOST_DB = 100.0  # the PSNR of pictures that are equal
+LEAST_DETAIL = 1e-3  # grey levels: a face of less is flat
 
 
 def squared_error(fake, real, mask=None):
@@ -84,3 +87,48 @@ def compare(fake, real, mouth, with_talklip=False):
         "l1_mouth": (np.abs(a - b).mean(-1) * inside).sum((1, 2)) / area,
     }
     return found | ({"psnr_talklip": talklip_psnr(fake, real)} if with_talklip else {})
+
+
+def regions(mesh, size):
+    """The mouth region of a face, and the rest of the face inside the mesh's outline: two (H, W) bool masks.
+
+    mesh: (468, 2) px of a picture of (H, W) = `size`, pixel centres whole numbers.
+    """
+    mouth, face = np.zeros(size, bool), np.zeros(size, np.uint8)
+    x1, y1, x2, y2 = mouth_region(mesh).round().astype(int)
+    mouth[max(y1, 0) : max(y2 + 1, 0), max(x1, 0) : max(x2 + 1, 0)] = True
+    cv2.fillConvexPoly(face, cv2.convexHull(mesh.round().astype(np.int32)), 1)
+    return mouth, (face > 0) & ~mouth
+
+
+def detail(picture, *masks):
+    """The Laplacian energy of a picture inside each mask: the root of the mean square, in grey levels; 0 where empty.
+
+    picture: (H, W, 3) uint8, RGB.  masks: (H, W) bool. Returns a list of floats.
+    """
+    energy = cv2.Laplacian(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.CV_32F) ** 2  # 4 neighbours less 4 times it
+    return [float(np.sqrt(energy[mask].mean())) if mask.any() else 0.0 for mask in masks]
+
+
+def energies(fake, real, mesh):
+    """The Laplacian energy of a generated and a real frame: of mouth and rest of the face, of mouth and rest: (4,).
+
+    fake, real: (H, W, 3) uint8, RGB, any size.  mesh: (468, 2) of the real face, px of the pictures.
+    """
+    masks = regions(mesh, real.shape[:2])
+    return np.array([*detail(fake, *masks), *detail(real, *masks)])
+
+
+def sharpness(energies):
+    """The sharpness of a clip's mouth against the real one's: {measure: (sum, weight)}, see `bootstrap.estimate`.
+
+    energies: T of them, see `energies`.
+    `sharpness`: Laplacian energy of the mouth.  `sharpness_in_face`: that by the energy of the rest of the same face;
+    over 1, the mouth is too sharp for the face that it is in.
+    """
+    mouth, rest, real_mouth, real_rest = np.stack(energies).T
+    shares = mouth / rest.clip(min=LEAST_DETAIL), real_mouth / real_rest.clip(min=LEAST_DETAIL)
+    return {
+        "sharpness": (float(mouth.mean()), float(real_mouth.mean())),
+        "sharpness_in_face": (float(shares[0].mean()), float(shares[1].mean())),
+    }

@@ -91,6 +91,8 @@ def test_a_generator_is_evaluated_without_videos_and_its_leak_is_reported(root, 
     name = "talklip_compact"  # what weights/ holds
     assert list(found["rows"]) == [*BASELINES, name, f"{name}, other clip's sound", f"{name}, silence"]
     assert set(found["leak"][name]) == {"other clip's sound", "silence"}
+    assert found["rest"][name]["silence"]["value"] == found["rows"][f"{name}, silence"]["opening_mean"]["value"]
+    assert found["rest"][name]["closed"]["value"] == found["rows"]["ground truth"]["opening_closed"]["value"]
     assert found["other"]["ann/one"] != "ann/one" and found["sha256"]["ann/one"][name]
     assert "leak, test" in capsys.readouterr().out
 
@@ -106,7 +108,23 @@ def test_videos_for_silence_and_another_sound_give_the_leak_of_any_method(root, 
 def test_real_videos_may_take_the_place_of_stored_crops(root, soft, tmp_path):
     write_videos(root, "test", tmp_path / "corpus" / "main")
     assert evaluate(root, tmp_path, "--fake", soft, "--videos", tmp_path / "corpus", *PICTURES) == 0
-    assert report(tmp_path)["protocol"]["real pictures"] == "cut out of the videos"
+    found = report(tmp_path)
+    assert found["protocol"]["real pictures"] == "cut out of the videos"
+    rows = found["splits"]["test"]["rows"]
+    for measure in ("sharpness", "sharpness_own", "sharpness_in_face_own", "opening_slope", "opening_deviation"):
+        assert rows["ground truth"][measure]["value"] == pytest.approx(1)
+    assert rows["soft"]["sharpness_own"]["value"] < 1 and "sharpness_own" not in rows["other clip's lips"]
+
+
+def test_a_generator_articulates_more_on_demand(root, soft, tmp_path, capsys):
+    assert evaluate(root, tmp_path, "--generator", "--articulation", 1.5, "--measures", "visual") == 0
+    found = report(tmp_path)
+    assert "talklip_compact, articulation 1.5, silence" in found["splits"]["test"]["rows"]
+    assert found["weights"]["generator"]["articulation"] == 1.5
+    for words in (["--generator", "--articulation", "2.5"], ["--fake", soft, "--articulation", "1.5"]):
+        with pytest.raises(SystemExit) as stopped:
+            evaluate(root, tmp_path, *words)
+        assert stopped.value.code == 2 and "--articulation" in capsys.readouterr().err
 
 
 def test_a_clip_whose_source_of_lips_has_no_video_is_left_out_too(root, soft, tmp_path, capsys):

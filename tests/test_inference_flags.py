@@ -179,6 +179,15 @@ def test_progress_in_a_pipe_is_a_few_lines_and_none_with_quiet(tmp_path, swaying
     assert "\r" not in printed and "30/30" in printed.splitlines()[-1]
 
 
+def test_articulation_changes_the_faces_is_reported_and_1_is_the_default(go, monkeypatch):
+    shown = written_frames(monkeypatch)
+    for words, articulation in (((), 1), (("--articulation", 1), 1), (("--articulation", 2), 2)):
+        assert go(*words)["articulation"] == articulation
+    plain, one, two = shown[:15], shown[15:30], shown[30:]
+    assert all(same(a, b) for a, b in zip(plain, one, strict=True))
+    assert not all(same(a, b) for a, b in zip(plain, two, strict=True))
+
+
 def test_crf_0_is_lossless(tmp_path, go, monkeypatch):
     shown = written_frames(monkeypatch)
     go("--crf", 0)
@@ -217,6 +226,8 @@ def test_pads_may_not_eat_the_face(tmp_path, swaying_clip, voice, narrow_weights
         ["--box", "a", "b", "c", "d"],
         ["--identity", "worst"],
         ["--detector", "none"],
+        ["--articulation", "2.1"],
+        ["--articulation", "nan"],
         ["--no_such_flag"],
     ],
 )

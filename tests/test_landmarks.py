@@ -5,7 +5,17 @@ import pytest
 from drawn_faces import head_mesh
 from portraits import head
 
-from evaluation.landmarks import Mesher, compare, eye_distance, follows, lip_motion, lmd, openings
+from evaluation.landmarks import (
+    OPENINGS,
+    Mesher,
+    articulation,
+    compare,
+    eye_distance,
+    follows,
+    lip_motion,
+    lmd,
+    openings,
+)
 from faces import crop, landmarks, track
 from faces.detect import BlazeFace
 
@@ -66,13 +76,38 @@ def test_a_mouth_follows_another_by_their_correlation():
     assert follows(np.full(5, 0.1), real) == 0
 
 
+def test_articulation_of_a_mouth_that_opens_half_as_far_is_a_half():
+    real = np.array([0.0, 0.1, 0.2, 0.1])  # variance 0.005
+    found = articulation(0.5 * real + 0.05, real)
+    assert set(found) == set(OPENINGS)
+    assert found["opening_r"] == (pytest.approx(1), 1)
+    assert found["opening_slope"] == pytest.approx((0.0025, 0.005))
+    assert found["opening_deviation"] == pytest.approx((0.5 * np.sqrt(0.005), np.sqrt(0.005)))
+    assert found["opening_mean"] == (pytest.approx(0.1), 1)
+    assert found["opening_closed"] == (pytest.approx(0.0575), 1)  # 15 % of the way from 0.05 to the next, 0.1
+    alike = articulation(real, real)
+    assert alike["opening_slope"][0] == alike["opening_slope"][1]
+    assert alike["opening_deviation"][0] == alike["opening_deviation"][1]
+    shut = articulation(np.full(4, 0.02), real)
+    assert shut["opening_r"] == (0, 1) and shut["opening_slope"][0] == pytest.approx(0) == shut["opening_deviation"][0]
+
+
+def test_jitter_adds_to_lip_motion_and_not_to_the_slope():
+    real = 0.1 + 0.05 * np.sin(np.arange(80) / 8)
+    shaky = 0.1 + 0.5 * (real - 0.1) + 0.01 * (-1.0) ** np.arange(80)
+    assert lip_motion(shaky) > 2 * lip_motion(real)
+    covariance, variance = articulation(shaky, real)["opening_slope"]
+    assert covariance / variance == pytest.approx(0.5, abs=0.01)
+
+
 def test_frames_without_a_face_are_counted_and_left_out_of_the_distance():
     real, fake = heads([0.1] * 4), heads([0.1] * 4)
     fake[3] = 0
     all_seen, some = np.ones(4, bool), np.array([True, True, True, False])
     found = compare((fake, some), (real, all_seen))
     assert found["no_face"] == (1, 4) and found["lmd"] == (0, 1)
-    assert compare((fake, ~all_seen), (real, all_seen))["lmd"] == (0, 0)
+    nothing = compare((fake, ~all_seen), (real, all_seen))
+    assert {nothing[name] for name in ("lmd", *OPENINGS)} == {(0, 0)}
 
 
 def test_the_mesh_of_a_crop_lies_where_that_of_the_frame_does(mesher):

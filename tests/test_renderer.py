@@ -86,6 +86,16 @@ def test_speech_is_found_by_time_and_past_its_end_is_the_last_of_it(name):
         torch.testing.assert_close(speech, track.rows[[0, 1, 9, 12, 24, 24, 24]], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_articulation_scales_speech_about_its_mean_over_the_track_and_1_changes_no_bit(name):
+    generator, hp = generator_of(name)
+    times = np.arange(0, 1, 0.04)
+    plain, same_bits, more = (SpeechTrack(generator, hp, noise(16_000), *a)(times) for a in ((), (1.0,), (1.5,)))
+    assert torch.equal(plain, same_bits)
+    torch.testing.assert_close(more.mean(0), plain.mean(0), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(more - more.mean(0), 1.5 * (plain - plain.mean(0)), rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("samples", [1, 100, 3000])
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_a_click_can_be_embedded(name, samples):

@@ -1,5 +1,7 @@
 """The rows of the table: the copied frame, another clip's lips, and a generator under three sounds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -64,3 +66,15 @@ def test_a_generator_makes_faces_for_three_sounds_within_the_face_box(pair, tmp_
         assert changed[16:-16, 16:-16].any() and not changed[:16].any() and not changed[:, -16:].any()
     assert (rows["mine"] != rows["mine, silence"]).any()
     assert (generated.generate(real, real.clip.wav) == rows["mine"]).all()  # the same every time
+
+
+@pytest.mark.parametrize("kind", ["talklip_g", "wav2lip"])
+def test_more_articulation_moves_lips_more_and_names_the_row(pair, tmp_path, kind):
+    path, (real, _) = export_narrow(tmp_path / "mine.safetensors", **WEIGHTS[kind]), pair
+    real = replace(real, crops=np.repeat(real.crops[:1], len(real.crops), axis=0))  # what moves is made by the sound
+    made = {each: GeneratedRows(path, articulation=each) for each in (0.5, 1.0, 2.0)}
+    assert [each.name for each in made.values()] == ["mine, articulation 0.5", "mine", "mine, articulation 2"]
+    assert made[2.0].about["articulation"] == 2
+    moved = [each.generate(real, real.clip.wav).astype(float).std(0).mean() for each in made.values()]
+    assert moved[0] < 0.8 * moved[1] and moved[1] < 0.8 * moved[2]
+    assert (GeneratedRows(path).generate(real, real.clip.wav) == made[1.0].generate(real, real.clip.wav)).all()

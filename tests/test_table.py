@@ -24,6 +24,8 @@ def scored(clips=5):
                 "l1_mouth": (0.02 if row == "ours" else 0.025, 1),
                 "lip_motion": ({"ours": 0.5, "ours, silence": 0.1, "ours, other clip's sound": 0.4}.get(row, 1.0), 1.0),
                 "follows": (0.1 * k, 1),
+                "opening_mean": (0.03 if row.endswith("silence") else 0.1, 1),
+                "opening_closed": (0.01 if row == "ground truth" else 0.02, 1),
                 "wer_1": (1 if ours else 2, 6),
             }
         found[f"s/{i}"] = Scored(rows, notes=["ours: no face in 1 of 9 frames"] if i == 2 else [])
@@ -53,6 +55,16 @@ def test_leak_is_the_lip_motion_under_a_wrong_sound_as_a_share_of_that_under_the
     assert leak["silence"]["lip_motion"]["value"] == pytest.approx(0.2)
     assert leak["other clip's sound"]["lip_motion"]["value"] == pytest.approx(0.8)
     assert "theirs" not in summary(scored())["leak"]
+
+
+def test_a_mouth_at_rest_is_that_under_silence_beside_the_real_one_when_closed():
+    rest = summary(scored())["rest"]
+    assert {name: each["value"] for name, each in rest["ours"].items()} == pytest.approx(
+        {"silence": 0.03, "closed": 0.01, "apart": 0.02}
+    )
+    assert "theirs" not in rest  # it was not given silence
+    lines = markdown("test", result_of(scored()), columns_of(scored())).splitlines()
+    assert "| ours | 0.030 ±0.000 | 0.010 ±0.000 | 0.020 ±0.000 |" in lines
 
 
 def test_gains_stand_over_the_copied_frame_and_over_another_sound():

@@ -1,4 +1,4 @@
-"""PSNR and SSIM against hand-made cases, torchmetrics and the published values."""
+"""PSNR, SSIM and sharpness against hand-made cases, torchmetrics and the published values."""
 
 from pathlib import Path
 
@@ -6,8 +6,20 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from drawn_faces import draw_head, head_mesh
 
-from evaluation.visual import compare, psnr, squared_error, ssim, ssim_map, talklip_psnr
+from evaluation.visual import (
+    compare,
+    detail,
+    energies,
+    psnr,
+    regions,
+    sharpness,
+    squared_error,
+    ssim,
+    ssim_map,
+    talklip_psnr,
+)
 
 GOLDEN = Path(__file__).parents[1].parent / "shared" / "reference" / "fixtures" / "metrics.npz"
 
@@ -90,6 +102,46 @@ def test_talklip_psnr_wraps_around():
     assert found[1] == 100.0  # 256 is 0
     assert found[2] == pytest.approx(20 * np.log10(255 / 12), abs=1e-3)  # 400 is 144
     assert "psnr_talklip" not in compare(fake, real, torch.ones(3, 1, 16, 16))
+
+
+def test_the_laplacian_energy_of_one_bright_pixel_is_the_known_number():
+    picture, middle = np.zeros((5, 5, 3), np.uint8), np.zeros((5, 5), bool)
+    picture[2, 2], middle[2, 2] = 10, True
+    whole, inside, empty = detail(picture, np.ones_like(middle), middle, np.zeros_like(middle))
+    assert whole == pytest.approx(np.sqrt((40**2 + 4 * 10**2) / 25))
+    assert (inside, empty) == (40, 0)
+
+
+def test_mouth_and_rest_share_out_the_face():
+    mesh = head_mesh(0.1) * 96 - 0.5
+    mouth, rest = regions(mesh, (96, 96))
+    assert mouth[73, 48] and not rest[73, 48]  # 0.76 down: between the lips
+    assert rest[20, 48] and not mouth[20, 48]
+    assert not mouth[2, 2] and not rest[95, 2]  # outside the outline
+    assert not (mouth & rest).any()
+
+
+def test_sharpness_is_the_share_of_the_means_also_against_the_rest_of_each_face():
+    found = sharpness([np.array([1.0, 2.0, 2.0, 2.0]), np.array([3.0, 2.0, 4.0, 4.0])])
+    assert found == {"sharpness": (2.0, 3.0), "sharpness_in_face": (1.0, 1.0)}
+    assert sharpness([np.array([0.0, 0.0, 2.0, 2.0])])["sharpness_in_face"] == (0.0, 1.0)
+
+
+def sharp(fake, real, mesh):
+    """Both ratios of one picture."""
+    return [total / weight for total, weight in sharpness([energies(fake, real, mesh)]).values()]
+
+
+def test_equal_pictures_are_as_sharp_and_blur_makes_them_less_so():
+    mesh = head_mesh(0.1)
+    real, places = draw_head(mesh), mesh * 96 + 16 - 0.5
+    assert sharp(real, real, places) == [1, 1]
+    soft = cv2.GaussianBlur(real, (0, 0), 1.5)
+    whole, in_face = sharp(soft, real, places)
+    assert whole < 0.7 and whole < in_face
+    mouth = regions(places, real.shape[:2])[0][..., None]
+    assert max(sharp(np.where(mouth, soft, real), real, places)) < 0.8  # a soft mouth in a sharp face
+    assert sharp(np.where(mouth, real, soft), real, places)[1] > 1.3  # a sharp one in a soft face
 
 
 @pytest.mark.skipif(not GOLDEN.is_file(), reason="the fixtures are not here")
