@@ -146,26 +146,29 @@ def sample(clip, frames, identity, hp, about, augmentation):
     """What a generator is given and should draw, for chosen frames of a clip.
 
     frames, identity: (T,) the frames to draw, and those that show what the person looks like.
-    augmentation: how all pictures of this sample are altered.
+    augmentation: how the pictures of this sample are altered: all in geometry and colour, the inputs in sharpness too.
     Returns face (T, 6, H, W) in [0, 1]: pose prior, then identity;  target (T, 3, H, W) in [0, 1];
     mouth (T, 1, H, W): 1 inside the mouth region;  audio (L, 104) with index (T,) the row heard at each frame, or
     (T, 1, 80, 16) with index 0 to T - 1 for the local encoder;  lips (L or T, LIP_NUMBERS): their outline at each row.
     """
     px, border = hp.face_size, (about["crop_px"] - about["face_px"]) / 2
     to_face = augmentation.matrix(px, px / about["face_px"], border)
-    target = np.stack([augmentation.apply(cv2.warpAffine(clip.picture(i), to_face, (px, px))) for i in frames])
     to_identity = augmentation.matrix(px, px / about["face_px"], border, jitter=True)
-    shown = np.stack([augmentation.apply(cv2.warpAffine(clip.picture(i), to_identity, (px, px))) for i in identity])
+
+    def pictures(frames, matrix):
+        return np.stack([augmentation.recolour(augmentation.warp(clip.picture(i), matrix, px)) for i in frames])
+
+    target, shown = pictures(frames, to_face), pictures(identity, to_identity)
+    seen, shown = (np.stack([augmentation.degrade(rgb) for rgb in each]) for each in (target, shown))
     mesh = clip.meshes[frames] * about["face_px"] + border - 0.5  # (T, 468, 2), pixels of the stored crop
     mesh = mesh @ to_face[:, :2].T + to_face[:, 2]
     if augmentation.flip:
-        target, shown = target[:, :, ::-1], shown[:, :, ::-1]
+        target, seen, shown = (each[:, :, ::-1] for each in (target, seen, shown))
         mesh = mesh * [-1, 1] + [px - 1, 0]
-    target = to_tensor(target)
     heard, index = audio_features(clip, frames, hp.speech)
     return {
-        "face": generator_input(target, to_tensor(shown)),
-        "target": target,
+        "face": generator_input(to_tensor(seen), to_tensor(shown)),
+        "target": to_tensor(target),
         "mouth": mouth_mask(mesh, px),
         "audio": torch.from_numpy(heard),
         "lips": torch.from_numpy(lip_outline(clip, np.arange(len(heard)) if hp.speech == "global" else frames)),

@@ -68,7 +68,7 @@ class HParams(Knobs):
     window: int = knob(5, "consecutive frames of a window", least=1)
     windows: int = knob(0, "windows of a clip; 0: as many as 8 % of its frames, as published, which is 6 of 3 s")
     rare_speakers: float = knob(0.0, "share of the draws that choose the speaker first, then the clip", most=1)
-    # augmentation, the same for all faces of a clip; identity from another window is always on
+    # augmentation, the same for all faces of a clip, but targets stay sharp; identity from another window is always on
     augment: float = knob(0.0, "chance of each augmentation: flip, colour, gamma, affine, blur, compression", most=1)
     # losses
     l1_weight: float = knob(0.92999, "mean absolute pixel error: 1 - adv_weight - the lip loss's 1e-5")
