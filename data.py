@@ -14,7 +14,7 @@ from errors import InputError
 from faces import mouth
 from faces.augment import Augmentation, match_lighting
 from faces.crop import UPPER_SHARE
-from faces.landmarks import LIP_POINTS, LIP_SCALE, mouth_region
+from faces.landmarks import LIP_POINTS, LIP_SCALE, mouth_opening, mouth_region
 from media.clip import FORMAT, FPS, SUFFIX, Clip, inside
 from models.decoder import END, PAD
 
@@ -105,20 +105,13 @@ class Clips(Dataset):
     def __getitem__(self, draw):
         """Training sample number `draw` of a run: the same for the same seed, in any worker, resumed or not.
 
-        See `sample` for what it holds. Windows lie apart where the clip is long enough; the identity is a window
-        elsewhere, as published.
+        See `sample` for what it holds, `window_places` and `identity_place` for where its frames lie.
         """
         hp, rng = self.hp, np.random.default_rng((self.hp.seed, 1, draw))
         clip = Clip(self.paths[self._which(draw, rng)])
         self.check_clip(clip, windows=True)
-        last = len(clip) - hp.window + 1  # number of places for a window
-        starts, windows = rng.permutation(last), hp.windows or max(int(PUBLISHED_SHARE * len(clip)), 1)
-        apart = [starts[0]]
-        for start in starts[1:]:
-            if len(apart) < windows and min(abs(start - other) for other in apart) >= hp.window:
-                apart.append(start)
-        starts = np.resize(apart, windows)  # a short clip repeats its windows
-        elsewhere = [rng.choice(np.delete(np.arange(last), start)) for start in starts]
+        starts = window_places(clip, hp, rng)
+        elsewhere = [identity_place(clip, start, hp, rng) for start in starts]
         frames = (starts[:, None] + np.arange(hp.window)).ravel()
         identity = (np.array(elsewhere)[:, None] + np.arange(hp.window)).ravel()
         return self.build(clip, frames, identity, Augmentation(hp.augment, rng), draw)
@@ -140,6 +133,49 @@ class Clips(Dataset):
         clip = Clip(self.paths[i])
         frames = np.linspace(0, len(clip) - 1, faces).astype(int)
         return sample(clip, frames, np.zeros(faces, int), self.hp, self.about, Augmentation(0.0, None))
+
+
+def window_places(clip, hp, rng):
+    """The first frames of a draw's windows: (windows,), which lie apart where the clip is long enough.
+
+    With the knob `speech_windows`, windows at least half of which is said in words are preferred that often. `rng`
+    gives the same numbers for a published draw, whatever knobs there are beside.
+    """
+    starts, windows = rng.permutation(len(clip) - hp.window + 1), hp.windows or max(int(PUBLISHED_SHARE * len(clip)), 1)
+    wanted, spoken = np.zeros(windows, bool), None
+    if hp.speech_windows and len(clip.times):
+        wanted = rng.random(windows) < hp.speech_windows
+        spoken = np.convolve(in_words(clip), np.ones(hp.window), "valid")[starts] >= hp.window / 2
+    free, apart = np.ones(len(starts), bool), []
+    for preferred in wanted:
+        choice = np.flatnonzero(free & spoken) if preferred else np.flatnonzero(free)
+        choice = choice if len(choice) else np.flatnonzero(free)
+        if len(choice):
+            apart.append(starts[choice[0]])
+            free &= np.abs(starts - apart[-1]) >= hp.window
+    return np.resize(apart, windows)  # a short clip repeats its windows
+
+
+def identity_place(clip, start, hp, rng):
+    """The first frame of the identity that goes with the window at `start`: any other, as published.
+
+    With the knob `identity_apart` it is so far away, or as far as the clip goes, and one of the third most open or, as
+    often, of the third most closed there: a generator that knew what the identity's mouth is like could copy it.
+    """
+    places = np.arange(len(clip) - hp.window + 1)
+    if not hp.identity_apart:
+        return rng.choice(np.delete(places, start))
+    away = np.abs(places - start)
+    places = places[away >= min(hp.window - 1 + hp.identity_apart, away.max())]
+    opening = np.convolve(mouth_opening(clip.meshes), np.ones(hp.window), "valid")[places]
+    ranked, third = places[np.argsort(opening, kind="stable")], -(-len(places) // 3)
+    return rng.choice(ranked[-third:] if rng.random() < 0.5 else ranked[:third])
+
+
+def in_words(clip):
+    """1.0 for the frames of a clip in whose middle a word is said, 0.0 for the others: (L,)."""
+    middles_s = (np.arange(len(clip)) + 0.5) / FPS
+    return ((clip.times[:, :1] <= middles_s) & (middles_s < clip.times[:, 1:])).any(0).astype(float)
 
 
 def sample(clip, frames, identity, hp, about, augmentation):

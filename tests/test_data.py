@@ -105,6 +105,93 @@ def test_a_short_clip_repeats_its_windows(data_root, monkeypatch):
         assert not len(gaps) or gaps.min() >= 10
 
 
+def chosen(clips, monkeypatch, draws):
+    """(clip, starts of its windows, starts of the identity's, augmentation) of each draw."""
+    monkeypatch.setattr(data, "sample", lambda clip, *parts: (clip, *parts[:2], parts[4]))
+    found = [clips[draw] for draw in range(draws)]
+    return [(clip, *(part[:: clips.hp.window] for part in parts), made) for clip, *parts, made in found]
+
+
+@pytest.mark.parametrize("knobs", [{}, {"window": 5, "windows": 0}, {"window": 10}, {"seed": 7, "windows": 1}], ids=str)
+def test_published_draws_stay_what_they_were(data_root, monkeypatch, knobs):
+    """Without their knobs, frames and augmentation are those of the code before there were any."""
+    hp = replace(HP, augment=0.5, rare_speakers=0.3, **knobs)
+    clips = Clips(data_root, "train", hp)
+    for draw, (clip, starts, identity, made) in enumerate(chosen(clips, monkeypatch, 40)):
+        rng = np.random.default_rng((hp.seed, 1, draw))
+        assert clips.paths[clips._which(draw, rng)] == clip.path
+        places, windows = len(clip) - hp.window + 1, hp.windows or int(0.08 * len(clip))
+        order = rng.permutation(places)
+        apart = [order[0]]
+        for start in order[1:]:
+            if len(apart) < windows and min(abs(start - other) for other in apart) >= hp.window:
+                apart.append(start)
+        wanted = np.resize(apart, windows)
+        assert np.array_equal(starts, wanted)
+        assert identity.tolist() == [rng.choice(np.delete(np.arange(places), start)) for start in wanted]
+        again = Augmentation(0.5, rng)
+        assert (again.flip, again.sigma, again.quality) == (made.flip, made.sigma, made.quality)
+        assert np.array_equal(again.affine, made.affine)
+
+
+def share_in_words(found, window):
+    """The share of windows at least half of which is said in words."""
+    said = [data.in_words(clip)[start : start + window].mean() >= 0.5 for clip, starts, *_ in found for start in starts]
+    return np.mean(said)
+
+
+def test_as_many_windows_as_are_asked_for_lie_within_words(data_root, monkeypatch):
+    found = {}
+    for share in (0.0, 0.5, 1.0):
+        clips = Clips(data_root, "train", replace(HP, windows=2, speech_windows=share))
+        draws = chosen(clips, monkeypatch, 100)
+        assert all(abs(starts[0] - starts[1]) >= HP.window for _, starts, *_ in draws), "they lie apart all the same"
+        found[share] = share_in_words(draws, HP.window)
+    assert found[1.0] == 1 and 0.4 < found[0.0] < 0.75  # words from 0.1 to 0.8 s of a clip of 1 to 1.4 s
+    assert abs(found[0.5] - (found[0.0] + 1) / 2) < 0.1
+
+
+def test_windows_lie_anywhere_in_clips_without_times_of_words(spoken_root, monkeypatch):
+    silent = Clips(spoken_root, "silent", replace(HP, speech_windows=1.0))
+    for (_, starts, identity, _), (_, usual, other, _) in zip(
+        chosen(silent, monkeypatch, 10),
+        chosen(Clips(spoken_root, "silent", HP), monkeypatch, 10),
+        strict=True,
+    ):
+        assert np.array_equal(starts, usual) and np.array_equal(identity, other)
+
+
+def test_words_that_leave_no_room_are_followed_by_windows_elsewhere(spoken_root, monkeypatch):
+    clips = Clips(spoken_root, "train", replace(HP, window=4, windows=4, speech_windows=1.0))
+    for clip, starts, *_ in chosen(clips, monkeypatch, 20):
+        assert len(starts) == 4 and data.in_words(clip)[starts[0] : starts[0] + 4].sum() >= 2
+        gaps = np.diff(np.unique(starts))
+        assert not len(gaps) or gaps.min() >= 4
+
+
+def test_the_identity_is_far_from_its_window_and_as_often_open_as_closed(data_root, monkeypatch):
+    hp, above = replace(HP, identity_apart=12), []
+    for clip, starts, identity, _ in chosen(Clips(data_root, "train", hp), monkeypatch, 150):
+        opening, last = data.mouth_opening(clip.meshes), len(clip) - hp.window
+        for start, other in zip(starts, identity, strict=True):
+            assert abs(start - other) >= min(13, max(start, last - start)), "as far as the clip goes, at least"
+            far = [p for p in range(last + 1) if abs(p - start) >= min(13, max(start, last - start))]
+            rank = sum(opening[p : p + 2].sum() < opening[other : other + 2].sum() for p in far)
+            third = -(-len(far) // 3)
+            assert rank < third or rank >= len(far) - third, "of the third most open, or most closed"
+            if len(far) > 2:
+                above.append(rank >= len(far) / 2)
+    assert 0.4 < np.mean(above) < 0.6
+
+
+def test_a_draw_with_every_knob_is_the_same_sample_again(spoken_root):
+    hp = replace(HP, augment=0.7, speech_windows=0.8, identity_apart=12)
+    first, again = Clips(spoken_root, "train", hp), Clips(spoken_root, "train", hp)
+    for draw in (5, 0, 41):
+        assert same(first[draw], again[draw]), draw
+    assert not same(first[5], Clips(spoken_root, "train", replace(hp, seed=1))[5])
+
+
 # Samples
 
 
