@@ -15,6 +15,7 @@ from faces import mouth
 from faces.augment import Augmentation, match_lighting
 from faces.crop import UPPER_SHARE
 from faces.landmarks import LIP_POINTS, LIP_SCALE, mouth_opening, mouth_region
+from media.augment import SoundAugmentation
 from media.clip import FORMAT, FPS, SUFFIX, Clip, inside
 from models.decoder import END, PAD
 
@@ -118,7 +119,10 @@ class Clips(Dataset):
 
     def build(self, clip, frames, identity, augmentation, draw):
         """The sample of a draw whose frames and augmentation are chosen, see `sample`; `GuidedClips` add to it."""
-        return sample(clip, frames, identity, self.hp, self.about, augmentation)
+        heard = None  # numbers of its own: pictures are the same with and without it
+        if self.hp.sound_augment and draw is not None:
+            heard = SoundAugmentation(self.hp.sound_augment, np.random.default_rng((self.hp.seed, 5, draw)))
+        return sample(clip, frames, identity, self.hp, self.about, augmentation, heard)
 
     def _which(self, draw, rng):
         """The clip of a draw: each once an epoch in shuffled order, or, sometimes, of a speaker chosen first."""
@@ -178,11 +182,12 @@ def in_words(clip):
     return ((clip.times[:, :1] <= middles_s) & (middles_s < clip.times[:, 1:])).any(0).astype(float)
 
 
-def sample(clip, frames, identity, hp, about, augmentation):
+def sample(clip, frames, identity, hp, about, augmentation, heard=None):
     """What a generator is given and should draw, for chosen frames of a clip.
 
     frames, identity: (T,) the frames to draw, and those that show what the person looks like.
     augmentation: how the pictures of this sample are altered: all in geometry and colour, the inputs in sharpness too.
+    heard: a `SoundAugmentation`: how its sound is altered, or None.
     Returns face (T, 6, H, W) in [0, 1]: pose prior, then identity;  target (T, 3, H, W) in [0, 1];
     mouth (T, 1, H, W): 1 inside the mouth region;  audio (L, 104) with index (T,) the row heard at each frame, or
     (T, 1, 80, 16) with index 0 to T - 1 for the local encoder;  lips (L or T, LIP_NUMBERS): their outline at each row.
@@ -201,13 +206,13 @@ def sample(clip, frames, identity, hp, about, augmentation):
     if augmentation.flip:
         target, seen, shown = (each[:, :, ::-1] for each in (target, seen, shown))
         mesh = mesh * [-1, 1] + [px - 1, 0]
-    heard, index = audio_features(clip, frames, hp.speech)
+    sound, index = audio_features(clip, frames, hp.speech, heard)
     return {
         "face": generator_input(to_tensor(seen), to_tensor(shown)),
         "target": to_tensor(target),
         "mouth": mouth_mask(mesh, px),
-        "audio": torch.from_numpy(heard),
-        "lips": torch.from_numpy(lip_outline(clip, np.arange(len(heard)) if hp.speech == "global" else frames)),
+        "audio": torch.from_numpy(sound),
+        "lips": torch.from_numpy(lip_outline(clip, np.arange(len(sound)) if hp.speech == "global" else frames)),
         "index": torch.from_numpy(index),
     }
 
@@ -222,16 +227,19 @@ def generator_input(face, identity):
     return torch.cat([pose, identity], dim=1)
 
 
-def audio_features(clip, frames, speech):
+def audio_features(clip, frames, speech, heard=None):
     """What the audio encoder `speech` takes to generate chosen frames, and the row of it that each of them says.
 
-    frames: (T,). Returns (L, 104) and (T,) for "global"; mel windows (T, 1, 80, 16) and 0 to T - 1 for "local".
+    frames: (T,).  heard: a `SoundAugmentation`; what it alters has features of its own, instead of the stored ones.
+    Returns (L, 104) and (T,) for "global"; mel windows (T, 1, 80, 16) and 0 to T - 1 for "local".
     """
     times_s = np.asarray(frames) / FPS
+    wav = heard.apply(clip.wav, clip.times) if heard and heard.alters else None
     if speech == "global":
-        rows = audio.stack(clip.logfbank)
+        rows = audio.stack(clip.logfbank if wav is None else audio.fast_log_filter_banks(wav))
         return rows, audio.rows_at(times_s, len(rows))
-    return audio.mel_windows(clip.mel, times_s), np.arange(len(frames))
+    mel = clip.mel if wav is None else audio.fast_mel_spectrogram(wav)
+    return audio.mel_windows(mel, times_s), np.arange(len(frames))
 
 
 def lip_outline(clip, frames):

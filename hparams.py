@@ -76,6 +76,9 @@ class HParams(Knobs):
     rare_speakers: float = knob(0.0, "share of the draws that choose the speaker first, then the clip", most=1)
     # augmentation, the same for all faces of a clip, but targets stay sharp; identity from another window is always on
     augment: float = knob(0.0, "chance of each augmentation: flip, colour, gamma, affine, blur, compression", most=1)
+    sound_augment: float = knob(
+        0.0, "chance of each for the sound: room, noise, equalisation, low-pass, level, zeroed silences", most=1
+    )
     # losses
     l1_weight: float = knob(0.92999, "mean absolute pixel error: 1 - adv_weight - the lip loss's 1e-5")
     mouth_weight: float = knob(0.0, "mean absolute pixel error inside the mouth region of the mesh")
