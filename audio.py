@@ -1,5 +1,7 @@
 """Features of a sound for the audio encoders. All positions in them are found by time."""
 
+from functools import cache
+
 import numpy as np
 
 RATE = 16_000  # samples a second
@@ -55,8 +57,7 @@ def mel_spectrogram(wav):
     """
     import librosa
 
-    wav = wav.astype(np.float64) / 32768
-    wav = np.append(wav[:1], wav[1:] - 0.97 * wav[:-1])
+    wav = _emphasised(wav.astype(np.float64) / 32768)
     wav = np.pad(wav, (0, max(0, 800 - len(wav))))  # one analysis window at least
     wav = np.pad(wav, 400, mode="reflect")
     bank = librosa.filters.mel(sr=RATE, n_fft=800, n_mels=80, fmin=55, fmax=7600)
@@ -83,6 +84,64 @@ def whisper_mel(wav):
     bank = librosa.filters.mel(sr=RATE, n_fft=400, n_mels=80)
     level = np.log10(np.maximum(1e-10, bank @ np.abs(spectrum) ** 2))
     return (np.maximum(level, level.max() - 8) / 4 + 1).astype(np.float32)
+
+
+def fast_log_filter_banks(wav):
+    """`log_filter_banks` within 1e-3 (tested), in numpy alone, for sound that training alters anew at every draw.
+
+    Training from a data root imports no library of sound; preprocessing and inference keep those of the published code.
+    """
+    wav = _emphasised(wav.astype(np.float64) if len(wav) else np.zeros(1))
+    window, hop = RATE // 40, RATE // 100
+    rows = 1 + max(0, -(-(len(wav) - window) // hop))
+    wav = np.pad(wav, (0, (rows - 1) * hop + window - len(wav)))
+    frames = np.lib.stride_tricks.sliding_window_view(wav, window)[::hop]  # (n, 400)
+    power = _power(frames, 512) / 512 @ _htk_bank().T  # (n, 26)
+    return np.log(np.where(power == 0, np.finfo(float).eps, power)).astype(np.float32)
+
+
+def fast_mel_spectrogram(wav):
+    """`mel_spectrogram` within 1e-3 (tested), in numpy alone: see `fast_log_filter_banks`."""
+    wav = _emphasised(wav.astype(np.float64) / 32768)
+    wav = np.pad(np.pad(wav, (0, max(0, 800 - len(wav)))), 400, mode="reflect")
+    frames = np.lib.stride_tricks.sliding_window_view(wav, 800)[::200]  # (steps, 800)
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(800) / 800)
+    level = 20 * np.log10(np.maximum(1e-5, _slaney_bank() @ np.sqrt(_power(frames * hann, 800)).T)) - 20  # dB
+    return np.clip(8 * (level + 100) / 100 - 4, -4, 4).astype(np.float32)
+
+
+def _emphasised(wav):
+    """Sound whose high frequencies are raised, (samples,) float64."""
+    return np.append(wav[:1], wav[1:] - 0.97 * wav[:-1])
+
+
+def _power(frames, size):
+    """The power spectrum of each frame, filled up to `size` samples: (n, size // 2 + 1)."""
+    spectrum = np.fft.rfft(frames, size)
+    return spectrum.real**2 + spectrum.imag**2
+
+
+@cache
+def _htk_bank():
+    """26 triangles from 0 to 8000 Hz over the bins of 512 samples, by python_speech_features' rounding: (26, 257)."""
+    mels = np.linspace(0, 2595 * np.log10(1 + RATE / 2 / 700), 28)
+    edges = np.floor(513 * 700 * (10 ** (mels / 2595) - 1) / RATE)  # bins
+    low, middle, high = (edges[i : i + 26, None] for i in range(3))
+    bins = np.arange(257)
+    rising, falling = (bins - low) / (middle - low), (high - bins) / (high - middle)
+    return np.where(bins < middle, rising, falling).clip(0)
+
+
+@cache
+def _slaney_bank():
+    """80 triangles of one area from 55 to 7600 Hz over the bins of 800 samples, on Slaney's scale: (80, 401)."""
+    step, octave = 200 / 3, np.log(6.4) / 27  # linear below 1000 Hz, logarithmic above
+    low, high = 55 / step, 15 + np.log(7600 / 1000) / octave
+    mels = np.linspace(low, high, 82)
+    edges = np.where(mels < 15, mels * step, 1000 * np.exp(octave * (mels - 15)))  # Hz
+    low, middle, high = (edges[i : i + 80, None] for i in range(3))
+    hz = np.arange(401) * RATE / 800
+    return np.minimum((hz - low) / (middle - low), (high - hz) / (high - middle)).clip(0) * 2 / (high - low)
 
 
 def mel_windows(mel, times_s):

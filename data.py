@@ -14,7 +14,8 @@ from errors import InputError
 from faces import mouth
 from faces.augment import Augmentation, match_lighting
 from faces.crop import UPPER_SHARE
-from faces.landmarks import LIP_POINTS, LIP_SCALE, mouth_region
+from faces.landmarks import LIP_POINTS, LIP_SCALE, mouth_opening, mouth_region
+from media.augment import SoundAugmentation
 from media.clip import FORMAT, FPS, SUFFIX, Clip, inside
 from models.decoder import END, PAD
 
@@ -105,27 +106,23 @@ class Clips(Dataset):
     def __getitem__(self, draw):
         """Training sample number `draw` of a run: the same for the same seed, in any worker, resumed or not.
 
-        See `sample` for what it holds. Windows lie apart where the clip is long enough; the identity is a window
-        elsewhere, as published.
+        See `sample` for what it holds, `window_places` and `identity_place` for where its frames lie.
         """
         hp, rng = self.hp, np.random.default_rng((self.hp.seed, 1, draw))
         clip = Clip(self.paths[self._which(draw, rng)])
         self.check_clip(clip, windows=True)
-        last = len(clip) - hp.window + 1  # number of places for a window
-        starts, windows = rng.permutation(last), hp.windows or max(int(PUBLISHED_SHARE * len(clip)), 1)
-        apart = [starts[0]]
-        for start in starts[1:]:
-            if len(apart) < windows and min(abs(start - other) for other in apart) >= hp.window:
-                apart.append(start)
-        starts = np.resize(apart, windows)  # a short clip repeats its windows
-        elsewhere = [rng.choice(np.delete(np.arange(last), start)) for start in starts]
+        starts = window_places(clip, hp, rng)
+        elsewhere = [identity_place(clip, start, hp, rng) for start in starts]
         frames = (starts[:, None] + np.arange(hp.window)).ravel()
         identity = (np.array(elsewhere)[:, None] + np.arange(hp.window)).ravel()
         return self.build(clip, frames, identity, Augmentation(hp.augment, rng), draw)
 
     def build(self, clip, frames, identity, augmentation, draw):
         """The sample of a draw whose frames and augmentation are chosen, see `sample`; `GuidedClips` add to it."""
-        return sample(clip, frames, identity, self.hp, self.about, augmentation)
+        heard = None  # numbers of its own: pictures are the same with and without it
+        if self.hp.sound_augment and draw is not None:
+            heard = SoundAugmentation(self.hp.sound_augment, np.random.default_rng((self.hp.seed, 5, draw)))
+        return sample(clip, frames, identity, self.hp, self.about, augmentation, heard)
 
     def _which(self, draw, rng):
         """The clip of a draw: each once an epoch in shuffled order, or, sometimes, of a speaker chosen first."""
@@ -142,33 +139,80 @@ class Clips(Dataset):
         return sample(clip, frames, np.zeros(faces, int), self.hp, self.about, Augmentation(0.0, None))
 
 
-def sample(clip, frames, identity, hp, about, augmentation):
+def window_places(clip, hp, rng):
+    """The first frames of a draw's windows: (windows,), which lie apart where the clip is long enough.
+
+    With the knob `speech_windows`, windows at least half of which is said in words are preferred that often. `rng`
+    gives the same numbers for a published draw, whatever knobs there are beside.
+    """
+    starts, windows = rng.permutation(len(clip) - hp.window + 1), hp.windows or max(int(PUBLISHED_SHARE * len(clip)), 1)
+    wanted, spoken = np.zeros(windows, bool), None
+    if hp.speech_windows and len(clip.times):
+        wanted = rng.random(windows) < hp.speech_windows
+        spoken = np.convolve(in_words(clip), np.ones(hp.window), "valid")[starts] >= hp.window / 2
+    free, apart = np.ones(len(starts), bool), []
+    for preferred in wanted:
+        choice = np.flatnonzero(free & spoken) if preferred else np.flatnonzero(free)
+        choice = choice if len(choice) else np.flatnonzero(free)
+        if len(choice):
+            apart.append(starts[choice[0]])
+            free &= np.abs(starts - apart[-1]) >= hp.window
+    return np.resize(apart, windows)  # a short clip repeats its windows
+
+
+def identity_place(clip, start, hp, rng):
+    """The first frame of the identity that goes with the window at `start`: any other, as published.
+
+    With the knob `identity_apart` it is so far away, or as far as the clip goes, and one of the third most open or, as
+    often, of the third most closed there: a generator that knew what the identity's mouth is like could copy it.
+    """
+    places = np.arange(len(clip) - hp.window + 1)
+    if not hp.identity_apart:
+        return rng.choice(np.delete(places, start))
+    away = np.abs(places - start)
+    places = places[away >= min(hp.window - 1 + hp.identity_apart, away.max())]
+    opening = np.convolve(mouth_opening(clip.meshes), np.ones(hp.window), "valid")[places]
+    ranked, third = places[np.argsort(opening, kind="stable")], -(-len(places) // 3)
+    return rng.choice(ranked[-third:] if rng.random() < 0.5 else ranked[:third])
+
+
+def in_words(clip):
+    """1.0 for the frames of a clip in whose middle a word is said, 0.0 for the others: (L,)."""
+    middles_s = (np.arange(len(clip)) + 0.5) / FPS
+    return ((clip.times[:, :1] <= middles_s) & (middles_s < clip.times[:, 1:])).any(0).astype(float)
+
+
+def sample(clip, frames, identity, hp, about, augmentation, heard=None):
     """What a generator is given and should draw, for chosen frames of a clip.
 
     frames, identity: (T,) the frames to draw, and those that show what the person looks like.
-    augmentation: how all pictures of this sample are altered.
+    augmentation: how the pictures of this sample are altered: all in geometry and colour, the inputs in sharpness too.
+    heard: a `SoundAugmentation`: how its sound is altered, or None.
     Returns face (T, 6, H, W) in [0, 1]: pose prior, then identity;  target (T, 3, H, W) in [0, 1];
     mouth (T, 1, H, W): 1 inside the mouth region;  audio (L, 104) with index (T,) the row heard at each frame, or
     (T, 1, 80, 16) with index 0 to T - 1 for the local encoder;  lips (L or T, LIP_NUMBERS): their outline at each row.
     """
     px, border = hp.face_size, (about["crop_px"] - about["face_px"]) / 2
     to_face = augmentation.matrix(px, px / about["face_px"], border)
-    target = np.stack([augmentation.apply(cv2.warpAffine(clip.picture(i), to_face, (px, px))) for i in frames])
     to_identity = augmentation.matrix(px, px / about["face_px"], border, jitter=True)
-    shown = np.stack([augmentation.apply(cv2.warpAffine(clip.picture(i), to_identity, (px, px))) for i in identity])
+
+    def pictures(frames, matrix):
+        return np.stack([augmentation.recolour(augmentation.warp(clip.picture(i), matrix, px)) for i in frames])
+
+    target, shown = pictures(frames, to_face), pictures(identity, to_identity)
+    seen, shown = (np.stack([augmentation.degrade(rgb) for rgb in each]) for each in (target, shown))
     mesh = clip.meshes[frames] * about["face_px"] + border - 0.5  # (T, 468, 2), pixels of the stored crop
     mesh = mesh @ to_face[:, :2].T + to_face[:, 2]
     if augmentation.flip:
-        target, shown = target[:, :, ::-1], shown[:, :, ::-1]
+        target, seen, shown = (each[:, :, ::-1] for each in (target, seen, shown))
         mesh = mesh * [-1, 1] + [px - 1, 0]
-    target = to_tensor(target)
-    heard, index = audio_features(clip, frames, hp.speech)
+    sound, index = audio_features(clip, frames, hp.speech, heard)
     return {
-        "face": generator_input(target, to_tensor(shown)),
-        "target": target,
+        "face": generator_input(to_tensor(seen), to_tensor(shown)),
+        "target": to_tensor(target),
         "mouth": mouth_mask(mesh, px),
-        "audio": torch.from_numpy(heard),
-        "lips": torch.from_numpy(lip_outline(clip, np.arange(len(heard)) if hp.speech == "global" else frames)),
+        "audio": torch.from_numpy(sound),
+        "lips": torch.from_numpy(lip_outline(clip, np.arange(len(sound)) if hp.speech == "global" else frames)),
         "index": torch.from_numpy(index),
     }
 
@@ -183,16 +227,19 @@ def generator_input(face, identity):
     return torch.cat([pose, identity], dim=1)
 
 
-def audio_features(clip, frames, speech):
+def audio_features(clip, frames, speech, heard=None):
     """What the audio encoder `speech` takes to generate chosen frames, and the row of it that each of them says.
 
-    frames: (T,). Returns (L, 104) and (T,) for "global"; mel windows (T, 1, 80, 16) and 0 to T - 1 for "local".
+    frames: (T,).  heard: a `SoundAugmentation`; what it alters has features of its own, instead of the stored ones.
+    Returns (L, 104) and (T,) for "global"; mel windows (T, 1, 80, 16) and 0 to T - 1 for "local".
     """
     times_s = np.asarray(frames) / FPS
+    wav = heard.apply(clip.wav, clip.times) if heard and heard.alters else None
     if speech == "global":
-        rows = audio.stack(clip.logfbank)
+        rows = audio.stack(clip.logfbank if wav is None else audio.fast_log_filter_banks(wav))
         return rows, audio.rows_at(times_s, len(rows))
-    return audio.mel_windows(clip.mel, times_s), np.arange(len(frames))
+    mel = clip.mel if wav is None else audio.fast_mel_spectrogram(wav)
+    return audio.mel_windows(mel, times_s), np.arange(len(frames))
 
 
 def lip_outline(clip, frames):

@@ -69,9 +69,18 @@ class HParams(Knobs):
     batch_size: int = knob(8, "clips in a step of each process", least=1)
     window: int = knob(5, "consecutive frames of a window", least=1)
     windows: int = knob(0, "windows of a clip; 0: as many as 8 % of its frames, as published, which is 6 of 3 s")
+    speech_windows: float = knob(
+        0.0, "chance of each window to lie within words, where the transcript has times; 0: anywhere", most=1
+    )
+    identity_apart: int = knob(
+        0, "frames between a window and its identity, then as often open as closed; 0: any other window, as published"
+    )
     rare_speakers: float = knob(0.0, "share of the draws that choose the speaker first, then the clip", most=1)
-    # augmentation, the same for all faces of a clip; identity from another window is always on
+    # augmentation, the same for all faces of a clip, but targets stay sharp; identity from another window is always on
     augment: float = knob(0.0, "chance of each augmentation: flip, colour, gamma, affine, blur, compression", most=1)
+    sound_augment: float = knob(
+        0.0, "chance of each for the sound: room, noise, equalisation, low-pass, level, zeroed silences", most=1
+    )
     # losses
     l1_weight: float = knob(0.92999, "mean absolute pixel error: 1 - adv_weight - the lip loss's 1e-5")
     mouth_weight: float = knob(0.0, "mean absolute pixel error inside the mouth region of the mesh")

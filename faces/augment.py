@@ -1,4 +1,4 @@
-"""Augmentation of faces and mouths: geometry, colour, sharpness and compression, in common for a whole sample."""
+"""Augmentation of faces and mouths: geometry and colour in common for a whole sample, sharpness of inputs alone."""
 
 import cv2
 import numpy as np
@@ -8,6 +8,8 @@ import torch
 class Augmentation:
     """One random choice of flip, small affine, colour and gamma, blur and compression, each with probability `chance`.
 
+    Geometry and colour are those of the target and of the inputs, which then go together; blur and compression spoil
+    the inputs alone, so that what the losses and the discriminator call real is as sharp as it was filmed.
     rng: a numpy generator; it may be None where the chance is 0.
     """
 
@@ -25,8 +27,7 @@ class Augmentation:
             self.sigma = rng.uniform(0.3, 1.2)
         if chosen():
             self.quality = int(rng.integers(30, 90))
-        self.jittered = chance > 0
-        self.alters_pixels = bool(self.curves is not None or self.sigma or self.quality)
+        self.active = chance > 0
 
     def matrix(self, px, scale, border, jitter=False):
         """The 2x3 matrix from a stored crop to a face of `px`.
@@ -39,7 +40,7 @@ class Augmentation:
         if self.affine is not None:
             turn, shear, a, b, c, d = self.affine * [0.17, 0.08, 0.12, 0.12, 0.05, 0.05]
             sx, sy, dx, dy = scale * np.exp(a), scale * np.exp(b), c * px, d * px
-        if jitter and self.jittered:
+        if jitter and self.active:
             a, dx2, dy2 = self.rng.uniform(-1, 1, 3) * [0.03, 0.02, 0.02]
             sx, sy, dx, dy = sx * np.exp(a), sy * np.exp(a), dx + dx2 * px, dy + dy2 * px
         cos, sin = np.cos(turn), np.sin(turn)
@@ -56,13 +57,24 @@ class Augmentation:
         table = gain[:, None] * values ** gamma[:, None] + rng.uniform(-0.1, 0.1)
         return (np.clip(table, 0, 1) * 255).astype(np.uint8), rng.uniform(0.2, 1.4)
 
-    def apply(self, rgb):
-        """Applies everything but the geometry to an (H, W, 3) uint8 picture."""
-        if self.curves is not None:
-            table, saturation = self.curves
-            rgb = cv2.LUT(rgb, np.ascontiguousarray(table.T[:, None]).reshape(1, 256, 3))
-            gray = cv2.cvtColor(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-            rgb = cv2.addWeighted(rgb, saturation, gray, 1 - saturation, 0)
+    def warp(self, picture, matrix, px):
+        """The face of `px` in a stored crop, by a `matrix`; turned or scaled, bicubic, which stays sharper than linear.
+
+        picture: (H, W, 3) uint8. Returns (px, px, 3) uint8; what overshoots is clipped.
+        """
+        return cv2.warpAffine(picture, matrix, (px, px), flags=cv2.INTER_CUBIC if self.active else cv2.INTER_LINEAR)
+
+    def recolour(self, rgb):
+        """An (H, W, 3) uint8 picture, target or input, in the colours that were chosen."""
+        if self.curves is None:
+            return rgb
+        table, saturation = self.curves
+        rgb = cv2.LUT(rgb, np.ascontiguousarray(table.T[:, None]).reshape(1, 256, 3))
+        gray = cv2.cvtColor(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        return cv2.addWeighted(rgb, saturation, gray, 1 - saturation, 0)
+
+    def degrade(self, rgb):
+        """An (H, W, 3) uint8 picture that is an input, blurred and compressed as was chosen."""
         if self.sigma:
             rgb = cv2.GaussianBlur(rgb, (5, 5), self.sigma)
         if self.quality:
@@ -74,15 +86,15 @@ def match_lighting(windows, clip, frames, augmentation):
     """Mouth windows in the lighting of an augmentation, so that they go with faces generated in that lighting.
 
     windows: (L, H, W) uint8, grey.  clip: the `Clip` they are of.  frames: the frames whose faces are generated.
-    The lighting is estimated from the crops of a few of `frames`, as a curve of grey levels; sharpness stays.
-    Returns the same shape.
+    The lighting is estimated from the crops of a few of `frames`, as a curve of grey levels; sharpness stays, as it
+    does in the target. Returns the same shape.
     """
-    if not augmentation.alters_pixels:
+    if augmentation.curves is None:
         return windows
     crops = [clip.picture(i) for i in frames[:: max(len(frames) // 3, 1)]]
     before, after = (
         np.concatenate([cv2.cvtColor(np.ascontiguousarray(crop), cv2.COLOR_RGB2GRAY).ravel()[::5] for crop in each])
-        for each in (crops, [augmentation.apply(crop) for crop in crops])
+        for each in (crops, [augmentation.recolour(crop) for crop in crops])
     )
     curve = np.polyval(np.polyfit(before / 255.0, after, 2), np.arange(256) / 255.0)
     return cv2.LUT(windows.reshape(-1, 1), curve.clip(0, 255).round().astype(np.uint8)).reshape(windows.shape)

@@ -3,13 +3,14 @@
 import json
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from drawn_faces import is_mouth, write_data_root
 
 import data
-from data import Clips, collate, sample
+from data import Clips, collate, sample, to_tensor
 from errors import InputError
 from faces.augment import Augmentation
 from faces.landmarks import LIP_NUMBERS, mouth_region
@@ -104,6 +105,93 @@ def test_a_short_clip_repeats_its_windows(data_root, monkeypatch):
         assert not len(gaps) or gaps.min() >= 10
 
 
+def chosen(clips, monkeypatch, draws):
+    """(clip, starts of its windows, starts of the identity's, augmentation) of each draw."""
+    monkeypatch.setattr(data, "sample", lambda clip, *parts: (clip, *parts[:2], parts[4]))
+    found = [clips[draw] for draw in range(draws)]
+    return [(clip, *(part[:: clips.hp.window] for part in parts), made) for clip, *parts, made in found]
+
+
+@pytest.mark.parametrize("knobs", [{}, {"window": 5, "windows": 0}, {"window": 10}, {"seed": 7, "windows": 1}], ids=str)
+def test_published_draws_stay_what_they_were(data_root, monkeypatch, knobs):
+    """Without their knobs, frames and augmentation are those of the code before there were any."""
+    hp = replace(HP, augment=0.5, rare_speakers=0.3, **knobs)
+    clips = Clips(data_root, "train", hp)
+    for draw, (clip, starts, identity, made) in enumerate(chosen(clips, monkeypatch, 40)):
+        rng = np.random.default_rng((hp.seed, 1, draw))
+        assert clips.paths[clips._which(draw, rng)] == clip.path
+        places, windows = len(clip) - hp.window + 1, hp.windows or int(0.08 * len(clip))
+        order = rng.permutation(places)
+        apart = [order[0]]
+        for start in order[1:]:
+            if len(apart) < windows and min(abs(start - other) for other in apart) >= hp.window:
+                apart.append(start)
+        wanted = np.resize(apart, windows)
+        assert np.array_equal(starts, wanted)
+        assert identity.tolist() == [rng.choice(np.delete(np.arange(places), start)) for start in wanted]
+        again = Augmentation(0.5, rng)
+        assert (again.flip, again.sigma, again.quality) == (made.flip, made.sigma, made.quality)
+        assert np.array_equal(again.affine, made.affine)
+
+
+def share_in_words(found, window):
+    """The share of windows at least half of which is said in words."""
+    said = [data.in_words(clip)[start : start + window].mean() >= 0.5 for clip, starts, *_ in found for start in starts]
+    return np.mean(said)
+
+
+def test_as_many_windows_as_are_asked_for_lie_within_words(data_root, monkeypatch):
+    found = {}
+    for share in (0.0, 0.5, 1.0):
+        clips = Clips(data_root, "train", replace(HP, windows=2, speech_windows=share))
+        draws = chosen(clips, monkeypatch, 100)
+        assert all(abs(starts[0] - starts[1]) >= HP.window for _, starts, *_ in draws), "they lie apart all the same"
+        found[share] = share_in_words(draws, HP.window)
+    assert found[1.0] == 1 and 0.4 < found[0.0] < 0.75  # words from 0.1 to 0.8 s of a clip of 1 to 1.4 s
+    assert abs(found[0.5] - (found[0.0] + 1) / 2) < 0.1
+
+
+def test_windows_lie_anywhere_in_clips_without_times_of_words(spoken_root, monkeypatch):
+    silent = Clips(spoken_root, "silent", replace(HP, speech_windows=1.0))
+    for (_, starts, identity, _), (_, usual, other, _) in zip(
+        chosen(silent, monkeypatch, 10),
+        chosen(Clips(spoken_root, "silent", HP), monkeypatch, 10),
+        strict=True,
+    ):
+        assert np.array_equal(starts, usual) and np.array_equal(identity, other)
+
+
+def test_words_that_leave_no_room_are_followed_by_windows_elsewhere(spoken_root, monkeypatch):
+    clips = Clips(spoken_root, "train", replace(HP, window=4, windows=4, speech_windows=1.0))
+    for clip, starts, *_ in chosen(clips, monkeypatch, 20):
+        assert len(starts) == 4 and data.in_words(clip)[starts[0] : starts[0] + 4].sum() >= 2
+        gaps = np.diff(np.unique(starts))
+        assert not len(gaps) or gaps.min() >= 4
+
+
+def test_the_identity_is_far_from_its_window_and_as_often_open_as_closed(data_root, monkeypatch):
+    hp, above = replace(HP, identity_apart=12), []
+    for clip, starts, identity, _ in chosen(Clips(data_root, "train", hp), monkeypatch, 150):
+        opening, last = data.mouth_opening(clip.meshes), len(clip) - hp.window
+        for start, other in zip(starts, identity, strict=True):
+            assert abs(start - other) >= min(13, max(start, last - start)), "as far as the clip goes, at least"
+            far = [p for p in range(last + 1) if abs(p - start) >= min(13, max(start, last - start))]
+            rank = sum(opening[p : p + 2].sum() < opening[other : other + 2].sum() for p in far)
+            third = -(-len(far) // 3)
+            assert rank < third or rank >= len(far) - third, "of the third most open, or most closed"
+            if len(far) > 2:
+                above.append(rank >= len(far) / 2)
+    assert 0.4 < np.mean(above) < 0.6
+
+
+def test_a_draw_with_every_knob_is_the_same_sample_again(spoken_root):
+    hp = replace(HP, augment=0.7, speech_windows=0.8, identity_apart=12)
+    first, again = Clips(spoken_root, "train", hp), Clips(spoken_root, "train", hp)
+    for draw in (5, 0, 41):
+        assert same(first[draw], again[draw]), draw
+    assert not same(first[5], Clips(spoken_root, "train", replace(hp, seed=1))[5])
+
+
 # Samples
 
 
@@ -112,7 +200,8 @@ def test_the_pose_prior_is_the_target_above_and_black_below(data_root):
         for draw in range(4):
             drawn = clips[draw]
             pose = drawn["face"][:, :3]
-            assert torch.equal(pose[:, :, :48], drawn["target"][:, :, :48]) and pose[:, :, :48].any()
+            moved = (pose - drawn["target"])[:, :, :48].abs()
+            assert pose[:, :, :48].any() and (moved.mean() < 0.03 if clips.hp.augment else not moved.any())
             assert not pose[:, :, 48:].any()
             assert 0 <= drawn["face"].min() and drawn["face"].max() <= 1
 
@@ -171,6 +260,51 @@ def test_all_faces_of_a_sample_are_filmed_alike(data_root, clip):
         assert torch.equal(drawn["target"][0], drawn["target"][1])
         apart = (drawn["face"][:, 3:] - drawn["target"]).abs().mean()
         assert 0 < apart < 0.15, "the identity has a small affine of its own, and nothing else"
+
+
+def spoilt(sigma=0.0, quality=0):
+    made = look()
+    made.sigma, made.quality = sigma, quality
+    return made
+
+
+@pytest.mark.parametrize("how", [{"sigma": 1.2}, {"quality": 30}, {"sigma": 0.8, "quality": 40}], ids=str)
+def test_blur_and_compression_spoil_what_is_given_and_never_the_target(clip, how):
+    plain, drawn = (sample(clip, FRAMES, IDENTITY, HP, ABOUT, made) for made in (look(), spoilt(**how)))
+    assert torch.equal(drawn["target"], plain["target"])
+    for part in (slice(0, 3), slice(3, 6)):  # the pose prior, the identity
+        assert not torch.equal(drawn["face"][:, part, :48], plain["face"][:, part, :48])
+    assert not drawn["face"][:, :3, 48:].any()
+
+
+def test_colours_are_those_of_targets_and_inputs(clip):
+    made = look()
+    made.curves = np.tile((255 - np.arange(256)).astype(np.uint8), (3, 1)), 1.0  # a negative
+    plain, drawn = (sample(clip, FRAMES, FRAMES, HP, ABOUT, each) for each in (look(), made))
+    for name, part in (("target", slice(0, 3)), ("face", slice(3, 6))):
+        torch.testing.assert_close(drawn[name][:, part], 1 - plain[name][:, part], atol=0.005, rtol=0)
+
+
+def roughness(pictures):
+    """Mean squared Laplacian of (T, 3, H, W) pictures, without their edges."""
+    grey = pictures.mean(1).double().numpy()
+    return np.mean([cv2.Laplacian(each, cv2.CV_64F)[8:-8, 8:-8] ** 2 for each in grey])
+
+
+def test_a_turned_target_is_sampled_by_cubic_interpolation(clip):
+    """A turn by bilinear interpolation takes off what is finest in a picture."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(60, 200, (128, 128, 3)).astype(np.uint8)
+    made = look(affine=TURNED)
+    made.active = True
+    matrix = made.matrix(96, 1.0, 16)
+    linear = cv2.warpAffine(noise, matrix, (96, 96))
+    turned, before, after = (
+        roughness(to_tensor(each[None])) for each in (made.warp(noise, matrix, 96), noise[16:112, 16:112], linear)
+    )
+    assert turned > 1.5 * after and turned > 0.5 * before
+    black = np.where(rng.random((128, 128, 1)) < 0.5, 0, 255).astype(np.uint8).repeat(3, axis=2)
+    assert np.isin(made.warp(black, matrix, 96), [0, 255]).mean() > 0.1, "what overshoots is clipped, not wrapped"
 
 
 def test_validation_samples_are_fixed_and_look_like_the_first_frame(data_root):

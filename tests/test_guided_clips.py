@@ -76,7 +76,9 @@ def test_only_light_is_put_on_what_was_filmed(spoken_root):
     windows, look = clip.mouths(), Augmentation(0.0, None)
     assert match_lighting(windows, clip, np.arange(6), look) is windows
     table = np.tile((np.arange(256) * 0.5 + 30).astype(np.uint8), (3, 1))
-    look.curves, look.alters_pixels = (table, 1.0), True
+    look.sigma, look.quality = 1.2, 30
+    assert match_lighting(windows, clip, np.arange(6), look) is windows, "what is drawn stays sharp, and so does this"
+    look.curves = table, 1.0
     half = match_lighting(windows, clip, np.arange(6), look)
     assert abs(half.astype(float) - (0.5 * windows + 30)).max() < 3
 
