@@ -55,7 +55,7 @@ def generator_losses(nets, batch, weights, hp, expert=None):
         "l1": lambda: pixel_loss(fake, real),
         "mouth": lambda: mouth_loss(fake, real, batch["mouth"]),
         "lips": lambda: lips_loss(exact(nets["lips"](speech)), batch["lips"], batch["audio_padding"]),
-        "adv": lambda: adversarial_loss(exact(nets["discriminator"](fake)), True, hp.faithful),
+        "adv": lambda: adversarial_loss(nets["discriminator"](fake), True, hp.faithful),
         "lip": lambda: expert.reading_loss(memory, batch, hp.lip_sum),
         "contrastive": lambda: expert.contrastive_loss(generator.project(said), memory, batch, hp.faithful),
     }
@@ -63,9 +63,14 @@ def generator_losses(nets, batch, weights, hp, expert=None):
 
 
 def discriminator_losses(discriminator, fake, real, hp):
-    """How badly real faces are taken for generated ones, and generated for real: {name: scalar}."""
-    pairs = ("d_real", real, True), ("d_fake", fake.detach(), False)
-    return {name: adversarial_loss(exact(discriminator(faces)), wished, hp.faithful) for name, faces, wished in pairs}
+    """How badly real faces are taken for generated ones, and generated for real: {name: scalar}.
+
+    d_gap, which is for the log: the mean verdict on real faces minus that on generated ones, in logits.
+    """
+    on_real, on_fake = discriminator(real), discriminator(fake.detach())
+    pairs = ("d_real", on_real, True), ("d_fake", on_fake, False)
+    losses = {name: adversarial_loss(logits, wished, hp.faithful) for name, logits, wished in pairs}
+    return losses | {"d_gap": (on_real.mean() - on_fake.mean()).detach()}
 
 
 def shares(batches, hp):

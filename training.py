@@ -22,6 +22,8 @@ MEMORY = 0.98  # decay of the running means
 ENOUGH = 100  # steps before they are judged
 DIVERGED = 3.0  # times the least running mean so far
 SATURATED = 0.003  # nats: the discriminator knows every face, and its gradient is that of one shade of difference
+ASLEEP = 0.003  # nats from chance, and logits between real and generated: the discriminator tells nothing from nothing
+CHANCE = math.log(2)  # nats: the discriminator's loss where it knows nothing
 RISE_FROM = 0.01  # share of the step size that a run begins with, where it rises
 
 
@@ -90,7 +92,8 @@ class DivergenceGuard:
     """Watches the losses of a run, and how often it went back to an earlier step.
 
     brake: what the step size is multiplied by.  rollbacks: how often the run went back.
-    means, lows, steps: the running mean of each loss, its least so far, and of how many steps they are.
+    means, lows, steps: the running mean of each loss, its least so far, and of how many steps they are.  warned: what
+    `warning` had to say has been said.
     """
 
     brake: float = 1.0
@@ -98,25 +101,44 @@ class DivergenceGuard:
     means: dict = field(default_factory=dict)
     lows: dict = field(default_factory=dict)
     steps: dict = field(default_factory=dict)
+    warned: bool = False
 
     def note(self, losses):
         """Takes the losses of a step into the running means. losses: {name: scalar tensor}."""
         watched = {name: loss for name, loss in losses.items() if name in WATCHED}
         if "d_real" in losses:
             watched["discriminator"] = (losses["d_real"] + losses["d_fake"]) / 2
+        if "d_gap" in losses:
+            watched["gap"] = losses["d_gap"].abs()  # of one at work it comes and goes, also where its mean is 0
         for name, loss in watched.items():
             loss = loss.detach().float()
             old = self.means.get(name, loss).to(loss)
             self.means[name] = torch.lerp(loss, old, MEMORY)
             self.steps[name] = self.steps.get(name, 0) + 1
 
+    def judged(self):
+        """The running means that are of enough steps: {name: number}."""
+        return {name: mean.item() for name, mean in self.means.items() if self.steps[name] >= ENOUGH}
+
+    def warning(self):
+        """What going back would not mend, in words, and only once; else None."""
+        means = self.judged()
+        gap, mean = means.get("gap", math.inf), means.get("discriminator", math.inf)
+        if self.warned or gap > ASLEEP or abs(mean - CHANCE) > ASLEEP:
+            return None
+        self.warned = True
+        return (
+            f"the discriminator is asleep: its loss stays at {mean:.4f}, that of chance, and its verdicts on real and "
+            f"generated faces differ by {gap:.1e}, so it teaches nothing. Give the run a new one, or a larger --lr"
+        )
+
     def fault(self):
         """What is wrong with the run, in words, or None."""
-        means = {name: mean.item() for name, mean in self.means.items() if self.steps[name] >= ENOUGH}
+        means = self.judged()
+        if (mean := means.get("discriminator", math.inf)) < SATURATED:
+            return f"the discriminator is saturated: its loss is {mean:.1e}, and its gradient teaches nothing"
         for name, mean in means.items():
-            if name == "discriminator":
-                if mean < SATURATED:
-                    return f"the discriminator is saturated: its loss is {mean:.1e}, and its gradient teaches nothing"
+            if name not in WATCHED:
                 continue
             self.lows[name] = min(mean, self.lows.get(name, math.inf))
             if mean > DIVERGED * self.lows[name]:
@@ -125,7 +147,7 @@ class DivergenceGuard:
 
     def rolled_back(self, earlier):
         """The guard of a run that goes back: that of the earlier step, with half the step size of now."""
-        return replace(earlier, brake=self.brake / 2, rollbacks=self.rollbacks + 1)
+        return replace(earlier, brake=self.brake / 2, rollbacks=self.rollbacks + 1, warned=self.warned)
 
 
 @contextmanager
@@ -321,6 +343,8 @@ class Log:
             if fault:
                 self.roll_back(fault)
                 return True
+        if logs and (warning := state.guard.warning()):
+            self.say(f"step {state.step}: {warning}")
         if logs:
             self.write(
                 {"step": state.step} | {name: round(loss.item(), 6) for name, loss in losses.items()} | self.speed()

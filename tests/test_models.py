@@ -5,10 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from filling import difference, faces, filled, normal, uniform
 from make_golden import GOLDEN, golden, narrow_hparams, speech_input
 
 from hparams import HParams, preset
+from losses import adversarial_loss, pixel_loss
 from models import build_generator
 from models.avhubert import AVHubert, ClusterHead, shuffle_spans, spans
 from models.layers import Pointwise, narrow
@@ -145,6 +147,29 @@ def test_each_face_says_the_row_that_frames_names():
 
 
 @torch.no_grad()
+def different_faces(count, px=96):
+    """Smooth pictures as unlike as faces are, and what a generator would make of them: (count, 1, 3, px, px) each."""
+    torch.manual_seed(0)
+    coarse = 0.5 + 0.1 * torch.randn(count, 3, 12, 12)
+    real = F.interpolate(coarse, (px, px), mode="bicubic").clamp(0, 1)
+    return real[:, None], F.avg_pool2d(real, 3, 1, 1)[:, None]
+
+
+@pytest.mark.parametrize("width", [1.0, 0.5, WIDTH])
+def test_an_untrained_discriminator_tells_faces_apart_and_pulls_at_their_pixels(width):
+    real, fake = different_faces(6)
+    torch.manual_seed(1)
+    judge = Discriminator(replace(LOCAL, width=width))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        verdicts = judge(real)
+    assert verdicts.dtype == torch.float32 and verdicts.std() > 1e-3, "torch's own first weights: 1e-7"
+    assert verdicts.unique().numel() == len(real) and verdicts.abs().max() < 3
+    fake.requires_grad_()
+    (pulled,) = torch.autograd.grad(adversarial_loss(judge(fake), True), fake)
+    (wanted,) = torch.autograd.grad(pixel_loss(fake, real), fake)
+    assert 0.1 < pulled.norm() / wanted.norm() < 1000, "torch's own first weights: 2e-4"
+
+
 def test_discriminator_takes_the_lower_half_only():
     judge, face = filled(Discriminator(LOCAL)).eval(), torch.rand(1, 2, 3, 96, 96)
     other = face.clone()
