@@ -76,6 +76,14 @@ class HParams(Knobs):
     lips_weight: float = knob(0.0, "outline of the lips, predicted from the speech embedding alone")
     adv_weight: float = knob(0.07, "adversarial loss", since="adv_from")
     adv_from: int = knob(0, "first step of the discriminator and of the adversarial loss")
+    adv_ratio: float = knob(
+        0.0, "length of its gradient at generated pixels, as a share of the other losses'; 0: adv_weight as it is"
+    )
+    discriminator: str = knob(
+        "talklip",
+        "one verdict on the lower half of a face, or one on each patch of its mouth, by a hinge loss",
+        choices=("talklip", "patch"),
+    )
     lip_weight: float = knob(1e-5, "lip-reading loss: how badly the expert reads the generated lips", since="lip_from")
     lip_sum: bool = knob(True, "sum it over all tokens of a step, as published, instead of their mean")
     contrastive_weight: float = knob(
@@ -127,6 +135,10 @@ class HParams(Knobs):
         first = (self.adv_weight and not self.adv_from) or (self.guided and not self.lip_from)
         if not self.l1_weight + self.mouth_weight + self.lips_weight and not first:
             raise InputError("--l1_weight 0: no loss is left for step 0; --mouth_weight or --lips_weight would be one")
+        if self.adv_ratio and not self.l1_weight + self.mouth_weight:
+            raise InputError("--adv_ratio is a share of L1's gradient: --l1_weight or --mouth_weight must be above 0")
+        if self.faithful and (self.adv_ratio or self.discriminator != "talklip"):
+            raise InputError("--faithful: the published code has neither --adv_ratio nor --discriminator patch")
         if self.patience and not self.later:
             raise InputError("--patience: no stage begins after step 0 (--audio_from, --lip_from), none could wait")
 
@@ -236,7 +248,8 @@ def stage_plan(hp):
     """The schedule in words, one line per stage, as it is printed at the start of a run."""
     parts = [(0, "generator under " + " + ".join(name for name, weight in loss_weights(hp, 0).items() if weight))]
     if hp.adv_weight:
-        parts.append((hp.adv_from, f"discriminator, adversarial loss x {hp.adv_weight}"))
+        much = f"with {hp.adv_ratio:g} of the other gradients" if hp.adv_ratio else f"x {hp.adv_weight}"
+        parts.append((hp.adv_from, f"discriminator, adversarial loss {much}"))
     if hp.speech == "global":
         what = f"top {hp.audio_train_layers} blocks" if hp.audio_train_layers else "all"
         parts.append((hp.audio_from, f"audio encoder trains ({what})"))

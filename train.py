@@ -27,13 +27,13 @@ from experts.guidance import LipExpert
 from experts.lip_reader import load_reader
 from faces.landmarks import LIP_NUMBERS
 from hparams import METHODS, PRESETS, WEIGHTS, add_flags, loss_weights, override, preset, stage_plan
-from losses import adversarial_loss, exact, lips_loss, mouth_loss, pixel_loss
+from losses import balanced_weight, exact, lips_loss, mouth_loss, pixel_loss, verdict_loss
 from media.files import make_folder
 from media.frame import write_picture
-from models import build_generator
+from models import build_discriminator, build_generator
 from models.decoder import PAD
 from models.layers import Norm
-from models.talklip import Discriminator, pick
+from models.talklip import pick
 from training import TrainState, Validation, to, train
 
 # The losses of a step
@@ -55,7 +55,7 @@ def generator_losses(nets, batch, weights, hp, expert=None):
         "l1": lambda: pixel_loss(fake, real),
         "mouth": lambda: mouth_loss(fake, real, batch["mouth"]),
         "lips": lambda: lips_loss(exact(nets["lips"](speech)), batch["lips"], batch["audio_padding"]),
-        "adv": lambda: adversarial_loss(nets["discriminator"](fake), True, hp.faithful),
+        "adv": lambda: verdict_loss(nets["discriminator"](fake), hp),
         "lip": lambda: expert.reading_loss(memory, batch, hp.lip_sum),
         "contrastive": lambda: expert.contrastive_loss(generator.project(said), memory, batch, hp.faithful),
     }
@@ -69,7 +69,7 @@ def discriminator_losses(discriminator, fake, real, hp):
     """
     on_real, on_fake = discriminator(real), discriminator(fake.detach())
     pairs = ("d_real", on_real, True), ("d_fake", on_fake, False)
-    losses = {name: adversarial_loss(logits, wished, hp.faithful) for name, logits, wished in pairs}
+    losses = {name: verdict_loss(logits, hp, wished) for name, logits, wished in pairs}
     return losses | {"d_gap": (on_real.mean() - on_fake.mean()).detach()}
 
 
@@ -111,8 +111,13 @@ def add_gradients(state, batch, weights, expert, share):
     with distributed.autocast(batch["face"].device, hp.amp):
         fake, losses = generator_losses(state.nets, batch, weights, hp, expert)
     losses = {name: share[name] * loss for name, loss in losses.items()}
-    losses["total"] = sum(weights[name] * loss for name, loss in losses.items())
-    losses["total"].backward()
+    if hp.adv_ratio and weights["adv"] > 0:
+        others = sum(weights[name] * loss for name, loss in losses.items() if name != "adv")
+        weight = balanced_backward(fake, others, losses["adv"], hp.adv_ratio)
+        losses |= {"adv_weight": share["adv"] * weight, "total": others + weight * losses["adv"]}
+    else:
+        losses["total"] = sum(weights[name] * loss for name, loss in losses.items())
+        losses["total"].backward()
     discriminator.requires_grad_(True)
     if weights["adv"] > 0:
         with distributed.autocast(batch["face"].device, hp.amp):
@@ -120,6 +125,25 @@ def add_gradients(state, batch, weights, expert, share):
         losses |= {name: share[name] * loss for name, loss in judged.items()}
         (losses["d_real"] + losses["d_fake"]).backward()
     return {name: loss.detach() for name, loss in losses.items()}
+
+
+def balanced_backward(fake, others, adversarial, ratio):
+    """Adds the gradients of `others`, and of the adversarial loss times the weight of `adv_ratio`, which is returned.
+
+    Both lengths are those of all processes' faces. The weight is found while the gradient of `others` goes by, so that
+    neither loss is gone through twice.
+    """
+    (pull,) = torch.autograd.grad(adversarial, fake)
+    found = []
+
+    def join(gradient):
+        squares = torch.stack([gradient.square().sum(), pull.square().sum()])
+        found.append(balanced_weight(*distributed.total(squares).sqrt(), ratio))
+        return gradient + found[0] * pull
+
+    fake.register_hook(join)
+    others.backward()
+    return found[0]
 
 
 def train_step(state, batches, expert=None):
@@ -247,7 +271,7 @@ def build(hp, device, facts=None):
     layout = {"device": device, "memory_format": torch.channels_last}
     generator = build_generator(hp).to(**layout)
     lips = torch.nn.Linear(generator.speech_size, LIP_NUMBERS).to(device)
-    nets = {"generator": generator, "discriminator": Discriminator(hp).to(**layout), "lips": lips}
+    nets = {"generator": generator, "discriminator": build_discriminator(hp).to(**layout), "lips": lips}
     mean = copy.deepcopy(generator).requires_grad_(False) if hp.ema else None
     adam = partial(torch.optim.Adam, lr=hp.lr, betas=(hp.beta1, hp.beta2))
     optims = {"generator": adam([*generator.parameters(), *lips.parameters()])}
