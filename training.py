@@ -22,7 +22,8 @@ MEMORY = 0.98  # decay of the running means
 ENOUGH = 100  # steps before they are judged
 DIVERGED = 3.0  # times the least running mean so far
 SATURATED = 0.003  # nats: the discriminator knows every face, and its gradient is that of one shade of difference
-ASLEEP = 0.003  # nats from chance, and logits between real and generated: the discriminator tells nothing from nothing
+ASLEEP = 0.003  # nats from chance at most: the discriminator may know nothing
+ALIKE = 0.001  # logits between real and generated at most: it knows nothing
 CHANCES = math.log(2), 1.0  # a discriminator's loss where it knows nothing: cross-entropy, hinge
 RISE_FROM = 0.01  # share of the step size that a run begins with, where it rises
 
@@ -124,7 +125,7 @@ class DivergenceGuard:
         """What going back would not mend, in words, and only once; else None."""
         means = self.judged()
         gap, mean = means.get("gap", math.inf), means.get("discriminator", math.inf)
-        if self.warned or gap > ASLEEP or min(abs(mean - chance) for chance in CHANCES) > ASLEEP:
+        if self.warned or gap > ALIKE or min(abs(mean - chance) for chance in CHANCES) > ASLEEP:
             return None
         self.warned = True
         return (

@@ -135,7 +135,7 @@ def test_a_discriminator_that_is_awake_is_not_said_to_sleep():
     note(learning, 900, d_real=0.693, d_fake=0.693, d_gap=-1e-4)
     assert asleep(learning), "it has fallen asleep"
     patches = DivergenceGuard()
-    note(patches, ENOUGH, d_real=0.8, d_fake=1.2, d_gap=0.001)
+    note(patches, ENOUGH, d_real=0.8, d_fake=1.2, d_gap=0.0005)
     assert asleep(patches), "chance is 1 with a hinge"
     none = DivergenceGuard()
     note(none, 200, l1=0.1)

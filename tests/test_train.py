@@ -225,6 +225,7 @@ def test_a_resumed_run_by_ratio_and_patches_is_the_same_run(data_root, tmp_path)
 def test_a_discriminator_that_sleeps_is_said_once(data_root, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training, "ENOUGH", 1)
     monkeypatch.setattr(training, "ASLEEP", 1e9)
+    monkeypatch.setattr(training, "ALIKE", 1e9)
     go(data_root, tmp_path, 4, HP)
     assert capsys.readouterr().err.count("step 2: the discriminator is asleep") == 1
     assert metrics(tmp_path)[-1]["step"] == 4
