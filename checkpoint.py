@@ -12,7 +12,7 @@ import torch
 from errors import InputError
 from hparams import WEIGHTS, HParams
 from media.files import replacing
-from models import build_generator
+from models import build_discriminator, build_generator
 from models.published.archive import (
     AGAIN,
     FORMAT,
@@ -25,7 +25,6 @@ from models.published.archive import (
     state_dict_of,
 )
 from models.published.generators import convert_discriminator, convert_talklip, convert_wav2lip
-from models.talklip import Discriminator
 from models.whisper import Sizes, WhisperEncoder
 
 RENAMED, RETIRED = {"units": "clusters"}, {"method"}  # knobs of older files that have another name now, or none
@@ -140,7 +139,7 @@ def load_discriminator(path):
     else:
         weights, hp = state["discriminator"], knobs(path, state["hparams"])
     with torch.device("meta"):
-        discriminator = Discriminator(hp)
+        discriminator = build_discriminator(hp)
     return fill(path, discriminator, weights), hp, about | {"sha256": sha256(path)}
 
 

@@ -1,6 +1,7 @@
 """Devices, and training on many processes, as torchrun starts them; without it there is one."""
 
 import os
+import sys
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -126,6 +127,12 @@ def first_alone():
     finally:
         if dist.is_initialized() and not number:
             dist.barrier()
+
+
+def say(line):
+    """Writes a line to stderr, from the first process alone."""
+    if not rank()[0]:
+        print(line, file=sys.stderr, flush=True)
 
 
 def leave():

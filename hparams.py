@@ -35,6 +35,7 @@ class Knobs:
     patience: ClassVar = 0
     later: ClassVar = {}
     last_lr: ClassVar = 0.0
+    rise_from: ClassVar = 0.01  # share of the step size that a run begins with, where it rises
 
     def __post_init__(self):
         for f in fields(self):
@@ -87,6 +88,10 @@ class HParams(Knobs):
     lips_weight: float = knob(0.0, "outline of the lips, predicted from the speech embedding alone")
     adv_weight: float = knob(0.07, "adversarial loss", since="adv_from")
     adv_from: int = knob(0, "first step of the discriminator and of the adversarial loss")
+    adv_ratio: float = knob(
+        0.0, "length of its pixel gradient, as a share of the other losses'; 0: adv_weight as it is"
+    )
+    discriminator: str = knob("talklip", "a verdict on each lower face, or on patches", choices=("talklip", "patch"))
     lip_weight: float = knob(1e-5, "lip-reading loss: how badly the expert reads the generated lips", since="lip_from")
     lip_sum: bool = knob(True, "sum it over all tokens of a step, as published, instead of their mean")
     contrastive_weight: float = knob(
@@ -100,7 +105,7 @@ class HParams(Knobs):
     lr: float = knob(1e-4, "Adam's step size, generator and discriminator")
     beta1: float = knob(0.5, "Adam's first moment decay", most=MOST_DECAY)
     beta2: float = knob(0.999, "Adam's second moment decay", most=MOST_DECAY)
-    warmup: int = knob(0, "steps over which the step size rises from 0")
+    warmup: int = knob(0, "steps over which the step size rises")
     decay_from: float = knob(1.0, "share of max_steps after which the step size falls along a half cosine to 0", most=1)
     clip_norm: float = knob(0.0, "largest norm of the generator's gradient; 0: no limit")
     audio_from: int = knob(36_000, "first step that trains the audio encoder (stage 1); before it, it is frozen")
@@ -137,13 +142,22 @@ class HParams(Knobs):
             raise InputError("--batch_size 1 --windows 1 --window 1: batch norm needs two faces in a step at least")
         if not any(loss_weights(self, 0).values()):
             raise InputError("--l1_weight 0: no loss is left for step 0; --mouth_weight or --lips_weight would be one")
+        if self.adv_ratio and not self.l1_weight + self.mouth_weight:
+            raise InputError("--adv_ratio is a share of L1's gradient: --l1_weight or --mouth_weight must be above 0")
+        if self.faithful and (self.adv_ratio or self.discriminator != "talklip"):
+            raise InputError("--faithful: the published code has neither --adv_ratio nor --discriminator patch")
         if self.patience and not self.later:
             raise InputError("--patience: no stage begins after step 0 (--audio_from, --lip_from), none could wait")
 
     @property
     def rise_steps(self):
-        """Steps over which the step size rises."""
-        return self.warmup
+        """Steps over which the step size rises: it is whole at the last of `warmup`."""
+        return max(self.warmup - 1, 0)
+
+    @property
+    def rise_from(self):
+        """Share of the step size that the first step has: that of one step of `warmup`."""
+        return 1 / max(self.warmup, 1)
 
     @property
     def fall_step(self):
@@ -247,8 +261,12 @@ def stage_plan(hp):
     parts = []  # (knob that says when, what then begins)
     for f in fields(hp):
         if f.name.endswith("_weight") and (weight := getattr(hp, f.name)):
-            over = f" ({'sum' if hp.lip_sum else 'mean'} over tokens)" if f.name == "lip_weight" else ""
-            parts.append((f.metadata["since"], f"{f.name.removesuffix('_weight')} loss x {weight:g}{over}"))
+            name, much = f.name.removesuffix("_weight"), f"x {weight:g}"
+            if name == "lip":
+                much += f" ({'sum' if hp.lip_sum else 'mean'} over tokens)"
+            if name == "adv" and hp.adv_ratio:
+                much = f"with {hp.adv_ratio:g} of the other gradients"
+            parts.append((f.metadata["since"], f"{name} loss {much}"))
     if hp.speech == "global":
         what = f"top {hp.audio_train_layers} blocks" if hp.audio_train_layers else "all"
         parts.append(("audio_from", f"audio encoder trains ({what})"))
@@ -324,7 +342,7 @@ class ExpertHParams(Knobs):
     weight_decay: float = knob(0.01, "AdamW's pull towards 0")
     rise: float = knob(0.33, "share of max_steps over which the step size rises", most=1)
     hold: float = knob(0.0, "share over which it stays", most=1)
-    last_lr: float = knob(0.05, "the last step size, as a share of lr", most=1)
+    last_lr: float = knob(0.05, "the last step size, as a share of lr; 0: down to it along half a cosine", most=1)
     clip_norm: float = knob(0.0, "largest norm of the gradient; 0: no limit")
     rollbacks: int = knob(3, "times that a run which diverges goes back to its last.pt, with half the step size")
     # reading

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 TEMPERATURE = 0.07  # of the contrastive losses
 APART = 3  # frames
 MOST_OTHERS = 100
+MOST_ADV_WEIGHT = 100.0
 
 
 def exact(x):
@@ -45,6 +46,39 @@ def adversarial_loss(logits, real, published=False):
         with torch.autocast(logits.device.type, enabled=False):  # in 16 bits it would be refused
             return F.binary_cross_entropy(logits.sigmoid(), target)
     return F.binary_cross_entropy_with_logits(logits, target)
+
+
+def hinge_loss(logits, real=None):
+    """Hinge loss of scores that ask for no more than a margin of 1 on the right side of 0 (Lim & Ye 2017).
+
+    logits: positive for real. real: what the discriminator's should be, True or False; None: the generator's loss,
+    whose gradient is the same however sure the discriminator is.
+    Returns a scalar in logits; of a discriminator that knows nothing 1.
+    """
+    if real is None:
+        return -logits.mean()
+    return F.relu(1 - logits if real else 1 + logits).mean()
+
+
+def verdict_loss(logits, hp, real=None):
+    """What a discriminator's verdicts lack of what they should be, by the loss of its kind.
+
+    hp: has `discriminator`, its kind, and `faithful`.  logits, real: as above; None: of what the generator wants.
+    """
+    if hp.discriminator == "patch":
+        return hinge_loss(logits, real)
+    return adversarial_loss(logits, real is not False, hp.faithful)
+
+
+def balanced_weight(others, adversarial, ratio):
+    """The weight that makes the adversarial gradient `ratio` times as long as that of the others (Esser 2021, eq. 7).
+
+    others, adversarial: scalars, the lengths of both gradients.
+    Returns a scalar, at most `MOST_ADV_WEIGHT`: the noise of a discriminator that knows nothing is not made loud.
+    Differs: there the gradients are those at the generator's last layer, and the weight is at most 10,000.
+    """
+    least = torch.finfo(adversarial.dtype).tiny
+    return (ratio * others / adversarial.clamp(min=least)).clamp(max=MOST_ADV_WEIGHT)
 
 
 def contrastive_loss(audio, video, clips, frames):

@@ -27,14 +27,14 @@ from experts.guidance import LipExpert
 from experts.lip_reader import load_reader
 from faces.landmarks import LIP_NUMBERS
 from hparams import METHODS, PRESETS, WEIGHTS, add_flags, loss_weights, override, preset, stage_plan
-from losses import adversarial_loss, exact, lips_loss, mouth_loss, pixel_loss
+from losses import balanced_weight, exact, lips_loss, mouth_loss, pixel_loss, verdict_loss
 from media.files import make_folder
 from media.frame import write_picture
-from models import build_generator
+from models import build_discriminator, build_generator
 from models.decoder import PAD
 from models.layers import Norm
-from models.talklip import Discriminator, pick
-from training import TrainState, Validation, to, train
+from models.talklip import pick
+from training import TrainState, Validation, check_flags, to, train
 
 STRIP_ROWS, STRIP_FACES = 6, [2, 5]  # clips of a validation's picture strip, and which of their faces it shows
 MOST_READ = 10  # clips of a validation that the expert reads: all their frames are generated
@@ -46,7 +46,7 @@ def generator_losses(nets, batch, weights, hp, expert=None):
     """Generates a batch's faces, and their losses.
 
     batch: see `data.collate`.  weights: see `loss_weights`; a loss whose weight is 0 costs nothing.
-    Returns fake, (W, T, 3, H, W) in [0, 1], and {name: scalar} of the losses that have a weight.
+    Returns fake, (W, T, 3, H, W) in [0, 1], and {name: scalar} of the losses with a weight.
     """
     generator = nets["generator"]
     speech = generator.encode_audio(batch["audio"], batch["audio_padding"])  # (B, L, D)
@@ -58,7 +58,7 @@ def generator_losses(nets, batch, weights, hp, expert=None):
         "l1": lambda: pixel_loss(fake, real),
         "mouth": lambda: mouth_loss(fake, real, batch["mouth"]),
         "lips": lambda: lips_loss(exact(nets["lips"](speech)), batch["lips"], batch["audio_padding"]),
-        "adv": lambda: adversarial_loss(exact(nets["discriminator"](fake)), True, hp.faithful),
+        "adv": lambda: verdict_loss(nets["discriminator"](fake), hp),
         "lip": lambda: expert.reading_loss(memory, batch, hp.lip_sum),
         "contrastive": lambda: expert.contrastive_loss(generator.project(said), memory, batch, hp.faithful),
     }
@@ -66,9 +66,14 @@ def generator_losses(nets, batch, weights, hp, expert=None):
 
 
 def discriminator_losses(discriminator, fake, real, hp):
-    """How badly real faces are taken for generated ones, and generated for real: {name: scalar}."""
-    pairs = ("d_real", real, True), ("d_fake", fake.detach(), False)
-    return {name: adversarial_loss(exact(discriminator(faces)), wished, hp.faithful) for name, faces, wished in pairs}
+    """How badly real faces are taken for generated ones, and generated for real: {name: scalar}.
+
+    d_gap, which is for the log: the mean verdict on real faces minus that on generated ones, in logits.
+    """
+    on_real, on_fake = discriminator(real), discriminator(fake.detach())
+    pairs = ("d_real", on_real, True), ("d_fake", on_fake, False)
+    losses = {name: verdict_loss(logits, hp, wished) for name, logits, wished in pairs}
+    return losses | {"d_gap": (on_real.mean() - on_fake.mean()).detach()}
 
 
 def shares(batches, hp):
@@ -109,8 +114,13 @@ def add_gradients(state, batch, weights, expert, share):
     with distributed.autocast(batch["face"].device, hp.amp):
         fake, losses = generator_losses(state.nets, batch, weights, hp, expert)
     losses = {name: share[name] * loss for name, loss in losses.items()}
-    losses["total"] = sum(weights[name] * loss for name, loss in losses.items())
-    losses["total"].backward()
+    if hp.adv_ratio and weights["adv"] > 0:
+        others = sum(weights[name] * loss for name, loss in losses.items() if name != "adv")
+        weight = balanced_backward(fake, others, losses["adv"], hp.adv_ratio)
+        losses |= {"adv_weight": share["adv"] * weight, "total": others + weight * losses["adv"]}
+    else:
+        losses["total"] = sum(weights[name] * loss for name, loss in losses.items())
+        losses["total"].backward()
     discriminator.requires_grad_(True)
     if weights["adv"] > 0:
         with distributed.autocast(batch["face"].device, hp.amp):
@@ -118,6 +128,25 @@ def add_gradients(state, batch, weights, expert, share):
         losses |= {name: share[name] * loss for name, loss in judged.items()}
         (losses["d_real"] + losses["d_fake"]).backward()
     return {name: loss.detach() for name, loss in losses.items()}
+
+
+def balanced_backward(fake, others, adversarial, ratio):
+    """Adds the gradients of `others`, and of the adversarial loss times the weight of `adv_ratio`, which is returned.
+
+    Both lengths are those of all processes' faces. The weight is found while the gradient of `others` goes by, so that
+    neither loss is gone through twice.
+    """
+    (pull,) = torch.autograd.grad(adversarial, fake)
+    found = []
+
+    def join(gradient):
+        squares = torch.stack([gradient.square().sum(), pull.square().sum()])
+        found.append(balanced_weight(*distributed.total(squares).sqrt(), ratio))
+        return gradient + found[0] * pull
+
+    fake.register_hook(join)
+    others.backward()
+    return found[0]
 
 
 def train_step(state, batches, expert=None):
@@ -234,7 +263,7 @@ def validate(clips, expert, state, strip):
     """The `Validation` of a run; writes a picture strip."""
     generator, hp = (state.mean or state.nets["generator"]).eval(), state.hp
     scores = pixel_scores(generator, clips, hp, state.device, strip)
-    if expert:
+    if expert and isinstance(clips, GuidedClips):
         scores |= reading_scores(generator, expert, clips, hp, state.device)
     guided = expert is not None and state.step > hp.lip_from
     best = scores["mouth"] - guided  # an error is below 1: best.pt under the expert beats any from before it
@@ -251,7 +280,7 @@ def build(hp, device, facts=None):
     layout = {"device": device, "memory_format": torch.channels_last}
     generator = build_generator(hp).to(**layout)
     lips = torch.nn.Linear(generator.speech_size, LIP_NUMBERS).to(device)
-    nets = {"generator": generator, "discriminator": Discriminator(hp).to(**layout), "lips": lips}
+    nets = {"generator": generator, "discriminator": build_discriminator(hp).to(**layout), "lips": lips}
     mean = copy.deepcopy(generator).requires_grad_(False) if hp.ema else None
     adam = partial(torch.optim.Adam, lr=hp.lr, betas=(hp.beta1, hp.beta2))
     optims = {"generator": adam([*generator.parameters(), *lips.parameters()])}
@@ -323,37 +352,33 @@ def start(args, hp, found, device, expert, reader):
 def clips_of(args, hp, expert):
     """The clips of a run: of the steps before `lip_from`, of those after, and of validation.
 
-    What the later two cannot use is left out of them, and said in a line; under an expert both may be empty.
+    What the later two cannot use is left out of them, and said in a line. Without any that the expert reads, `guided`
+    is empty and validation is of pixels alone. Raises InputError where nothing is left without an expert.
     """
     clips, late = Clips(args.data_root, "train", hp), hp.paced(hp.lip_from)
     clips.check()
-    if expert:
-        shown = expert.tokenizer, expert.hp.roi, expert.hp.longest
-        found = [GuidedClips(args.data_root, split, late, *shown) for split in ("train", "val")]
-    else:
-        found = [Clips(args.data_root, split, late) for split in ("train", "val")]
-    for part, when in zip(found, ("steps from --lip_from on are", "validation is"), strict=True):
-        count, reasons = len(part), part.leave_out(windows=part is found[0])
-        if reasons:
-            first = next(iter(reasons.values()))
-            if len(reasons) == count and not (expert and hp.roi == "own"):
-                raise InputError(f"{part.listed}: none of its clips can be used: {first}")
-            say(f"{part.listed}: {when} without {len(reasons)} of {count} clips, the first: {first}")
+    found = []
+    for split, when in (("train", "steps from --lip_from on are"), ("val", "validation is")):
+        shown = (expert.tokenizer, expert.hp.roi, expert.hp.longest) if expert else ()
+        part = (GuidedClips if expert else Clips)(args.data_root, split, late, *shown)
+        count, reasons = len(part), part.leave_out(windows=split == "train")
+        first = next(iter(reasons.values()), None)
+        if len(reasons) == count and expert and split == "val":
+            distributed.say(f"{part.listed}: the expert reads none of its {count} clips, the first: {first}")
+            part = Clips(args.data_root, split, late)
+        elif len(reasons) == count and not (expert and hp.roi == "own"):
+            raise InputError(f"{part.listed}: none of its clips can be used: {first}")
+        elif reasons:
+            distributed.say(f"{part.listed}: {when} without {len(reasons)} of {count} clips, the first: {first}")
+        found.append(part)
     return clips, *found
-
-
-def say(line):
-    """One line on stderr, from the first process alone."""
-    if not distributed.rank()[0]:
-        print(line, file=sys.stderr)
 
 
 def described(args, found, expert):
     """The preset and the expert of a run in words, and the flags of its published size where it has one."""
-    under = f" under {args.expert}" if expert else ""
+    under, row = f" under {args.expert}" if expert else "", args.row.removeprefix("compact_")
     if found and not hasattr(args, "preset") and args.name != args.row:
         return f"its own knobs{under}"
-    row = args.row.removeprefix("compact_")
     if row not in PRESETS.keys() - {args.row}:
         return f"{args.row}{under}"
     wanted = " --expert FILE" if preset(row).guided else ""
@@ -362,37 +387,41 @@ def described(args, found, expert):
 
 def work(args):
     """Trains the run that the flags describe, and exports it where that is asked for."""
-    for flag in ("workers", "stop"):
-        if (value := getattr(args, flag)) is not None and value < 0:
-            raise InputError(f"--{flag} {value} must be at least 0")
+    check_flags(args)
     check_data_root(args.data_root, "train.py")
     args.row = getattr(args, "preset", METHODS[args.method])
     args.name = args.name or args.row
-    folder = args.runs / args.name
-    hp, found = knobs_of(args, folder / "last.pt")
+    hp, found = knobs_of(args, args.runs / args.name / "last.pt")
     device = distributed.join(torch.device(distributed.device_of(args.device)))
     expert, reader = load_expert(args, hp, device)
     clips, guided, valid = clips_of(args, hp, expert)
-    if expert and (unread := [part.listed for part in (guided, valid) if not len(part)]):
-        say(f"{unread[0]}: --expert {args.expert} can read none of its clips: trained without it")
+    if expert and not len(guided):
+        why = f"{guided.listed}: {args.expert} can read none of its clips"
+        if hasattr(args, "preset") or args.expert != WEIGHTS["expert"]:
+            raise InputError(
+                f"{why}: give an --expert that knows their text, or a row without one, such as base_wo_lip"
+            )
+        distributed.say(f"{why}: trained without it, as {args.name}_unguided")
+        args.name += "_unguided"
+        hp, found = knobs_of(args, args.runs / args.name / "last.pt")
         expert, hp = None, replace(hp, lip_weight=0.0, contrastive_weight=0.0)
         clips, guided, valid = clips_of(args, hp, None)
+    folder = args.runs / args.name
     state = start(args, hp, found, device, expert, reader)
-    say(f"{folder}: {described(args, found, expert)} on {len(clips)} clips, step {state.step} of {state.hp.max_steps}")
-    for line in stage_plan(state.hp):
-        say(line)
-    for path in (args.export, args.export_discriminator):
-        if path:
-            make_folder(path.parent)
-    step = partial(train_step, expert=expert)
-    train(
-        state, folder, args.stop, partial(batches, clips, guided, args.workers), step, partial(validate, valid, expert)
+    distributed.say(
+        f"{folder}: {described(args, found, expert)} on {len(clips)} clips, step {state.step} of {state.hp.max_steps}"
     )
-    if args.export and not distributed.rank()[0]:
-        checkpoint.export(args.export, state.mean or state.nets["generator"], state.hp, step=state.step)
-    if args.export_discriminator and not distributed.rank()[0]:
-        net = state.nets["discriminator"]
-        checkpoint.export(args.export_discriminator, net, state.hp, step=state.step, network="discriminator")
+    for line in stage_plan(state.hp):
+        distributed.say(line)
+    generator, discriminator = state.mean or state.nets["generator"], state.nets["discriminator"]
+    exports = ((args.export, generator, {}), (args.export_discriminator, discriminator, {"network": "discriminator"}))
+    exports = [export for export in exports if export[0] and not distributed.rank()[0]]
+    for path, _, _ in exports:
+        make_folder(path.parent)
+    of_stage, validation = partial(batches, clips, guided, args.workers), partial(validate, valid, expert)
+    train(state, folder, args.stop, of_stage, partial(train_step, expert=expert), validation)
+    for path, net, about in exports:
+        checkpoint.export(path, net, state.hp, step=state.step, **about)
     distributed.leave()
 
 
@@ -410,8 +439,7 @@ def main(argv=None):
     add("--export_discriminator", type=Path, help="and the discriminator here, to go on training with")
     add("--init", type=Path, help="begin with this generator's weights: ours or a published one")
     add("--init_discriminator", type=Path, help="and with this discriminator's")
-    expert = "lip-reading expert: ours, or AV-HuBERT's fine-tuned (default: the compact one in weights/)"
-    add("--expert", default=WEIGHTS["expert"], type=Path, help=expert)
+    add("--expert", default=WEIGHTS["expert"], type=Path, help="lip-reading expert (default: compact, in weights/)")
     add("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     add_flags(parser)
     args = parser.parse_args(argv)

@@ -38,7 +38,7 @@ from models import build_reader
 from models.avhubert import ClusterHead, shuffle_spans, spans
 from models.decoder import PAD
 from models.syncnet import WINDOW
-from training import TrainState, Validation, to, train
+from training import TrainState, Validation, check_flags, to, train
 
 # The losses of a step: each task turns a batch into some
 
@@ -307,14 +307,16 @@ def work(args):
     elif args.init:
         begin_with(objective, args.task, args.init)
     if args.task == "pretrain":
-        path = folder / "clusters.npz"
+        path, older = folder / "clusters.npz", folder / "units.npz"  # the latter of runs of older versions
         with distributed.first_alone():
+            if found and older.is_file() and not path.is_file():
+                older.rename(path)
             if not found and distributed.rank()[0] == 0 and path.is_file():
                 path.unlink()  # of a start with maybe other flags, before any checkpoint
             clips.clusters = valid.clusters = cluster_targets([clips, valid], hp, path, teacher)
     if args.export:
         make_folder(args.export.parent)
-    print(f"{folder}: {args.task}, step {state.step} of {state.hp.max_steps}", file=sys.stderr)
+    distributed.say(f"{folder}: {args.task}, step {state.step} of {state.hp.max_steps}")
     reader = TrainedLipReader(getattr(objective, "reader", None), state.hp, tokenizer, words)
     step, validation = partial(train_step, objective, args.task), partial(validate, objective, args.task, valid, reader)
     train(state, folder, args.stop, partial(batches, clips, args.workers), step, validation)
@@ -323,18 +325,6 @@ def work(args):
         export = (sync if args.task == "sync" else lip_reader).export
         export(args.export, folder / ("best.pt" if validated else "last.pt"))
     distributed.leave()
-
-
-def check(args):
-    """Raises InputError, before any work is done, for flags that would only fail after it."""
-    for flag, least in {"workers": 0, "stop": 1}.items():
-        value = getattr(args, flag, None)
-        if value is not None and value < least:
-            raise InputError(f"--{flag} {value} must be at least {least}")
-    for flag in ("export", "out"):
-        path = getattr(args, flag, None)
-        if path and path.is_dir():
-            raise InputError(f"--{flag} {path} is a folder: name a file in it")
 
 
 def main(argv=None):
@@ -378,7 +368,7 @@ def main(argv=None):
     job = make_tokenizer if args.task == "tokenizer" else work
 
     def checked():
-        check(args)
+        check_flags(args)
         job(args)
 
     return exit_code(parser.prog, checked, if_stopped="stopped; the same command resumes from last.pt")

@@ -17,23 +17,26 @@ from errors import InputError
 from media.files import make_folder, replacing
 from workers import progress_bar
 
-UNWATCHED = {"adv", "d_real", "d_fake", "total", "chance"}  # what may rise in a sound run; all other losses only fall
+UNWATCHED = {"adv", "adv_weight", "d_real", "d_fake", "d_gap", "total", "chance"}  # may rise in a sound run
 MEMORY = 0.98  # decay of the running means
 ENOUGH = 100  # steps before they are judged
 DIVERGED = 3.0  # times the least running mean so far
 SATURATED = 0.003  # nats: the discriminator knows every face, and its gradient is that of one shade of difference
-RISE_FROM = 0.01  # share of the step size that a run begins with, where it rises
+ASLEEP = 0.003  # nats from chance at most: the discriminator may know nothing
+ALIKE = 0.001  # logits between real and generated at most: it knows nothing
+CHANCES = math.log(2), 1.0  # a discriminator's loss where it knows nothing: cross-entropy, hinge
 
 
 def learning_rate(hp, step):
-    """The step size at `step`: a linear rise over `hp.rise_steps`, flat until `hp.fall_step`, then a fall to the end.
+    """The step size at `step`: a linear rise from `hp.rise_from` of it over `hp.rise_steps`, flat, then a fall from
+    `hp.fall_step` to the end.
 
     The fall is exponential, to `hp.last_lr` of the step size; where that is 0, half a cosine.
     """
     rise = min(step / hp.rise_steps, 1) if hp.rise_steps else 1
     share = min(max((step - hp.fall_step) / max(hp.max_steps - hp.fall_step, 1), 0.0), 1.0)
     fall = hp.last_lr**share if hp.last_lr else (1 + math.cos(math.pi * share)) / 2
-    return hp.lr * (RISE_FROM + (1 - RISE_FROM) * rise) * fall
+    return hp.lr * (hp.rise_from + (1 - hp.rise_from) * rise) * fall
 
 
 @dataclass
@@ -90,7 +93,8 @@ class DivergenceGuard:
     """Watches the losses of a run, and how often it went back to an earlier step.
 
     brake: what the step size is multiplied by.  rollbacks: how often the run went back.
-    means, lows, steps: the running mean of each loss, its least so far, and of how many steps they are.
+    means, lows, steps: the running mean of each loss, its least so far, and of how many steps they are.  warned: what
+    `warning` had to say has been said.
     """
 
     brake: float = 1.0
@@ -98,25 +102,44 @@ class DivergenceGuard:
     means: dict = field(default_factory=dict)
     lows: dict = field(default_factory=dict)
     steps: dict = field(default_factory=dict)
+    warned: bool = False
 
     def note(self, losses):
         """Takes the losses of a step into the running means. losses: {name: scalar tensor}."""
         watched = {name: loss for name, loss in losses.items() if name not in UNWATCHED}
         if "d_real" in losses:
             watched["discriminator"] = (losses["d_real"] + losses["d_fake"]) / 2
+        if "d_gap" in losses:
+            watched["gap"] = losses["d_gap"].abs()  # of one at work it comes and goes, also where its mean is 0
         for name, loss in watched.items():
             loss = loss.detach().float()
             old = self.means.get(name, loss).to(loss)
             self.means[name] = torch.lerp(loss, old, MEMORY)
             self.steps[name] = self.steps.get(name, 0) + 1
 
+    def judged(self):
+        """The running means that are of enough steps: {name: number}."""
+        return {name: mean.item() for name, mean in self.means.items() if self.steps[name] >= ENOUGH}
+
+    def warning(self):
+        """What going back would not mend, in words, and only once; else None."""
+        means = self.judged()
+        gap, mean = means.get("gap", math.inf), means.get("discriminator", math.inf)
+        if self.warned or gap > ALIKE or min(abs(mean - chance) for chance in CHANCES) > ASLEEP:
+            return None
+        self.warned = True
+        return (
+            f"the discriminator is asleep: its loss stays at {mean:.4f}, that of chance, and its verdicts on real and "
+            f"generated faces differ by {gap:.1e}, so it teaches nothing. Give the run a new one, or a larger --lr"
+        )
+
     def fault(self):
         """What is wrong with the run, in words, or None."""
-        means = {name: mean.item() for name, mean in self.means.items() if self.steps[name] >= ENOUGH}
+        means = self.judged()
+        if (mean := means.get("discriminator", math.inf)) < SATURATED:
+            return f"the discriminator is saturated: its loss is {mean:.1e}, and its gradient teaches nothing"
         for name, mean in means.items():
-            if name == "discriminator":
-                if mean < SATURATED:
-                    return f"the discriminator is saturated: its loss is {mean:.1e}, and its gradient teaches nothing"
+            if name in ("discriminator", "gap"):
                 continue
             self.lows[name] = min(mean, self.lows.get(name, math.inf))
             if mean > DIVERGED * self.lows[name]:
@@ -125,7 +148,7 @@ class DivergenceGuard:
 
     def rolled_back(self, earlier):
         """The guard of a run that goes back: that of the earlier step, with half the step size of now."""
-        return replace(earlier, brake=self.brake / 2, rollbacks=self.rollbacks + 1)
+        return replace(earlier, brake=self.brake / 2, rollbacks=self.rollbacks + 1, warned=self.warned)
 
 
 @contextmanager
@@ -257,6 +280,16 @@ class Validation(NamedTuple):
     plateau: float = 0.0
 
 
+def check_flags(args):
+    """Raises InputError, before any work is done, for flags of a trainer that would only fail after it."""
+    for flag in ("workers", "stop"):
+        if (value := getattr(args, flag, None)) is not None and value < 0:
+            raise InputError(f"--{flag} {value} must be at least 0")
+    for flag in ("export", "export_discriminator", "out"):
+        if (path := getattr(args, flag, None)) and path.is_dir():
+            raise InputError(f"--{flag} {path} is a folder: name a file in it")
+
+
 def not_finite(losses):
     """The first of a step's losses that is no number, in words, or None."""
     return next((f"{name} is not finite" for name, loss in losses.items() if not loss.isfinite()), None)
@@ -325,6 +358,8 @@ class Log:
             if fault:
                 self.roll_back(fault)
                 return True
+        if logs and (warning := state.guard.warning()):
+            self.say(f"step {state.step}: {warning}")
         if logs:
             self.write(
                 {"step": state.step} | {name: round(loss.item(), 6) for name, loss in losses.items()} | self.speed()
@@ -395,7 +430,7 @@ def train(state, folder, stop, batches, step, validate):
     """
     stop = state.hp.max_steps if stop is None else min(stop, state.hp.max_steps)
     make_folder(folder)
-    if state.step >= stop and distributed.rank()[0] == 0:
+    if state.step >= stop:
         print(
             f"{folder}: step {state.step} is done, nothing is left to do; another --name begins anew", file=sys.stderr
         )

@@ -1,4 +1,4 @@
-"""The networks: `build_generator` and `build_reader` make what knobs ask for."""
+"""The networks: `build_generator`, `build_discriminator` and `build_reader` make what knobs ask for."""
 
 from torch import nn
 
@@ -7,7 +7,7 @@ from models.conformer import EPS, Conformer
 from models.decoder import Decoder, interleaved
 from models.lip_reader import LipReader, WordClassifier
 from models.syncnet import CompactSync
-from models.talklip import TalkLip
+from models.talklip import Discriminator, PatchDiscriminator, TalkLip
 from models.wav2lip import Wav2Lip
 
 CONFORMER_NORMAL = 0.4161, 0.1688  # mean and standard deviation of the grey values it was published with
@@ -16,6 +16,11 @@ CONFORMER_NORMAL = 0.4161, 0.1688  # mean and standard deviation of the grey val
 def build_generator(hp):
     """An untrained generator of the family and size that `hp` says."""
     return {"talklip": TalkLip, "wav2lip": Wav2Lip}[hp.model](hp)
+
+
+def build_discriminator(hp):
+    """An untrained discriminator of the kind and size that `hp` says."""
+    return {"talklip": Discriminator, "patch": PatchDiscriminator}[hp.discriminator](hp)
 
 
 def build_reader(hp, tokens):

@@ -6,7 +6,7 @@ from torch import nn
 
 from models import larger_faces
 from models.avhubert import AVHubert
-from models.layers import ConvLeaky, ConvNorm, Row, UpNorm, build, in_format_of, narrow, skip_channels
+from models.layers import ConvLeaky, ConvNorm, Row, UpNorm, begin, build, in_format_of, narrow, skip_channels
 
 # fmt: off
 SPEECH = (  # table 1, local audio encoder; in: (1, 80, 16), a mel window
@@ -62,6 +62,13 @@ DISCRIMINATOR = (  # table 4 (its caption says audio encoder); in: (3, 48, 96), 
     Row(ConvLeaky, 512, 3,      1, 0,   0,        1),
     Row(ConvLeaky, 512, 1,      1, 0,   0,        1),
     Row(nn.Conv2d,   1, 1,      1, 0,   0,        1),  # Differs: the score is not in the table
+)
+PATCH = (  # in no paper's table: as Isola et al. 2017 have it, with two rows less; in: (3, 48, 48), the mouth
+    #              out  k  s  p  res  size
+    Row(ConvLeaky,  64, 4, 2, 1,   0,   24),
+    Row(ConvLeaky, 128, 4, 2, 1,   0,   12),
+    Row(ConvLeaky, 256, 4, 1, 1,   0,   11),
+    Row(nn.Conv2d,   1, 4, 1, 1,   0,   10),  # a score sees 34x34 px
 )
 # fmt: on
 
@@ -184,17 +191,39 @@ class TalkLip(Generator):
 class Discriminator(nn.Module):
     """Discriminates real from generated mouths (table 4).
 
-    Differs: returns logits, where the published one ends in a sigmoid; the losses put it back.
+    Differs: returns logits, where the published one ends in a sigmoid; the losses put it back. It computes in the type
+    of the faces, whatever autocast asks for: real and generated ones differ by less than what 16 bits can tell.
     """
 
     def __init__(self, hp, table=None):
         super().__init__()
         self.blocks = build(narrow(table or DISCRIMINATORS[hp.face_size], hp.width), cin=3)
+        begin(self.blocks[-1][0], "linear")
+
+    def region(self, faces):
+        """What it sees of (N, 3, H, W) faces: their lower half, (N, 3, H / 2, W)."""
+        return faces[:, :, faces.shape[2] // 2 :]
 
     def forward(self, faces):
-        """faces: (B, T, 3, H, W) in [0, 1], RGB; only the lower half is used. Returns logits (B*T, 1)."""
-        faces = faces.flatten(0, 1)  # (B*T, 3, H, W)
-        x = in_format_of(self.blocks[0][0].conv.weight, faces[:, :, faces.shape[2] // 2 :])
-        for block in self.blocks:
-            x = block(x)
+        """faces: (B, T, 3, H, W) in [0, 1], RGB; only `region` is used. Returns (B*T, N) logits, here 1 a face."""
+        x = in_format_of(self.blocks[0][0].conv.weight, self.region(faces.flatten(0, 1)))
+        with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):
+            for block in self.blocks:
+                x = block(x)
         return x.flatten(1)  # (B*T, 1)
+
+
+class PatchDiscriminator(Discriminator):
+    """Discriminates real from generated patches of the mouth: whether it is sharp, not whether it is a mouth.
+
+    Differs: not in the papers, whose discriminator has one verdict for a whole half face. Without norms: with batch
+    norm faces would judge each other. Its loss is `hinge_loss`.
+    """
+
+    def __init__(self, hp, table=PATCH):
+        super().__init__(hp, table)
+
+    def region(self, faces):
+        """What it sees of (N, 3, H, W) faces: the middle of their lower half, (N, 3, H / 2, W / 2)."""
+        side = faces.shape[3] // 4
+        return super().region(faces)[..., side:-side]

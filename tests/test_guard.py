@@ -111,6 +111,37 @@ def test_a_discriminator_that_is_too_sure_is_named():
     assert "discriminator is saturated" in guard.fault()
 
 
+def asleep(guard):
+    return bool(guard.warning())
+
+
+def test_a_discriminator_that_sleeps_is_named_once_and_is_no_fault():
+    guard = DivergenceGuard()
+    note(guard, ENOUGH - 1, d_real=0.692, d_fake=0.694, d_gap=1e-5)
+    assert guard.warning() is None, "too few to judge"
+    note(guard, 1, d_real=0.692, d_fake=0.694, d_gap=1e-5)
+    assert guard.fault() is None and "discriminator is asleep: its loss stays at 0.6930" in guard.warning()
+    again = DivergenceGuard(**asdict(guard))
+    assert guard.warning() is None and again.warning() is None, "it has been said, also to a run that is resumed"
+    assert guard.rolled_back(DivergenceGuard()).warned
+
+
+def test_a_discriminator_that_is_awake_is_not_said_to_sleep():
+    at_odds, learning = DivergenceGuard(), DivergenceGuard()
+    for k in range(200):  # evenly matched: now right, now wrong
+        note(at_odds, 1, d_real=0.69, d_fake=0.69, d_gap=0.1 * (-1) ** k)
+    note(learning, 200, d_real=0.5, d_fake=0.6, d_gap=0.5)
+    assert not asleep(at_odds) and not asleep(learning)
+    note(learning, 900, d_real=0.693, d_fake=0.693, d_gap=-1e-4)
+    assert asleep(learning), "it has fallen asleep"
+    patches = DivergenceGuard()
+    note(patches, ENOUGH, d_real=0.8, d_fake=1.2, d_gap=0.0005)
+    assert asleep(patches), "chance is 1 with a hinge"
+    none = DivergenceGuard()
+    note(none, 200, l1=0.1)
+    assert none.fault() is None and none.warning() is None
+
+
 def test_going_back_halves_the_step_size_and_knows_what_a_sound_run_is():
     early = DivergenceGuard()
     note(early, ENOUGH, l1=0.02)

@@ -6,7 +6,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from losses import adversarial_loss, cluster_loss, ctc_loss, lips_loss, mouth_loss, pixel_loss, reading_loss
+from hparams import HParams
+from losses import (
+    MOST_ADV_WEIGHT,
+    adversarial_loss,
+    balanced_weight,
+    cluster_loss,
+    ctc_loss,
+    hinge_loss,
+    lips_loss,
+    mouth_loss,
+    pixel_loss,
+    reading_loss,
+    verdict_loss,
+)
 
 torch.set_num_threads(1)
 
@@ -63,6 +76,33 @@ def test_adversarial_loss_has_a_gradient_however_sure_the_discriminator_is():
     loss = adversarial_loss(logits, real=True)
     loss.backward()
     assert loss.item() == 200 and logits.grad.item() == -1
+
+
+def test_hinge_loss_asks_for_a_margin_of_1():
+    logits = torch.tensor([[-2.0, -0.5, 0.5, 2.0]])
+    assert hinge_loss(logits, real=True).item() == pytest.approx((3 + 1.5 + 0.5 + 0) / 4)
+    assert hinge_loss(logits, real=False).item() == pytest.approx((0 + 0.5 + 1.5 + 3) / 4)
+    assert hinge_loss(logits + 1).item() == -1, "the generator's: higher is better, without end"
+
+
+def test_each_kind_of_discriminator_has_its_loss():
+    logits, (whole, patch) = torch.tensor([[0.25]]), (HParams(discriminator=kind) for kind in ("talklip", "patch"))
+    for real in (True, False):
+        assert verdict_loss(logits, whole, real) == adversarial_loss(logits, real)
+        assert verdict_loss(logits, patch, real) == hinge_loss(logits, real)
+    assert verdict_loss(logits, whole) == adversarial_loss(logits, True) and verdict_loss(logits, patch) == -0.25
+
+
+def test_the_balanced_weight_makes_a_gradient_a_share_of_another():
+    for others, adversarial, ratio, wanted in (
+        (3.0, 0.5, 0.1, 0.6),
+        (3.0, 6.0, 2.0, 1.0),
+        (3.0, 1e-6, 0.1, MOST_ADV_WEIGHT),
+        (3.0, 0.0, 0.1, MOST_ADV_WEIGHT),
+        (0.0, 0.0, 0.1, 0.0),
+    ):
+        found = balanced_weight(torch.tensor(others), torch.tensor(adversarial), ratio)
+        assert found.item() == pytest.approx(wanted), (others, adversarial, ratio)
 
 
 def test_lips_loss_is_the_smooth_absolute_error_of_the_frames_that_are_there():

@@ -5,11 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from filling import difference, faces, filled, normal, uniform
 from make_golden import GOLDEN, golden, narrow_hparams, speech_input
 
 from hparams import HParams, preset
-from models import build_generator
+from losses import pixel_loss, verdict_loss
+from models import build_discriminator, build_generator
 from models.avhubert import AVHubert, ClusterHead, shuffle_spans, spans
 from models.layers import Pointwise, narrow
 from models.lip_reader import WordClassifier
@@ -19,10 +21,12 @@ from models.talklip import (
     DISCRIMINATORS,
     ENCODER,
     FACES,
+    PATCH,
     SPEECH,
     TO_RGB,
     Discriminator,
     LocalSpeech,
+    PatchDiscriminator,
     TalkLip,
 )
 from models.wav2lip import Wav2Lip
@@ -65,6 +69,23 @@ def test_every_row_of_the_local_audio_encoder_has_the_size_its_table_says():
 def test_every_row_of_the_discriminator_has_the_size_its_table_says(px, table):
     net = Discriminator(replace(LOCAL, face_size=px))
     assert sizes_of(net.blocks, net, torch.zeros(1, 1, 3, px, px)) == sizes_in(narrow(table, WIDTH))
+
+
+def test_every_row_of_the_patch_discriminator_has_the_size_its_table_says():
+    net = PatchDiscriminator(LOCAL)
+    assert sizes_of(net.blocks, net, torch.zeros(1, 1, 3, 96, 96)) == sizes_in(narrow(PATCH, WIDTH))
+
+
+def test_a_patch_score_sees_34_px_and_the_mouth_alone():
+    judge, face = filled(PatchDiscriminator(LOCAL)).eval(), torch.rand(1, 1, 3, 96, 96, requires_grad=True)
+    scores = judge(face)
+    assert scores.shape == (1, 100)
+    (seen,) = torch.autograd.grad(scores.view(10, 10)[5, 5], face, retain_graph=True)
+    rows, columns = (seen[0, 0].abs().sum((0, other)).nonzero().flatten() for other in (2, 1))
+    assert (len(rows), len(columns)) == (34, 34)
+    (seen,) = torch.autograd.grad(scores.sum(), face)
+    rows, columns = (seen[0, 0].abs().sum((0, other)).nonzero().flatten().tolist() for other in (2, 1))
+    assert (rows, columns) == (list(range(48, 96)), list(range(24, 72)))
 
 
 def parameters(model):
@@ -145,6 +166,31 @@ def test_each_face_says_the_row_that_frames_names():
 
 
 @torch.no_grad()
+def different_faces(count, px=96):
+    """Smooth pictures as unlike as faces are, and what a generator would make of them: (count, 1, 3, px, px) each."""
+    torch.manual_seed(0)
+    coarse = 0.5 + 0.1 * torch.randn(count, 3, 12, 12)
+    real = F.interpolate(coarse, (px, px), mode="bicubic").clamp(0, 1)
+    return real[:, None], F.avg_pool2d(real, 3, 1, 1)[:, None]
+
+
+@pytest.mark.parametrize("width", [1.0, 0.5, WIDTH])
+@pytest.mark.parametrize("kind", ["talklip", "patch"])
+def test_an_untrained_discriminator_tells_faces_apart_and_pulls_at_their_pixels(kind, width):
+    real, fake = different_faces(6)
+    torch.manual_seed(1)
+    hp = replace(LOCAL, width=width, discriminator=kind)
+    judge = build_discriminator(hp)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        verdicts = judge(real).mean(1)
+    assert verdicts.dtype == torch.float32 and verdicts.std() > 1e-3, "torch's own first weights: 1e-7"
+    assert verdicts.unique().numel() == len(real) and verdicts.abs().max() < 3
+    fake.requires_grad_()
+    (pulled,) = torch.autograd.grad(verdict_loss(judge(fake), hp), fake)
+    (wanted,) = torch.autograd.grad(pixel_loss(fake, real), fake)
+    assert 0.1 < pulled.norm() / wanted.norm() < 1000, "torch's own first weights: 2e-4"
+
+
 def test_discriminator_takes_the_lower_half_only():
     judge, face = filled(Discriminator(LOCAL)).eval(), torch.rand(1, 2, 3, 96, 96)
     other = face.clone()

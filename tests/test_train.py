@@ -15,11 +15,12 @@ from small_runs import CPU, command, flags_of, flat, go, gradients, metrics, sti
 
 import checkpoint
 import train
+import training
 from data import Clips, collate
 from hparams import HParams, loss_weights, preset, stage_plan
 from losses import adversarial_loss, mouth_loss, pixel_loss
 from media.clip import Clip
-from train import build, set_stage, train_step
+from train import balanced_backward, build, set_stage, train_step
 from training import learning_rate, open_log
 
 torch.set_num_threads(1)
@@ -147,6 +148,32 @@ def test_each_network_gets_the_gradient_of_its_own_losses_and_no_other(data_root
     assert {"d_real", "d_fake", "grad_norm"} <= losses.keys() and not losses["total"].requires_grad
 
 
+def test_the_adversarial_gradient_is_a_share_of_the_others_by_hand():
+    place = torch.tensor([1.0, 1.0], requires_grad=True)
+    fake = 1 * place
+    others = 3 * fake[0] + 4 * fake[1] + 10 * place[0]  # at the pixels (3, 4), and 10 that go round them
+    weight = balanced_backward(fake, others, 2 * fake[1], ratio=0.5)
+    assert weight.item() == pytest.approx(0.5 * 5 / 2)
+    assert place.grad.tolist() == pytest.approx([3 + 10, 4 + 1.25 * 2])
+
+
+@pytest.mark.parametrize("kind", ["talklip", "patch"])
+def test_a_step_by_ratio_is_that_of_the_weight_it_finds(data_root, kind):
+    hp = replace(HP, audio_from=0, audio_train_layers=0, clip_norm=0.0, lr=0.0, adv_from=0, ema=0.0)
+    hp, batch = replace(hp, adv_ratio=0.5, discriminator=kind), batch_of(data_root, HP)
+    state = stilled(build(hp, CPU), 9)
+    losses = train_step(state, [batch])
+    found, weight = gradients(state.nets), losses["adv_weight"].item()
+    plain = stilled(build(replace(hp, adv_ratio=0.0, adv_weight=weight), CPU), 9)
+    wanted = train_step(plain, [batch])
+    expected = gradients(plain.nets)
+    assert 0 < weight < 100 and found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5)  # 0 before a norm, but for rounding
+    assert losses["total"].item() == pytest.approx(wanted["total"].item(), rel=1e-5)
+    assert "adv_weight" not in wanted and losses["d_gap"].item() == pytest.approx(wanted["d_gap"].item(), abs=1e-6)
+
+
 def test_a_weight_of_0_costs_nothing_and_leaves_the_discriminator_alone(data_root):
     only = {f"{name}_weight": 0.0 for name in loss_weights(HP, 0)} | {"l1_weight": 1.0}
     state, batch = build(replace(HP, **only, adv_from=0, lip_from=0), CPU), batch_of(data_root, HP)
@@ -184,6 +211,24 @@ def test_a_resumed_run_is_the_same_run(data_root, tmp_path):
         assert found.keys() == wanted.keys()
         assert [name for name in wanted if found[name] != wanted[name]] == []
         assert metrics(folder) == metrics(tmp_path / "whole")
+
+
+def test_a_resumed_run_by_ratio_and_patches_is_the_same_run(data_root, tmp_path):
+    hp = replace(HP, adv_from=0, adv_ratio=0.3, discriminator="patch", max_steps=3)
+    go(data_root, tmp_path / "whole", 3, hp)
+    go(data_root, tmp_path / "parts", 2, hp)
+    go(data_root, tmp_path / "parts", 3, hp, path=tmp_path / "parts" / "last.pt")
+    whole, parts = (flat(checkpoint.load(tmp_path / name / "last.pt")) for name in ("whole", "parts"))
+    assert whole == parts and metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
+
+
+def test_a_discriminator_that_sleeps_is_said_once(data_root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "ENOUGH", 1)
+    monkeypatch.setattr(training, "ASLEEP", 1e9)
+    monkeypatch.setattr(training, "ALIKE", 1e9)
+    go(data_root, tmp_path, 4, HP)
+    assert capsys.readouterr().err.count("step 2: the discriminator is asleep") == 1
+    assert metrics(tmp_path)[-1]["step"] == 4
 
 
 def test_a_run_goes_through_its_stages(data_root, tmp_path):

@@ -267,7 +267,7 @@ def test_faults_of_files_and_flags_are_one_line(command, told, tmp_path):
 
 BEFORE = {  # faults that are told before anything is done
     "--workers -1 must be at least 0": ["--workers=-1"],
-    "--stop 0 must be at least 1": ["--stop=0"],
+    "--stop -1 must be at least 0": ["--stop=-1"],
     "is a folder: name a file in it": ["--export", "{}"],
     "File exists": ["--export", "{}/file/reader.safetensors"],
     "Not a directory": ["--runs", "{}/file"],
