@@ -161,9 +161,8 @@ def train_step(state, batches, expert=None):
     parts = zip(batches, shares(batches, state.hp), strict=True)
     found = [add_gradients(state, batch, weights, expert, share) for batch, share in parts]
     losses = {name: sum(each[name] for each in found) for name in found[0]}
-    # As published, `clip_norm` is the generator's: the lips' head, which no paper has, is not in it.
     stepped = ["generator", "discriminator"] if weights["adv"] > 0 else ["generator"]
-    return state.end_step(losses, state.nets["generator"].parameters(), stepped)
+    return state.end_step(losses, state.nets["generator"].parameters(), stepped)  # the lips' head is not clipped
 
 
 def set_stage(generator, hp, step):
@@ -352,8 +351,8 @@ def start(args, hp, found, device, expert, reader):
 def clips_of(args, hp, expert):
     """The clips of a run: of the steps before `lip_from`, of those after, and of validation.
 
-    What the later two cannot use is left out of them, and said in a line. Without any that the expert reads, `guided`
-    is empty and validation is of pixels alone. Raises InputError where nothing is left without an expert.
+    What the later two cannot use is left out and said. Without any that the expert reads, those after are none and
+    validation is of pixels alone. Raises InputError where nothing is left without an expert.
     """
     clips, late = Clips(args.data_root, "train", hp), hp.paced(hp.lip_from)
     clips.check()
@@ -395,7 +394,7 @@ def work(args):
     device = distributed.join(torch.device(distributed.device_of(args.device)))
     expert, reader = load_expert(args, hp, device)
     clips, guided, valid = clips_of(args, hp, expert)
-    if expert and not len(guided):
+    if not len(guided):
         why = f"{guided.listed}: {args.expert} can read none of its clips"
         if hasattr(args, "preset") or args.expert != WEIGHTS["expert"]:
             raise InputError(
