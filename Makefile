@@ -27,7 +27,7 @@ demo: setup
 
 # One thread a process: with more, two processes on two cores spin and wait for each other.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(CORES) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(CORES) --dist worksteal
 
 lint: setup
 	$(BIN)/ruff check .

@@ -183,7 +183,7 @@ def in_words(clip):
 
 
 def sample(clip, frames, identity, hp, about, augmentation, heard=None):
-    """What a generator is given and should draw, for chosen frames of a clip.
+    """The inputs and the target of a generator for chosen frames of a clip.
 
     frames, identity: (T,) the frames to draw, and those that show what the person looks like.
     augmentation: how the pictures of this sample are altered: all in geometry and colour, the inputs in sharpness too.
@@ -218,7 +218,7 @@ def sample(clip, frames, identity, hp, about, augmentation, heard=None):
 
 
 def generator_input(face, identity):
-    """What a generator sees of a face: the pose prior, which is the face with its lower half black, and the identity.
+    """The face input of a generator: the pose prior, which is the face with its lower half black, and the identity.
 
     face, identity: (T, 3, H, W) in [0, 1], RGB. Returns (T, 6, H, W).
     """
@@ -228,7 +228,7 @@ def generator_input(face, identity):
 
 
 def audio_features(clip, frames, speech, heard=None):
-    """What the audio encoder `speech` takes to generate chosen frames, and the row of it that each of them says.
+    """The input of the audio encoder `speech` for chosen frames, and the row of it that each of them says.
 
     frames: (T,).  heard: a `SoundAugmentation`; what it alters has features of its own, instead of the stored ones.
     Returns (L, 104) and (T,) for "global"; mel windows (T, 1, 80, 16) and 0 to T - 1 for "local".

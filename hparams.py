@@ -28,7 +28,7 @@ def knob(default, note, choices=None, least=0, most=None, since=None):
 
 
 class Knobs:
-    """What every set of knobs can do: check each value against its choices or bounds; `presets` are its named rows."""
+    """Base of every set of knobs: checks each value against its choices or bounds; `presets` are its named rows."""
 
     presets: ClassVar = {}
     faithful: ClassVar = False  # what all runs can be asked for and only some have as a knob

@@ -61,7 +61,7 @@ def hinge_loss(logits, real=None):
 
 
 def verdict_loss(logits, hp, real=None):
-    """What a discriminator's verdicts lack of what they should be, by the loss of its kind.
+    """The loss of a discriminator's verdicts, by its kind.
 
     hp: has `discriminator`, its kind, and `faithful`.  logits, real: as above; None: of what the generator wants.
     """

@@ -1,4 +1,4 @@
-"""Trains a generator: pixel losses and a discriminator, then, in stages, a lip-reading expert that reads what it draws.
+"""Trains a generator: pixel losses and a discriminator, then, in stages, a lip-reading expert that reads its faces.
 
 python train.py --data_root data/grid
 python train.py --data_root data/lrs2 --preset talklip_g_c --name lrs2_g_c --expert lip_expert.pt
@@ -66,7 +66,7 @@ def generator_losses(nets, batch, weights, hp, expert=None):
 
 
 def discriminator_losses(discriminator, fake, real, hp):
-    """How badly real faces are taken for generated ones, and generated for real: {name: scalar}.
+    """Losses of the discriminator's verdicts on real and on generated faces: {name: scalar}.
 
     d_gap, which is for the log: the mean verdict on real faces minus that on generated ones, in logits.
     """
@@ -77,12 +77,11 @@ def discriminator_losses(discriminator, fake, real, hp):
 
 
 def shares(batches, hp):
-    """What each batch's losses are multiplied by, to make up the losses of all batches of all processes joined.
+    """Factors of each batch's losses that make up the losses of all batches of all processes joined.
 
-    The sum over batches, and the mean over processes, of what is multiplied is then the joined loss: for a mean over
-    faces, pixels, rows or tokens in the measure of how many of them a batch has. Contrastive losses compare the faces
-    of one batch, of all processes: theirs is the mean of those of the batches.
-    Returns {name: scalar} for each batch; any other loss is taken for a mean over faces.
+    A mean over faces, pixels, rows or tokens counts by how many of them a batch has; contrastive losses, which compare
+    the faces of one batch, of all processes, count alike. Any other loss is taken for a mean over faces.
+    Returns {name: scalar} for each batch.
     """
 
     def counts(batch):
@@ -233,9 +232,9 @@ def pixel_scores(generator, clips, hp, device, strip=None):
 
 @torch.no_grad()
 def reading_scores(generator, expert, clips, hp, device):
-    """How well the expert reads validation clips of which every frame is generated: means over clips.
+    """Scores of the expert on validation clips of which every frame is generated: means over clips.
 
-    lip: its loss, in nats per token.  token_error: the share of tokens that it gets wrong, told those before.
+    lip: its loss, in nats per token.  token_error: the share of tokens that it gets wrong, given those before.
     """
     found = []
     for i in evenly(len(clips), min(hp.valid_clips, MOST_READ)):
@@ -351,8 +350,8 @@ def start(args, hp, found, device, expert, reader):
 def clips_of(args, hp, expert):
     """The clips of a run: of the steps before `lip_from`, of those after, and of validation.
 
-    What the later two cannot use is left out and said. Without any that the expert reads, those after are none and
-    validation is of pixels alone. Raises InputError where nothing is left without an expert.
+    What the later two cannot use is left out and said. Where validation has none that the expert reads, it is of pixels
+    alone. Where training has none, that is refused, but if nobody has asked for the expert or a row that has one.
     """
     clips, late = Clips(args.data_root, "train", hp), hp.paced(hp.lip_from)
     clips.check()
@@ -365,12 +364,17 @@ def clips_of(args, hp, expert):
         if len(reasons) == count and expert and split == "val":
             distributed.say(f"{part.listed}: the expert reads none of its {count} clips, the first: {first}")
             part = Clips(args.data_root, split, late)
-        elif len(reasons) == count and not (expert and hp.roi == "own"):
+        elif len(reasons) == count and not (expert and is_bare(args)):
             raise InputError(f"{part.listed}: none of its clips can be used: {first}")
         elif reasons:
             distributed.say(f"{part.listed}: {when} without {len(reasons)} of {count} clips, the first: {first}")
         found.append(part)
     return clips, *found
+
+
+def is_bare(args):
+    """Whether the expert is there by default: nobody asked for it, or for a row that has one."""
+    return not hasattr(args, "preset") and args.expert == WEIGHTS["expert"]
 
 
 def described(args, found, expert):
@@ -395,12 +399,7 @@ def work(args):
     expert, reader = load_expert(args, hp, device)
     clips, guided, valid = clips_of(args, hp, expert)
     if not len(guided):
-        why = f"{guided.listed}: {args.expert} can read none of its clips"
-        if hasattr(args, "preset") or args.expert != WEIGHTS["expert"]:
-            raise InputError(
-                f"{why}: give an --expert that knows their text, or a row without one, such as base_wo_lip"
-            )
-        distributed.say(f"{why}: trained without it, as {args.name}_unguided")
+        distributed.say(f"{guided.listed}: the expert reads none of its clips: trained as {args.name}_unguided")
         args.name += "_unguided"
         hp, found = knobs_of(args, args.runs / args.name / "last.pt")
         expert, hp = None, replace(hp, lip_weight=0.0, contrastive_weight=0.0)

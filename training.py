@@ -122,7 +122,7 @@ class DivergenceGuard:
         return {name: mean.item() for name, mean in self.means.items() if self.steps[name] >= ENOUGH}
 
     def warning(self):
-        """What going back would not mend, in words, and only once; else None."""
+        """A fault that going back would not mend, in words, and only once; else None."""
         means = self.judged()
         gap, mean = means.get("gap", math.inf), means.get("discriminator", math.inf)
         if self.warned or gap > ALIKE or min(abs(mean - chance) for chance in CHANCES) > ASLEEP:
@@ -134,7 +134,7 @@ class DivergenceGuard:
         )
 
     def fault(self):
-        """What is wrong with the run, in words, or None."""
+        """A fault of the run, in words, or None."""
         means = self.judged()
         if (mean := means.get("discriminator", math.inf)) < SATURATED:
             return f"the discriminator is saturated: its loss is {mean:.1e}, and its gradient teaches nothing"
@@ -270,7 +270,7 @@ def average(mean, net, decay):
 
 
 class Validation(NamedTuple):
-    """What a validation found. scores: {name: number}, for the log.  score: the less, the better: best.pt has the best.
+    """Findings of a validation. scores: {name: number}, for the log.  score: the less, the better, for best.pt.
 
     plateau: the loss whose plateau ends a stage, see `Plateaus`.
     """
@@ -312,7 +312,7 @@ def open_log(path, step):
 
 
 class Log:
-    """What is kept of a run while it goes: metrics.jsonl, validations, checkpoints, the progress bar.
+    """The record of a run while it goes: metrics.jsonl, validations, checkpoints, the progress bar.
 
     Of many processes the first alone writes, and all of them learn what follows from it.
     folder: where the run is kept.  stop: the step at which it ends.  validate: function of the state and a path for a
@@ -375,7 +375,7 @@ class Log:
         return changed or state.plateaus.over
 
     def speed(self):
-        """How fast the steps since the last call were, and the share of the time that was spent waiting for data."""
+        """Speed of the steps since the last call, and the share of the time that was spent waiting for data."""
         took, self.since = time.perf_counter() - self.since, time.perf_counter()
         rate = round(self.frames * distributed.rank()[1] / took, 1)
         found = {"frames_a_second": rate, "waiting": round(self.idle_s / took, 4)}

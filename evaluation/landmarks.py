@@ -87,7 +87,7 @@ def correlation(values, real):
 
 
 def articulation(openings, real):
-    """How far a mouth opens against the real one: {measure: (sum, weight)}, see `bootstrap.estimate`.
+    """Opening of a mouth against the real one's: {measure: (sum, weight)}, see `bootstrap.estimate`.
 
     openings, real: (T,) of a clip, in eye distances.
     The correlation counts once a clip. Slope (covariance by the real variance: that of the line that tells the opening

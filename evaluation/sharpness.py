@@ -26,7 +26,7 @@ FACTS = {"frames": Column("frames", 0), "face_px": Column("face, px wide", 0)}
 
 
 def followed(video, count):
-    """Where the largest face of each shot lies, steady over time: {frame number: (468, 2) px}.
+    """The place of the largest face of each shot, steady over time: {frame number: (468, 2) px}.
 
     video: a `FaceVideo`, searched in its first `count` frames. Raises InputError where no face is found.
     """

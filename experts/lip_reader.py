@@ -36,7 +36,7 @@ class TrainedLipReader:
 
     @property
     def device(self):
-        """Where the network computes; a network without weights is on the processor."""
+        """The device of the network; a network without weights is on the processor."""
         return next((weight.device for weight in self.net.parameters()), torch.device("cpu"))
 
 
@@ -77,7 +77,7 @@ def load_reader(path, whole=True, roi=None):
 
 
 def from_checkpoint(path, whole):
-    """What our file, or the published Conformer's, holds: (weights, a `TrainedLipReader` that has no network yet)."""
+    """Contents of our file or the published Conformer's: (weights, a `TrainedLipReader` that has no network yet)."""
     try:
         state, about = archive.read(path)
     except InputError as error:
@@ -100,7 +100,7 @@ def from_checkpoint(path, whole):
 
 
 def from_fairseq(path, whole):
-    """What AV-HuBERT's published file holds: (weights, a `TrainedLipReader` that has no network yet)."""
+    """Contents of AV-HuBERT's published file: (weights, a `TrainedLipReader` that has no network yet)."""
     file = read_fairseq(path)
     fine_tuned = is_fine_tuned(file.model)
     try:

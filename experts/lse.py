@@ -152,7 +152,7 @@ class Scorer:
 
     @property
     def about(self):
-        """What a report must carry: the model's name, its kind, its sha256, the protocol."""
+        """Facts that a report must carry: the model's name, its kind, its sha256, the protocol."""
         return {"name": self.sync.name, "protocol": self.protocol, **self.sync.about}
 
     def __call__(self, frames, wav, clip=None):

@@ -29,7 +29,7 @@ SAMPLES, COLUMNS = audio.RATE // FPS, 4  # of sound and of cepstra, in a frame
 
 
 class Score(NamedTuple):
-    """How a clip's lips and sound fit.
+    """Fit of a clip's lips and sound.
 
     offset: frames; positive: the picture is late (its sound comes before it), negative: the sound is late.
     c: confidence, the median of the mean distances at all offsets less the smallest.  d: the smallest.
@@ -85,7 +85,7 @@ class Sync:
 
     @property
     def device(self):
-        """Where the network computes; a network without weights is on the processor."""
+        """The device of the network; a network without weights is on the processor."""
         return next((weight.device for weight in self.net.parameters()), torch.device("cpu"))
 
 

@@ -79,7 +79,10 @@ class DecoderBlock(nn.Module):
         return self.attend(x + self.out(y.reshape(x.shape)), memory, attended), past
 
     def attend(self, x, memory, attended):
-        """What follows self-attention: x, (B, N, D), is N places of a sentence or the newest place of N sentences."""
+        """The part of a block after self-attention.
+
+        x: (B, N, D), N places of a sentence or the newest place of N sentences.
+        """
         dropout = self.dropout if self.training else 0.0
         (query,) = self.split(self.query(self.norm2(x)), 1)  # (B, heads, N, D/heads)
         y = F.scaled_dot_product_attention(query, *memory, attn_mask=attended, dropout_p=dropout)

@@ -201,7 +201,7 @@ class Discriminator(nn.Module):
         begin(self.blocks[-1][0], "linear")
 
     def region(self, faces):
-        """What it sees of (N, 3, H, W) faces: their lower half, (N, 3, H / 2, W)."""
+        """The part of (N, 3, H, W) faces that is judged: their lower half, (N, 3, H / 2, W)."""
         return faces[:, :, faces.shape[2] // 2 :]
 
     def forward(self, faces):
@@ -224,6 +224,6 @@ class PatchDiscriminator(Discriminator):
         super().__init__(hp, table)
 
     def region(self, faces):
-        """What it sees of (N, 3, H, W) faces: the middle of their lower half, (N, 3, H / 2, W / 2)."""
+        """The part of (N, 3, H, W) faces that is judged: the middle of their lower half, (N, 3, H / 2, W / 2)."""
         side = faces.shape[3] // 4
         return super().region(faces)[..., side:-side]

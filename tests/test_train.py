@@ -63,7 +63,7 @@ def test_losses_join_at_their_step():
 
 def test_the_step_size_rises_stays_and_falls():
     hp = HParams(lr=2.0, warmup=4, max_steps=100, decay_from=0.5)
-    assert [learning_rate(hp, step) for step in range(6)] == pytest.approx([0.02, 0.515, 1.01, 1.505, 2.0, 2.0])
+    assert [learning_rate(hp, step) for step in range(6)] == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0, 2.0])
     assert learning_rate(hp, 50) == 2.0 and learning_rate(hp, 75) == pytest.approx(1.0)
     assert learning_rate(hp, 60) == pytest.approx(1 + math.cos(math.pi / 5))
     assert 0 < learning_rate(hp, 99) < 0.01 and learning_rate(hp, 100) == 0
@@ -239,7 +239,7 @@ def test_a_run_goes_through_its_stages(data_root, tmp_path):
         assert {name[: len("blocks.1")] for name in now if not torch.equal(now[name], start[name])} == trained
         assert {group["lr"] for optim in state.optims.values() for group in optim.param_groups} == {HP.lr}
     warming = go(data_root, tmp_path / "1", 1, HP)
-    assert {group["lr"] for optim in warming.optims.values() for group in optim.param_groups} == {HP.lr / 100}
+    assert {group["lr"] for optim in warming.optims.values() for group in optim.param_groups} == {HP.lr / HP.warmup}
 
 
 def test_the_log_is_json_lines_and_a_validation_writes_a_strip(data_root, tmp_path):

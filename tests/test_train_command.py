@@ -7,13 +7,14 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 from conftest import SPOKEN, retell, write_spoken_root
-from small_experts import GUIDED, expert, reader, write_expert
+from small_experts import GUIDED, expert, write_expert
 from small_runs import command, flags_of, flat, metrics
 
 import checkpoint
 import train
 from corpora.data_root import check_data_root
 from errors import InputError
+from experts.lip_reader import load_reader
 from hparams import METHODS, WEIGHTS, preset
 
 torch.set_num_threads(1)
@@ -177,24 +178,42 @@ def test_what_is_left_out_is_left_out_of_guided_steps_alone(root):
     assert [path.stem for path in guided.paths] == ["one"] and len(guided[7]["roi"]) == 24
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_where_the_expert_can_read_no_clip_the_run_is_trained_without_it(root, tmp_path, capsys, split):
+def test_an_expert_that_is_asked_for_and_reads_no_clip_is_refused(root, tmp_path, capsys):
     path = write_expert(tmp_path / "expert.pt", root)
-    silence(root, split)
-    for stop in (1, 6):
-        assert command(root, tmp_path, *(FLAGS if stop == 1 else ()), "--expert", path, f"--stop={stop}") == 0
-        said = capsys.readouterr().err
-        told = f"{split}.txt: --expert {path} can read none of its clips: trained without it" in said
-        assert told == (stop == 1) and "lip-reading loss" not in said
-        if stop == 1:  # nothing trains it before step 2
-            theirs = reader(root).net.encoder.state_dict()
-            generator, hp, _ = checkpoint.load_generator(tmp_path / "tiny" / "last.pt")
-            assert all(torch.equal(value, theirs[name]) for name, value in generator.speech.state_dict().items())
-            assert (hp.lip_weight, hp.contrastive_weight) == (0, 0)
+    silence(root, "train")
+    assert command(root, tmp_path, *FLAGS, "--expert", path, "--stop=1") == 1
+    assert "train.txt: none of its clips can be used: " in last_line(capsys) and not (tmp_path / "tiny").exists()
+
+
+def test_validation_is_of_pixels_where_the_expert_reads_none_of_it(root, tmp_path, capsys):
+    path = write_expert(tmp_path / "expert.pt", root)
+    silence(root, "val")
+    assert command(root, tmp_path, *FLAGS, "--expert", path) == 0
+    assert "val.txt: the expert reads none of its 2 clips, the first: " in capsys.readouterr().err
     lines = metrics(tmp_path / "tiny")
-    assert not any("lip" in line for line in lines)
-    assert [line["valid"].keys() for line in lines if "valid" in line] == [{"l1", "mouth"}]
-    assert checkpoint.load(tmp_path / "tiny" / "last.pt")["expert"] is None
+    assert any("lip" in line for line in lines)
+    assert [line["valid"].keys() for line in lines if "valid" in line][-1] == {"l1", "mouth"}
+
+
+def test_the_bare_command_trains_without_the_expert_where_it_reads_no_clip(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    silence(root, "train")
+    argv = ["--data_root", str(root), "--workers=0", "--device=cpu", "--width=0.0625", "--batch_size=2"]
+    for stop in (1, 2):
+        assert train.main([*argv, f"--stop={stop}"]) == 0
+        said = capsys.readouterr().err
+        assert f"the expert reads none of its clips: trained as {ROW}_unguided\n" in said
+        assert f"runs/{ROW}_unguided: " in said and f"step {stop - 1} of 3000" in said and "lip loss" not in said
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [f"{ROW}_unguided"]
+    state = checkpoint.load(tmp_path / "runs" / f"{ROW}_unguided" / "last.pt")
+    assert state["expert"] is None and state["hparams"]["lip_weight"] == state["hparams"]["contrastive_weight"] == 0
+    theirs = load_reader(WEIGHTS["expert"]).net.encoder.state_dict()  # what the audio encoder began with, and kept
+    assert all(torch.equal(value, theirs[name]) for name, value in audio_encoder(state).items())
+
+
+def audio_encoder(state):
+    """The weights of a run's audio encoder, by their names in the encoder."""
+    return {k.removeprefix("speech."): v for k, v in state["generator"].items() if k.startswith("speech.")}
 
 
 def test_an_roi_that_no_clip_has_is_refused(spoken_root, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""What a file of weights holds, by its content; no code of it is run."""
+"""Contents of a file of weights, detected from it; no code of it is run."""
 
 import json
 import pickle
@@ -40,7 +40,7 @@ def kind_of(names):
 
 
 def read(path):
-    """What a file holds, and what it says about itself: (state, about). No code of the file is run.
+    """Contents of a file, and what it says about itself: (state, about). No code of the file is run.
 
     Our weights come back as a run checkpoint without a run: {"format", "hparams", "generator"}.
     """
@@ -128,7 +128,7 @@ def state_dict_of(path, state):
 
 
 def describe(state):
-    """What a file holds, in words, for an error."""
+    """Contents of a file in words, for an error."""
     if not isinstance(state, dict):
         return f"a {type(state).__name__}"
     if is_ours(state) and "reader" in state:

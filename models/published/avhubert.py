@@ -1,4 +1,4 @@
-"""What AV-HuBERT's files say beside their weights: fairseq's config as our knobs."""
+"""Facts of AV-HuBERT's files beside their weights: fairseq's config as our knobs."""
 
 from errors import InputError
 from hparams import ExpertHParams

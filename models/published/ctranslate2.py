@@ -34,7 +34,7 @@ WHISPER = (  # our names for theirs
 
 
 def read_ctranslate2(path):
-    """What a model.bin holds: (kind of model, such as "WhisperSpec", {name: tensor as it is stored}).
+    """Contents of a model.bin: (kind of model, such as "WhisperSpec", {name: tensor as it is stored}).
 
     Raises InputError for a file that is none, is cut off, or has a type that is not in TYPES.
     """

@@ -22,7 +22,7 @@ WRAPPED = ("_content", "_val", "model_proto")  # where containers and nodes of o
 
 
 class Fairseq(NamedTuple):
-    """What a fairseq checkpoint holds, as plain data.
+    """Contents of a fairseq checkpoint, as plain data.
 
     model: tensors by their published names, float32.  config: `cfg`, nested, or the flat `args` of older files.
     task: the task's state; dictionaries are dicts of their attributes, the tokenizer is {"sp": sentencepiece proto}.
@@ -100,7 +100,7 @@ class FairseqUnpickler(ArchiveUnpickler):
         return super().find_class(module, name)
 
     def persistent_load(self, pid):
-        """Where the numbers of a tensor are: (dtype, key)."""
+        """The place of a tensor's numbers: (dtype, key)."""
         _, dtype, key, _, _ = pid[:5]
         self.dtypes[key] = dtype
         return dtype, key

@@ -144,7 +144,7 @@ def convert_discriminator(published):
 
 
 def face_width(weights):
-    """How wide a converted generator is, relative to table 2."""
+    """Width of a converted generator, relative to table 2."""
     return length(weights, "encoder.0.0.conv.weight", ENCODER[0].out) / ENCODER[0].out
 
 
