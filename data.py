@@ -21,7 +21,7 @@ from models.decoder import END, PAD
 
 WINDOWED = ("face", "target", "mouth", "index", "frames", "to_face")  # parts of a sample that belong to faces
 FILL = {"tokens": PAD, "clusters": -1, "said": PAD}  # what stands after the end of other parts: 0
-PUBLISHED_SHARE = 0.08  # of a clip's frames: so many windows are drawn where --windows is 0
+PUBLISHED_SHARE = 0.08  # of a clip's frames: so many windows are cut where --windows is 0
 
 
 def one_thread(_):
@@ -119,10 +119,10 @@ class Clips(Dataset):
 
     def build(self, clip, frames, identity, augmentation, draw):
         """The sample of a draw whose frames and augmentation are chosen, see `sample`; `GuidedClips` add to it."""
-        heard = None  # numbers of its own: pictures are the same with and without it
+        alteration = None  # numbers of its own: pictures are the same with and without it
         if self.hp.sound_augment and draw is not None:
-            heard = SoundAugmentation(self.hp.sound_augment, np.random.default_rng((self.hp.seed, 5, draw)))
-        return sample(clip, frames, identity, self.hp, self.about, augmentation, heard)
+            alteration = SoundAugmentation(self.hp.sound_augment, np.random.default_rng((self.hp.seed, 5, draw)))
+        return sample(clip, frames, identity, self.hp, self.about, augmentation, alteration)
 
     def _which(self, draw, rng):
         """The clip of a draw: each once an epoch in shuffled order, or, sometimes, of a speaker chosen first."""
@@ -182,14 +182,14 @@ def in_words(clip):
     return ((clip.times[:, :1] <= middles_s) & (middles_s < clip.times[:, 1:])).any(0).astype(float)
 
 
-def sample(clip, frames, identity, hp, about, augmentation, heard=None):
+def sample(clip, frames, identity, hp, about, augmentation, alteration=None):
     """The inputs and the target of a generator for chosen frames of a clip.
 
-    frames, identity: (T,) the frames to draw, and those that show what the person looks like.
+    frames, identity: (T,) the frames to generate, and those that show the identity.
     augmentation: how the pictures of this sample are altered: all in geometry and colour, the inputs in sharpness too.
-    heard: a `SoundAugmentation`: how its sound is altered, or None.
+    alteration: a `SoundAugmentation` of its sound, or None.
     Returns face (T, 6, H, W) in [0, 1]: pose prior, then identity;  target (T, 3, H, W) in [0, 1];
-    mouth (T, 1, H, W): 1 inside the mouth region;  audio (L, 104) with index (T,) the row heard at each frame, or
+    mouth (T, 1, H, W): 1 inside the mouth region;  audio (L, 104) with index (T,) the row of each frame, or
     (T, 1, 80, 16) with index 0 to T - 1 for the local encoder;  lips (L or T, LIP_NUMBERS): their outline at each row.
     """
     px, border = hp.face_size, (about["crop_px"] - about["face_px"]) / 2
@@ -200,15 +200,15 @@ def sample(clip, frames, identity, hp, about, augmentation, heard=None):
         return np.stack([augmentation.recolour(augmentation.warp(clip.picture(i), matrix, px)) for i in frames])
 
     target, shown = pictures(frames, to_face), pictures(identity, to_identity)
-    seen, shown = (np.stack([augmentation.degrade(rgb) for rgb in each]) for each in (target, shown))
+    prior, shown = (np.stack([augmentation.degrade(rgb) for rgb in each]) for each in (target, shown))
     mesh = clip.meshes[frames] * about["face_px"] + border - 0.5  # (T, 468, 2), pixels of the stored crop
     mesh = mesh @ to_face[:, :2].T + to_face[:, 2]
     if augmentation.flip:
-        target, seen, shown = (each[:, :, ::-1] for each in (target, seen, shown))
+        target, prior, shown = (each[:, :, ::-1] for each in (target, prior, shown))
         mesh = mesh * [-1, 1] + [px - 1, 0]
-    sound, index = audio_features(clip, frames, hp.speech, heard)
+    sound, index = audio_features(clip, frames, hp.speech, alteration)
     return {
-        "face": generator_input(to_tensor(seen), to_tensor(shown)),
+        "face": generator_input(to_tensor(prior), to_tensor(shown)),
         "target": to_tensor(target),
         "mouth": mouth_mask(mesh, px),
         "audio": torch.from_numpy(sound),
@@ -227,14 +227,14 @@ def generator_input(face, identity):
     return torch.cat([pose, identity], dim=1)
 
 
-def audio_features(clip, frames, speech, heard=None):
+def audio_features(clip, frames, speech, alteration=None):
     """The input of the audio encoder `speech` for chosen frames, and the row of it that each of them says.
 
-    frames: (T,).  heard: a `SoundAugmentation`; what it alters has features of its own, instead of the stored ones.
+    frames: (T,).  alteration: a `SoundAugmentation`; sound that it alters has features of its own, not the stored ones.
     Returns (L, 104) and (T,) for "global"; mel windows (T, 1, 80, 16) and 0 to T - 1 for "local".
     """
     times_s = np.asarray(frames) / FPS
-    wav = heard.apply(clip.wav, clip.times) if heard and heard.alters else None
+    wav = alteration.apply(clip.wav, clip.times) if alteration and alteration.alters else None
     if speech == "global":
         rows = audio.stack(clip.logfbank if wav is None else audio.fast_log_filter_banks(wav))
         return rows, audio.rows_at(times_s, len(rows))
@@ -286,33 +286,33 @@ class GuidedClips(Clips):
     def build(self, clip, frames, identity, augmentation, draw):
         """The sample of a draw, see `data.sample`, with what the expert is shown and should read.
 
-        roi: (L, 1, 88, 88) grey in [0, 1], the mouth as filmed.  frames: (T,) the frames that are drawn.
-        to_face: (T, 2, 3) from the ROI to the face that is to be drawn, [0, 1] x [0, 1].  tokens: (N,) with END.
+        roi: (L, 1, 88, 88) grey in [0, 1], the real mouth.  frames: (T,) the frames that are generated.
+        to_face: (T, 2, 3) from the ROI to the face that is to be generated, [0, 1] x [0, 1].  tokens: (N,) with END.
         Raises InputError as `check_clip`.
         """
         tokens = self.check_clip(clip, windows=False)
-        filmed, whole = clip.mouth_windows(self.roi), np.tile(np.eye(2, 3), (len(clip), 1, 1))
+        real, whole = clip.mouth_windows(self.roi), np.tile(np.eye(2, 3), (len(clip), 1, 1))
         windows = clip.windows if self.roi == "aligned" else mouth.lrs2(clip.boxes, clip.size)
         # Numbers of its own: a draw is the same with and without the expert. Twice the same, for the same part is read.
         alter = draw is not None and self.hp.augment
         rngs = [np.random.default_rng((self.hp.seed, 4, draw)) if alter else None for _ in range(2)]
         inner, to_box = mouth.inner(whole, rngs[0]), mouth.inner(windows, rngs[1])
-        filmed = torch.from_numpy(match_lighting(filmed, clip, frames, augmentation))[:, None] / 255
-        told = {
-            "roi": mouth.cut(filmed, torch.from_numpy(inner)),
+        real = torch.from_numpy(match_lighting(real, clip, frames, augmentation))[:, None] / 255
+        parts = {
+            "roi": mouth.cut(real, torch.from_numpy(inner)),
             "frames": torch.from_numpy(frames),
-            "to_face": torch.from_numpy(self.to_drawn(to_box[frames], augmentation)),
+            "to_face": torch.from_numpy(self.to_generated(to_box[frames], augmentation)),
             "tokens": torch.tensor(tokens),
         }
-        return super().build(clip, frames, identity, augmentation, draw) | told
+        return super().build(clip, frames, identity, augmentation, draw) | parts
 
     def whole(self, i):
-        """A fixed batch of clip `i`, for validation: all its frames are drawn, the identity is its first."""
+        """A fixed batch of clip `i`, for validation: all its frames are generated, the identity is its first."""
         clip = Clip(self.paths[i])
         frames = np.arange(len(clip))
         return collate([self.build(clip, frames, np.zeros_like(frames), Augmentation(0.0, None), None)], len(clip))
 
-    def to_drawn(self, to_box, augmentation):
+    def to_generated(self, to_box, augmentation):
         """Matrices (T, 2, 3) from the ROI to the face box, made to end in the augmented face."""
         px, face_px = self.hp.face_size, self.about["face_px"]
         border = (self.about["crop_px"] - face_px) / 2

@@ -135,7 +135,7 @@ class HParams(Knobs):
         if self.audio_dim % 16 and self.speech == "global":
             raise InputError(f"--audio_dim {self.audio_dim} must be a multiple of 16, the groups of its convolution")
         if self.model == "wav2lip" and self.speech == "global":
-            raise InputError("--model wav2lip hears 0.2 s of mel: say --speech local beside it")
+            raise InputError("--model wav2lip takes 0.2 s of mel: say --speech local beside it")
         if self.model == "wav2lip" and self.contrastive_weight:
             raise InputError("--contrastive_weight: --model wav2lip has no space in which sound and lips are compared")
         if self.batch_size * self.window < 2 and self.windows < 2:
@@ -213,7 +213,7 @@ _COMPACT_ROW = {  # batches, steps and weights of all six rows; the losses are t
     **_EVENING,
     "lips_weight": 0.0,  # the paper has no such help: with it the rows without an expert could be read as well
     "l1_weight": 1.0, "batch_size": 16, "window": 2, "windows": 1,
-    "lip_batch_size": 2,  # whole clips are dear, and of 5 drawn frames in 75 the expert would hardly take note:
+    "lip_batch_size": 2,  # whole clips are dear, and of 5 generated frames in 75 the expert would hardly take note:
     "lip_window": 16,  # two words or so, from two clips, whose own statistics are no good for batch norms
     "freeze_norms": True,
     "lip_weight": 0.003,  # of the mean; published, 1e-5 of a sum over 8 clips is about 0.002 of the mean

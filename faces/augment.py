@@ -9,7 +9,7 @@ class Augmentation:
     """One random choice of flip, small affine, colour and gamma, blur and compression, each with probability `chance`.
 
     Geometry and colour are those of the target and of the inputs, which then go together; blur and compression spoil
-    the inputs alone, so that what the losses and the discriminator call real is as sharp as it was filmed.
+    the inputs alone, so that what the losses and the discriminator call real is as sharp as the video.
     rng: a numpy generator; it may be None where the chance is 0.
     """
 
