@@ -185,6 +185,15 @@ def fill(path, model, weights):
     return model.eval()
 
 
+def begin_with(nets, weights, why):
+    """Gives networks the weights of a trained one. Raises InputError that begins with `why` if the size is another."""
+    try:
+        for net in nets:
+            net.load_state_dict(weights)
+    except RuntimeError as error:
+        raise InputError(f"{why}: give the --preset that fits") from error
+
+
 def knobs(path, stored, kind=HParams):
     """The knobs of a file. Raises InputError for a knob that this version does not know, or of another type.
 

@@ -29,6 +29,11 @@ def one_thread(_):
     cv2.setNumThreads(0)
 
 
+def evenly(count, most):
+    """At most so many of `count` places, spread over them: a list of int."""
+    return np.linspace(0, count - 1, min(count, most)).astype(int).tolist()
+
+
 class Clips(Dataset):
     """The clips of one split of a data root, as an endless sequence of draws.
 

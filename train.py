@@ -6,7 +6,6 @@ python train.py --data_root data/lrs2 --preset talklip_g_c --name lrs2_g_c --exp
 
 import argparse
 import copy
-import hashlib
 import sys
 from collections import defaultdict
 from dataclasses import replace
@@ -14,14 +13,13 @@ from functools import partial
 from pathlib import Path
 
 import cv2
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 import checkpoint
 import distributed
 from corpora.data_root import check_data_root
-from data import Clips, GuidedClips, collate, one_thread
+from data import Clips, GuidedClips, collate, evenly, one_thread
 from errors import InputError, exit_code
 from experts.guidance import LipExpert
 from experts.lip_reader import load_reader
@@ -214,8 +212,7 @@ def pixel_scores(generator, clips, hp, device, strip=None):
     A row of the strip is a clip; its pictures are identity | pose prior | generated | real, twice.
     """
     found, rows = [], []
-    chosen = evenly(len(clips), hp.valid_clips)
-    for i in chosen:
+    for i in evenly(len(clips), hp.valid_clips):
         sample = clips.validation(i)
         batch = to(device, collate([sample], window=len(sample["face"])))
         with distributed.autocast(device, hp.amp):
@@ -252,11 +249,6 @@ def means(found):
     return {name: sum(each[name] for each in found) / len(found) for name in found[0]}
 
 
-def evenly(count, most):
-    """At most so many of `count` places, spread over them: a list of int."""
-    return np.linspace(0, count - 1, min(count, most)).astype(int).tolist()
-
-
 def validate(clips, expert, state, strip):
     """The `Validation` of a run; writes a picture strip."""
     generator, hp = (state.mean or state.nets["generator"]).eval(), state.hp
@@ -286,15 +278,6 @@ def build(hp, device, facts=None):
     return TrainState(hp, device, nets, optims, mean, facts)
 
 
-def begin_with(nets, found, why):
-    """Gives networks the weights of a trained one. Raises InputError that begins with `why` if the size is another."""
-    try:
-        for net in nets:
-            net.load_state_dict(found)
-    except RuntimeError as error:
-        raise InputError(f"{why}: give the --preset that fits") from error
-
-
 def load_expert(args, hp, device):
     """The lip expert that a run will need, and the reader that it is made of; (None, None) for a run without."""
     if not hp.guided or (hp.lip_from >= hp.max_steps and not hp.patience):
@@ -315,8 +298,7 @@ def knobs_of(args, last):
 
 def start(args, hp, found, device, expert, reader):
     """The state of the run that the flags begin, or resume from the checkpoint `found`."""
-    clips = (args.data_root / "train.txt").read_bytes()
-    facts = {"expert": expert and expert.sha256, "clips": hashlib.sha256(clips).hexdigest()}
+    facts = {"expert": expert and expert.sha256, "clips": checkpoint.sha256(args.data_root / "train.txt")}
     state = build(hp, device, facts)
     generator = state.nets["generator"]
     if expert and hp.contrastive_weight and (size := generator.sync.out_features) != expert.hp.dim:
@@ -327,11 +309,11 @@ def start(args, hp, found, device, expert, reader):
         state.resume(args.runs / args.name / "last.pt", found)
     elif args.init:
         weights = checkpoint.load_generator(args.init)[0].state_dict()
-        begin_with(both, weights, f"--init {args.init} is a generator of another size")
+        checkpoint.begin_with(both, weights, f"--init {args.init} is a generator of another size")
     elif hp.speech == "global" and reader:  # as published, the audio encoder begins as the expert's own
         encoder = {k: v for k, v in reader.net.encoder.state_dict().items() if not k.startswith("video.")}
         why = f"--expert {args.expert} is of another size, and the audio encoder is to begin as its encoder"
-        begin_with([net.speech for net in both], encoder, why)
+        checkpoint.begin_with([net.speech for net in both], encoder, why)
     elif hp.speech == "global" and hp.audio_from and hp.audio_train_layers:
         raise InputError(
             "these knobs train only the top of the audio encoder, and late: give --init a generator whose encoder is "
@@ -340,7 +322,7 @@ def start(args, hp, found, device, expert, reader):
     if args.init_discriminator and not found:
         weights = checkpoint.load_discriminator(args.init_discriminator)[0].state_dict()
         why = f"--init_discriminator {args.init_discriminator} is one of another size"
-        begin_with([state.nets["discriminator"]], weights, why)
+        checkpoint.begin_with([state.nets["discriminator"]], weights, why)
     steps = distributed.gathered(torch.tensor([state.step], device=device))
     if steps.unique().numel() > 1:
         raise InputError(f"{args.runs}: processes find steps {steps.tolist()} there: all machines must see one --runs")

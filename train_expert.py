@@ -8,7 +8,6 @@ python train_expert.py sync --data_root data/grid --preset compact_sync --name s
 """
 
 import argparse
-import hashlib
 import math
 import shlex
 import sys
@@ -24,7 +23,7 @@ from torch.utils.data import DataLoader
 import checkpoint
 import distributed
 from corpora.data_root import check_data_root
-from data import collate, one_thread
+from data import collate, evenly, one_thread
 from errors import InputError, exit_code
 from experts import lip_reader, sync
 from experts.clusters import cluster_targets
@@ -182,21 +181,19 @@ def batches(clips, workers, state, stop):
 @torch.inference_mode()
 def validate(objective, task, clips, reader, state, _=None):
     """The `Validation` of a run on fixed samples of a split; the first of its scores is what is to be small."""
-    scores = (score_sync if task == "sync" else score_reader)(objective.eval(), task, clips, reader, state)
+    objective.eval()
+    if task == "sync":
+        scores = sync.mismatches(objective.sync, clips, state.hp.valid_clips, state.device)
+    else:
+        scores = score_reader(objective, task, clips, reader, state)
     return Validation(scores, next(iter(scores.values())))
-
-
-def score_sync(objective, task, clips, reader, state):
-    """The error rates of a sync model, see `experts.sync.mismatches`."""
-    return sync.mismatches(objective.sync, clips, state.hp.valid_clips, state.device)
 
 
 def score_reader(objective, task, clips, reader, state):
     """The error rates of a lip reader, or the share of cluster targets or words that are predicted wrong."""
-    count = min(len(clips), state.hp.valid_clips)
-    chosen = np.linspace(0, len(clips) - 1, count).astype(int)
+    chosen = evenly(len(clips), state.hp.valid_clips)
     right, places, said, predicted = 0, 0, [], []
-    for part in np.array_split(chosen, -(-count // 8)):
+    for part in np.array_split(chosen, -(-len(chosen) // 8)):
         batch = to(state.device, collate([clips[int(i), None] for i in part]))
         roi, padding = batch["roi"], batch["roi_padding"]
         if task == "finetune":
@@ -235,7 +232,7 @@ def build(args, hp, device, words, tokenizer):
     objective = OBJECTIVES[args.task](build_reader(hp, size), hp).to(device, memory_format=torch.channels_last)
     optim = torch.optim.AdamW(objective.parameters(), hp.lr, (hp.beta1, hp.beta2), weight_decay=hp.weight_decay)
     facts = {"task": args.task, "words": words, "tokenizer": packed(tokenizer) if tokenizer else None}
-    facts["clips"] = hashlib.sha256((args.data_root / "train.txt").read_bytes()).hexdigest()
+    facts["clips"] = checkpoint.sha256(args.data_root / "train.txt")
     return objective, TrainState(hp, device, dict(objective.named_children()), {"expert": optim}, facts=facts)
 
 
@@ -245,10 +242,7 @@ def begin_with(objective, task, path):
     if words and not hasattr(encoder, "video"):
         raise InputError(f"--init {path} is no avhubert, with whose video front end a word classifier begins")
     mine, found = (objective.reader.front, encoder.video) if words else (objective.reader.encoder, encoder)
-    try:
-        mine.load_state_dict(found.state_dict())
-    except RuntimeError as error:
-        raise InputError(f"--init {path} is an encoder of another size: give the --preset that fits") from error
+    checkpoint.begin_with([mine], found.state_dict(), f"--init {path} is an encoder of another size")
 
 
 def knobs_of(args, last):

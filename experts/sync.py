@@ -10,6 +10,7 @@ import torch
 
 import audio
 import checkpoint
+from data import evenly
 from errors import InputError
 from experts.data import whole_mel_windows
 from faces import mouth
@@ -216,8 +217,8 @@ def mismatches(net, clips, most, device):
     offsets: of clips whose offset is found more than a frame from 0.
     """
     wrong, count, off = 0, 0, 0
-    chosen = np.linspace(0, len(clips) - 1, min(len(clips), most)).astype(int)
-    for i in map(int, chosen):
+    chosen = evenly(len(clips), most)
+    for i in chosen:
         sample = clips[i, None]
         video = net.embed_video(sample["roi"][None].to(device))[0]
         sound = net.embed_audio(sample["mel"][None].to(device))[0]

@@ -313,6 +313,6 @@ def test_the_compact_experts_encoder_fits_the_compact_generators():
     encoder = {name: value for name, value in encoder.items() if not name.startswith("video.")}
     for name in ("compact_talklip_g", "compact_talklip_g_c"):
         state = train.build(replace(preset(name), width=1 / 16), CPU)
-        train.begin_with([state.nets["generator"].speech, state.mean.speech], encoder, "another size")
+        checkpoint.begin_with([state.nets["generator"].speech, state.mean.speech], encoder, "another size")
         assert torch.equal(state.mean.speech.fusion.weight, encoder["fusion.weight"])
     assert EXPERT.dim == 32
