@@ -1,8 +1,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN = .venv/bin
-FACE ?= examples/portrait.png
+FACE ?= examples/speaker.mp4 examples/portrait.png
 AUDIO ?= examples/speech.wav
-OUT ?= results/demo.mp4
+OUT ?= results
 
 DATA_ROOT ?= data/grid
 CORPUS ?=
@@ -22,8 +22,10 @@ setup: .venv/ready
 	touch $@
 
 demo: setup
-	mkdir -p $(dir $(OUT))
-	$(BIN)/python inference.py --face $(FACE) --audio $(AUDIO) --outfile $(OUT)
+	mkdir -p $(OUT)
+	set -e; for face in $(FACE); do \
+	  $(BIN)/python inference.py --face $$face --audio $(AUDIO) --outfile $(OUT)/$$(basename $${face%.*}).mp4; \
+	done
 
 # One thread a process: with more, two processes on two cores spin and wait for each other.
 test: setup

@@ -77,13 +77,18 @@ def whisper_mel(wav):
     than 8 (80 dB) below the loudest value is raised to that, so all values depend on the loudest one of these 30 s.
     Returns (80, samples // 160) float32, about -1.5 to 2; to a sound below 0.025 s zeros are added up to that: 2 steps.
     """
-    import librosa
-
     wav = np.pad(wav.astype(np.float32) / 32768, (0, max(0, 400 - len(wav))))
-    spectrum = librosa.stft(wav, n_fft=400, hop_length=160, pad_mode="reflect")[:, :-1]
-    bank = librosa.filters.mel(sr=RATE, n_fft=400, n_mels=80)
-    level = np.log10(np.maximum(1e-10, bank @ np.abs(spectrum) ** 2))
+    frames = np.lib.stride_tricks.sliding_window_view(np.pad(wav, 200, mode="reflect"), 400)[::160][:-1]  # (steps, 400)
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
+    level = np.log10(np.maximum(1e-10, _slaney_bank(400, 0, 8000) @ _power(frames * hann, 400).T))
     return (np.maximum(level, level.max() - 8) / 4 + 1).astype(np.float32)
+
+
+def pairs(rows):
+    """Joins two rows of Whisper's features to one, 25 rows a second: (n, 384) -> (n / 2, 768), rounded up, float32."""
+    rows = np.asarray(rows, np.float32)
+    rows = np.concatenate([rows, rows[-1:]]) if len(rows) % 2 else rows
+    return rows.reshape(len(rows) // 2, -1)
 
 
 def fast_log_filter_banks(wav):
@@ -106,7 +111,8 @@ def fast_mel_spectrogram(wav):
     wav = np.pad(np.pad(wav, (0, max(0, 800 - len(wav)))), 400, mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(wav, 800)[::200]  # (steps, 800)
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(800) / 800)
-    level = 20 * np.log10(np.maximum(1e-5, _slaney_bank() @ np.sqrt(_power(frames * hann, 800)).T)) - 20  # dB
+    bands = _slaney_bank(800, 55, 7600) @ np.sqrt(_power(frames * hann, 800)).T
+    level = 20 * np.log10(np.maximum(1e-5, bands)) - 20  # dB
     return np.clip(8 * (level + 100) / 100 - 4, -4, 4).astype(np.float32)
 
 
@@ -133,14 +139,14 @@ def _htk_bank():
 
 
 @cache
-def _slaney_bank():
-    """80 triangles of one area from 55 to 7600 Hz over the bins of 800 samples, on Slaney's scale: (80, 401)."""
+def _slaney_bank(size, lowest_hz, highest_hz):
+    """80 triangles of one area over the bins of `size` samples, on Slaney's scale: (80, size // 2 + 1)."""
     step, octave = 200 / 3, np.log(6.4) / 27  # linear below 1000 Hz, logarithmic above
-    low, high = 55 / step, 15 + np.log(7600 / 1000) / octave
+    low, high = lowest_hz / step, 15 + np.log(highest_hz / 1000) / octave
     mels = np.linspace(low, high, 82)
     edges = np.where(mels < 15, mels * step, 1000 * np.exp(octave * (mels - 15)))  # Hz
     low, middle, high = (edges[i : i + 80, None] for i in range(3))
-    hz = np.arange(401) * RATE / 800
+    hz = np.arange(size // 2 + 1) * RATE / size
     return np.minimum((hz - low) / (middle - low), (high - hz) / (high - middle)).clip(0) * 2 / (high - low)
 
 

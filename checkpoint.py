@@ -13,6 +13,7 @@ from errors import InputError
 from hparams import WEIGHTS, HParams
 from media.files import replacing
 from models import build_discriminator, build_generator
+from models.layers import without_weights
 from models.published.archive import (
     AGAIN,
     FORMAT,
@@ -104,7 +105,7 @@ def load_generator(path):
         if kind not in ("TalkLip generator", "Wav2Lip generator"):
             raise InputError(f"{path} holds no generator but {describe(state)}. Give one of TalkLip or Wav2Lip.")
         weights, hp = (convert_talklip if kind == "TalkLip generator" else convert_wav2lip)(published)
-    with torch.device("meta"):  # without weights: those of the file take their place
+    with without_weights():
         generator = build_generator(hp)
     return fill(path, generator, weights), hp, about | {"sha256": sha256(path)}
 
@@ -138,7 +139,7 @@ def load_discriminator(path):
         weights, hp = convert_discriminator(published)
     else:
         weights, hp = state["discriminator"], knobs(path, state["hparams"])
-    with torch.device("meta"):
+    with without_weights():
         discriminator = build_discriminator(hp)
     return fill(path, discriminator, weights), hp, about | {"sha256": sha256(path)}
 
@@ -153,7 +154,7 @@ def load_whisper(path=None):
     if not (is_ours(state) and "whisper" in state and "hparams" in state):
         raise InputError(f"{path} holds no encoder of Whisper but {describe(state)}. See tests/make_whisper.py.")
     sizes = knobs(path, state["hparams"], Sizes)
-    with torch.device("meta"):
+    with without_weights():
         encoder = WhisperEncoder(sizes)
     return fill(path, encoder, state["whisper"]), sizes, about | {"sha256": sha256(path)}
 

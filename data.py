@@ -14,13 +14,17 @@ from errors import InputError
 from faces import mouth
 from faces.augment import Augmentation, match_lighting
 from faces.crop import UPPER_SHARE
-from faces.landmarks import LIP_POINTS, LIP_SCALE, mouth_opening, mouth_region
+from faces.landmarks import mouth_opening, mouth_region
+from faces.shape import HeadShape, distant_references
 from media.augment import SoundAugmentation
 from media.clip import FORMAT, FPS, SUFFIX, Clip, inside
 from models.decoder import END, PAD
 
-WINDOWED = ("face", "target", "mouth", "index", "frames", "to_face")  # parts of a sample that belong to faces
+# Parts of a sample that belong to faces.
+WINDOWED = ("face", "target", "mouth", "points", "resting", "turns", "told", "index", "frames", "to_face")
 FILL = {"tokens": PAD, "clusters": -1, "said": PAD}  # what stands after the end of other parts: 0
+REFERENCES_APART = 5  # frames at least between a window and its references
+STILL = 0.3  # share of draws whose references are all one picture
 PUBLISHED_SHARE = 0.08  # of a clip's frames: so many windows are cut where --windows is 0
 
 
@@ -39,6 +43,8 @@ class Clips(Dataset):
 
     Raises InputError if the root is not one, the split is empty, or a listed clip is missing.
     """
+
+    guided = False
 
     def __init__(self, root, split, hp):
         root = Path(root)
@@ -107,6 +113,8 @@ class Clips(Dataset):
         """Raises InputError for a clip with no two places for a window; see `check`."""
         if windows and len(clip) <= self.hp.window:
             raise InputError(f"{clip.path}: a clip of {len(clip)} frames is too short for windows of {self.hp.window}")
+        if self.hp.speech == "whisper":
+            clip.check_whisper()
 
     def __getitem__(self, draw):
         """Training sample number `draw` of a run: the same for the same seed, in any worker, resumed or not.
@@ -117,17 +125,24 @@ class Clips(Dataset):
         clip = Clip(self.paths[self._which(draw, rng)])
         self.check_clip(clip, windows=True)
         starts = window_places(clip, hp, rng)
-        elsewhere = [identity_place(clip, start, hp, rng) for start in starts]
         frames = (starts[:, None] + np.arange(hp.window)).ravel()
-        identity = (np.array(elsewhere)[:, None] + np.arange(hp.window)).ravel()
-        return self.build(clip, frames, identity, Augmentation(hp.augment, rng), draw)
+        bends = hp.model == "warp" and not self.guided  # the way from the mouth ROI to the face knows no bends
+        if hp.model == "warp":
+            identity = np.repeat([reference_places(clip, start, hp, rng) for start in starts], hp.window, axis=0)
+        else:
+            elsewhere = [identity_place(clip, start, hp, rng) for start in starts]
+            identity = (np.array(elsewhere)[:, None] + np.arange(hp.window)).ravel()
+        return self.build(clip, frames, identity, Augmentation(hp.augment, rng, bends), draw)
 
     def build(self, clip, frames, identity, augmentation, draw):
         """The sample of a draw whose frames and augmentation are chosen, see `sample`; `GuidedClips` add to it."""
         alteration = None  # numbers of its own: pictures are the same with and without it
         if self.hp.sound_augment and draw is not None:
             alteration = SoundAugmentation(self.hp.sound_augment, np.random.default_rng((self.hp.seed, 5, draw)))
-        return sample(clip, frames, identity, self.hp, self.about, augmentation, alteration)
+        told = draw is None or np.random.default_rng((self.hp.seed, 6, draw)).random() < (
+            self.hp.told if self.guided else 0
+        )
+        return sample(clip, frames, identity, self.hp, self.about, augmentation, alteration, told)
 
     def _which(self, draw, rng):
         """The clip of a draw: each once an epoch in shuffled order, or, sometimes, of a speaker chosen first."""
@@ -138,10 +153,10 @@ class Clips(Dataset):
         return np.random.default_rng((self.hp.seed, 0, epoch)).permutation(len(self))[place]
 
     def validation(self, i, faces=8):
-        """A fixed sample of clip `i`: `faces` frames spread over it, the identity its first frame, as published."""
+        """A fixed sample of clip `i`: `faces` frames spread over it."""
         clip = Clip(self.paths[i])
         frames = np.linspace(0, len(clip) - 1, faces).astype(int)
-        return sample(clip, frames, np.zeros(faces, int), self.hp, self.about, Augmentation(0.0, None))
+        return sample(clip, frames, fixed_identity(clip, frames, self.hp), self.hp, self.about, Augmentation(0.0, None))
 
 
 def window_places(clip, hp, rng):
@@ -181,45 +196,101 @@ def identity_place(clip, start, hp, rng):
     return rng.choice(ranked[-third:] if rng.random() < 0.5 else ranked[:third])
 
 
+def reference_places(clip, start, hp, rng):
+    """The frames that are references of the window at `start`: (references,), some frames away from it.
+
+    In `STILL` of the draws they are one frame, as if there were but a still picture.
+    """
+    places = np.arange(len(clip))
+    away = np.maximum(start - places, places - (start + hp.window - 1))
+    places = places[away >= min(REFERENCES_APART, away.max())]
+    if rng.random() < STILL:
+        return np.repeat(rng.choice(places), hp.references)
+    return rng.choice(places, hp.references, replace=len(places) < hp.references)
+
+
+def fixed_identity(clip, frames, hp):
+    """The identity of validation: the first frame, as published; of references those of the other half of the clip."""
+    if hp.model == "warp":
+        return distant_references(mouth_opening(clip.meshes), frames, hp.references)
+    return np.zeros_like(frames)
+
+
 def in_words(clip):
     """1.0 for the frames of a clip in whose middle a word is said, 0.0 for the others: (L,)."""
     middles_s = (np.arange(len(clip)) + 0.5) / FPS
     return ((clip.times[:, :1] <= middles_s) & (middles_s < clip.times[:, 1:])).any(0).astype(float)
 
 
-def sample(clip, frames, identity, hp, about, augmentation, alteration=None):
+def sample(clip, frames, identity, hp, about, augmentation, alteration=None, told=True):
     """The inputs and the target of a generator for chosen frames of a clip.
 
-    frames, identity: (T,) the frames to generate, and those that show the identity.
-    augmentation: how the pictures of this sample are altered: all in geometry and colour, the inputs in sharpness too.
-    alteration: a `SoundAugmentation` of its sound, or None.
+    frames: (T,) to generate.  identity: (T,) those that show the identity, or (T, K) references.
+    augmentation: how the pictures of this sample are altered: all in geometry and colour, the inputs in sharpness too,
+    but not those whose pixels become the output.  alteration: a `SoundAugmentation` of its sound, or None.
+    told: whether the lips take the shape that the sound tells, or, to learn to warp, the true one.
     Returns face (T, 6, H, W) in [0, 1]: pose prior, then identity;  target (T, 3, H, W) in [0, 1];
     mouth (T, 1, H, W): 1 inside the mouth region;  audio (L, 104) with index (T,) the row of each frame, or
-    (T, 1, 80, 16) with index 0 to T - 1 for the local encoder;  lips (L or T, LIP_NUMBERS): their outline at each row.
+    (T, 1, 80, 16) with index 0 to T - 1 for the local encoder;  lips (L or T, LIP_NUMBERS): their shape at each row.
+    To warp, face is (T, 3 + 3K, H, W), whole crops, with points, resting, turns and told, see `ReferenceWarp.generate`.
     """
-    px, border = hp.face_size, (about["crop_px"] - about["face_px"]) / 2
-    to_face = augmentation.matrix(px, px / about["face_px"], border)
-    to_identity = augmentation.matrix(px, px / about["face_px"], border, jitter=True)
+    (px, scale, border), warps = crop_of(hp, about), hp.model == "warp"
+    margin = (about["crop_px"] / about["face_px"] - 1) / 2
+    head = HeadShape(clip.meshes, clip.boxes, margin)
+    border_mode = cv2.BORDER_REPLICATE if warps else cv2.BORDER_CONSTANT
+    to_face = augmentation.matrix(px, scale, border)
+    to_identity = to_face if warps else augmentation.matrix(px, scale, border, jitter=True)
 
     def pictures(frames, matrix):
-        return np.stack([augmentation.recolour(augmentation.warp(clip.picture(i), matrix, px)) for i in frames])
+        different, place = np.unique(frames, return_inverse=True)
+        warped = [augmentation.warp(clip.picture(i), matrix, px, border_mode) for i in different]
+        return np.stack([augmentation.recolour(each) for each in warped])[place.ravel()]
 
-    target, shown = pictures(frames, to_face), pictures(identity, to_identity)
-    prior, shown = (np.stack([augmentation.degrade(rgb) for rgb in each]) for each in (target, shown))
-    mesh = clip.meshes[frames] * about["face_px"] + border - 0.5  # (T, 468, 2), pixels of the stored crop
-    mesh = mesh @ to_face[:, :2].T + to_face[:, 2]
+    def placed(points):
+        points = points * about["crop_px"] - 0.5
+        points = augmentation.bend(points @ to_face[:, :2].T + to_face[:, 2], px)
+        return points * [-1, 1] + [px - 1, 0] if augmentation.flip else points
+
+    target, shown = pictures(frames, to_face), pictures(np.ravel(identity), to_identity)
+    prior = target
+    if not warps:
+        prior, shown = (np.stack([augmentation.degrade(rgb) for rgb in each]) for each in (target, shown))
     if augmentation.flip:
         target, prior, shown = (each[:, :, ::-1] for each in (target, prior, shown))
-        mesh = mesh * [-1, 1] + [px - 1, 0]
+    prior, shown = to_tensor(prior), to_tensor(shown)
+    found = {}
+    if warps:
+        found["face"] = torch.cat([prior, shown.unflatten(0, (len(prior), -1)).flatten(1, 2)], 1)
+        points = np.stack([head.points[frames], *head.points[identity].swapaxes(0, 1)], axis=1)  # (T, 1 + K, P, 2)
+        turn = np.diag([-1 if augmentation.flip else 1, 1]) @ to_face[:, :2] * about["crop_px"] / px
+        found["points"] = to_float((placed(points) + 0.5) / px)
+        found["resting"] = to_float((placed(head.resting[frames]) + 0.5) / px)
+        found["turns"] = to_float(turn @ head.turns[frames])
+        found["told"] = torch.full((len(frames),), told)
+    else:
+        found["face"] = generator_input(prior, shown)
+    mesh = placed((clip.meshes[frames] + margin) / (1 + 2 * margin))
     sound, index = audio_features(clip, frames, hp.speech, alteration)
-    return {
-        "face": generator_input(to_tensor(prior), to_tensor(shown)),
+    at = np.arange(len(sound)).clip(max=len(clip) - 1) if hp.speech != "local" else frames
+    return found | {
         "target": to_tensor(target),
         "mouth": mouth_mask(mesh, px),
         "audio": torch.from_numpy(sound),
-        "lips": torch.from_numpy(lip_outline(clip, np.arange(len(sound)) if hp.speech == "global" else frames)),
+        "lips": torch.from_numpy(head.shapes[at]),
         "index": torch.from_numpy(index),
     }
+
+
+def crop_of(hp, about):
+    """What of a stored crop a generator takes: side of its pictures in px, their scale, the border that it leaves."""
+    if hp.model == "warp":
+        return hp.face_size, hp.face_size / about["crop_px"], 0
+    return hp.face_size, hp.face_size / about["face_px"], (about["crop_px"] - about["face_px"]) / 2
+
+
+def to_float(array):
+    """A numpy array as a tensor of 32 bits."""
+    return torch.from_numpy(np.ascontiguousarray(array, np.float32))
 
 
 def generator_input(face, identity):
@@ -236,21 +307,19 @@ def audio_features(clip, frames, speech, alteration=None):
     """The input of the audio encoder `speech` for chosen frames, and the row of it that each of them says.
 
     frames: (T,).  alteration: a `SoundAugmentation`; sound that it alters has features of its own, not the stored ones.
-    Returns (L, 104) and (T,) for "global"; mel windows (T, 1, 80, 16) and 0 to T - 1 for "local".
+    Returns (L, 104) and (T,) for "global"; mel windows (T, 1, 80, 16) and 0 to T - 1 for "local"; (L, 768) and (T,) for
+    "whisper", whose features are always the stored ones.
     """
     times_s = np.asarray(frames) / FPS
+    if speech == "whisper":
+        rows = audio.pairs(clip.whisper)
+        return rows, audio.rows_at(times_s, len(rows))
     wav = alteration.apply(clip.wav, clip.times) if alteration and alteration.alters else None
     if speech == "global":
         rows = audio.stack(clip.logfbank if wav is None else audio.fast_log_filter_banks(wav))
         return rows, audio.rows_at(times_s, len(rows))
     mel = clip.mel if wav is None else audio.fast_mel_spectrogram(wav)
     return audio.mel_windows(mel, times_s), np.arange(len(frames))
-
-
-def lip_outline(clip, frames):
-    """The outline of the lips at frames, relative to its mean over the clip: (T, LIP_NUMBERS), about -1 to 1."""
-    outline = clip.meshes[:, LIP_POINTS].reshape(len(clip), -1)
-    return LIP_SCALE * (outline - outline.mean(0))[np.minimum(frames, len(clip) - 1)]
 
 
 def to_tensor(pictures):
@@ -271,6 +340,8 @@ class GuidedClips(Clips):
 
     tokenizer: an `experts.tokenizer.Tokenizer`.  roi: "aligned" or "lrs2".  longest: frames that the lip reader takes.
     """
+
+    guided = True
 
     def __init__(self, root, split, hp, tokenizer, roi, longest):
         super().__init__(root, split, hp)
@@ -312,16 +383,17 @@ class GuidedClips(Clips):
         return super().build(clip, frames, identity, augmentation, draw) | parts
 
     def whole(self, i):
-        """A fixed batch of clip `i`, for validation: all its frames are generated, the identity is its first."""
+        """A fixed batch of clip `i`, for validation: all its frames are generated."""
         clip = Clip(self.paths[i])
         frames = np.arange(len(clip))
-        return collate([self.build(clip, frames, np.zeros_like(frames), Augmentation(0.0, None), None)], len(clip))
+        identity = fixed_identity(clip, frames, self.hp)
+        return collate([self.build(clip, frames, identity, Augmentation(0.0, None), None)], len(clip))
 
     def to_generated(self, to_box, augmentation):
         """Matrices (T, 2, 3) from the ROI to the face box, made to end in the augmented face."""
-        px, face_px = self.hp.face_size, self.about["face_px"]
-        border = (self.about["crop_px"] - face_px) / 2
-        to_face = augmentation.matrix(px, px / face_px, border)  # pixels of the stored crop to those of the face
+        face_px, border = self.about["face_px"], (self.about["crop_px"] - self.about["face_px"]) / 2
+        px, scale, left_out = crop_of(self.hp, self.about)
+        to_face = augmentation.matrix(px, scale, left_out)  # pixels of the stored crop to those of the face
         linear = to_face[:, :2] * face_px / px
         shift = (to_face[:, :2] @ np.full(2, border - 0.5) + to_face[:, 2] + 0.5) / px
         if augmentation.flip:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from errors import InputError
 
-_FILES = {"generator": "talklip_compact", "whisper": "whisper_tiny_en_encoder"}
+_FILES = {"generator": "reference_warp", "whisper": "whisper_tiny_en_encoder"}
 WEIGHTS = {  # what is used where no file is named
     name: Path(__file__).parent / "weights" / f"{_FILES.get(name, f'{name}_compact')}.safetensors"
     for name in ("generator", "expert", "reader1", "reader2", "words", "sync", "whisper")
@@ -53,10 +53,11 @@ class HParams(Knobs):
     """All settings of a generator's run. Defaults are the published TalkLip (g) with its training recipe."""
 
     # model
-    model: str = knob("talklip", "generator family", choices=("talklip", "wav2lip"))
+    model: str = knob("talklip", "generator family", choices=("talklip", "wav2lip", "warp"))
     speech: str = knob(
-        "global", "audio encoder: transformer over the clip, or 0.2 s of mel", choices=("global", "local")
+        "global", "audio encoder: over the clip, 0.2 s of mel, or Whisper's", choices=("global", "local", "whisper")
     )
+    references: int = knob(3, "frames whose pixels are warped (--model warp)", least=1, most=8)
     width: float = knob(1.0, "channels of the layer tables, times this", least=1 / 32, most=8)
     face_size: int = knob(96, "px: height and width of a face crop", choices=(96, 128, 256))
     audio_layers: int = knob(12, "transformer blocks of the global audio encoder", least=1)
@@ -70,40 +71,33 @@ class HParams(Knobs):
     batch_size: int = knob(8, "clips in a step of each process", least=1)
     window: int = knob(5, "consecutive frames of a window", least=1)
     windows: int = knob(0, "windows of a clip; 0: as many as 8 % of its frames, as published, which is 6 of 3 s")
-    speech_windows: float = knob(
-        0.0, "chance of each window to lie within words, where the transcript has times; 0: anywhere", most=1
-    )
-    identity_apart: int = knob(
-        0, "frames between a window and its identity, then as often open as closed; 0: any other window, as published"
-    )
+    speech_windows: float = knob(0.0, "chance of each window to lie within words, where times are known", most=1)
+    identity_apart: int = knob(0, "frames from window to identity, then as often open as closed; 0: any other window")
+    told: float = knob(0.7, "share of the guided draws whose lips the sound shapes; of others they are true", most=1)
     rare_speakers: float = knob(0.0, "share of the draws that choose the speaker first, then the clip", most=1)
     # augmentation, the same for all faces of a clip, but targets stay sharp; identity from another window is always on
     augment: float = knob(0.0, "chance of each augmentation: flip, colour, gamma, affine, blur, compression", most=1)
-    sound_augment: float = knob(
-        0.0, "chance of each for the sound: room, noise, equalisation, low-pass, level, zeroed silences", most=1
-    )
+    sound_augment: float = knob(0.0, "chance of room, noise, equaliser, low-pass, level, zeroed silences", most=1)
     # losses
     l1_weight: float = knob(0.92999, "mean absolute pixel error: 1 - adv_weight - the lip loss's 1e-5")
     mouth_weight: float = knob(0.0, "mean absolute pixel error inside the mouth region of the mesh")
-    lips_weight: float = knob(0.0, "outline of the lips, predicted from the speech embedding alone")
+    lips_weight: float = knob(0.0, "shape of the lips, predicted from the speech embedding alone")
+    detail_weight: float = knob(0.0, "mean absolute error of three levels of a Laplacian pyramid")
+    motion_weight: float = knob(0.0, "error, at the mouth, of the change from frame to frame", since="lip_from")
     adv_weight: float = knob(0.07, "adversarial loss", since="adv_from")
     adv_from: int = knob(0, "first step of the discriminator and of the adversarial loss")
-    adv_ratio: float = knob(
-        0.0, "length of its pixel gradient, as a share of the other losses'; 0: adv_weight as it is"
-    )
+    adv_ratio: float = knob(0.0, "length of its pixel gradient, as a share of the others'; 0: adv_weight as it is")
     discriminator: str = knob("talklip", "a verdict on each lower face, or on patches", choices=("talklip", "patch"))
     lip_weight: float = knob(1e-5, "lip-reading loss: how badly the expert reads the generated lips", since="lip_from")
     lip_sum: bool = knob(True, "sum it over all tokens of a step, as published, instead of their mean")
-    contrastive_weight: float = knob(
-        0.0, "contrastive loss between sound and the expert's features; published (c): 1e-3", since="lip_from"
-    )
-    roi: str = knob(
-        "lrs2", "mouth ROI that the expert is shown; own: that of its file", choices=("own", "aligned", "lrs2")
-    )
+    contrastive_weight: float = knob(0.0, "contrastive loss of sound and lips; published (c): 1e-3", since="lip_from")
+    roi: str = knob("lrs2", "mouth ROI that the expert sees; own: its file's", choices=("own", "aligned", "lrs2"))
     faithful: bool = knob(False, "the published code's quirks instead of the sound versions: see docs/differences.md")
     # optimisation
     lr: float = knob(1e-4, "Adam's step size, generator and discriminator")
+    adv_lr: float = knob(0.0, "the discriminator's; 0: lr")
     beta1: float = knob(0.5, "Adam's first moment decay", most=MOST_DECAY)
+    adv_beta1: float = knob(0.0, "the discriminator's; 0: beta1", most=MOST_DECAY)
     beta2: float = knob(0.999, "Adam's second moment decay", most=MOST_DECAY)
     warmup: int = knob(0, "steps over which the step size rises")
     decay_from: float = knob(1.0, "share of max_steps after which the step size falls along a half cosine to 0", most=1)
@@ -134,8 +128,12 @@ class HParams(Knobs):
             raise InputError(f"--audio_dim {self.audio_dim} must be a multiple of --audio_heads {self.audio_heads}")
         if self.audio_dim % 16 and self.speech == "global":
             raise InputError(f"--audio_dim {self.audio_dim} must be a multiple of 16, the groups of its convolution")
-        if self.model == "wav2lip" and self.speech == "global":
+        if self.model == "wav2lip" and self.speech != "local":
             raise InputError("--model wav2lip takes 0.2 s of mel: say --speech local beside it")
+        if self.model == "warp" and (self.speech != "whisper" or self.face_size != 128):
+            raise InputError("--model warp takes crops of 128 px: say --speech whisper --face_size 128 beside it")
+        if self.speech == "whisper" and self.sound_augment:
+            raise InputError("--sound_augment: --speech whisper takes stored features, which cannot be altered")
         if self.model == "wav2lip" and self.contrastive_weight:
             raise InputError("--contrastive_weight: --model wav2lip has no space in which sound and lips are compared")
         if self.batch_size * self.window < 2 and self.windows < 2:
@@ -206,8 +204,7 @@ _ROWS = {
 }
 _SIZED = {  # what the published size has of its own: L1 takes what the others leave of 1, and AV-HuBERT's space
     "talklip_l_c": {"sync_dim": 768},
-    "base_wo_lip": {"l1_weight": 0.93},
-    "base_wo_lip_gan": {"l1_weight": 1.0},
+    "base_wo_lip": {"l1_weight": 0.93}, "base_wo_lip_gan": {"l1_weight": 1.0},
 }
 _COMPACT_ROW = {  # batches, steps and weights of all six rows; the losses are the paper's, and L1 at the mouth
     **_EVENING,
@@ -231,18 +228,27 @@ def _compact_row(row, **own):
     return {**_COMPACT_ROW, "speech": "global", "contrastive_weight": 0.0, **losses, **weights, **own}
 
 
+_WARP = {  # in no paper: see models/warp.py
+    "model": "warp", "speech": "whisper", "face_size": 128, "audio_dim": 256, "audio_heads": 4, "audio_from": 0,
+    "audio_train_layers": 0, "roi": "own", "batch_size": 12, "window": 1, "windows": 1, "lip_batch_size": 2,
+    "lip_window": 16, "speech_windows": 0.7, "rare_speakers": 0.5, "augment": 0.6, "freeze_norms": True,
+    "l1_weight": 4.0, "mouth_weight": 1.0, "detail_weight": 4.0, "lips_weight": 2.0, "motion_weight": 1.0,
+    "discriminator": "patch", "adv_weight": 0.003, "adv_ratio": 0.2, "adv_from": 1000, "adv_lr": 1e-4,
+    "adv_beta1": 0.5, "lip_weight": 0.01, "lip_sum": False, "contrastive_weight": 0.003, "lip_from": 1000,
+    "max_steps": 2200, "lr": 6e-4, "beta1": 0.9, "warmup": 200, "decay_from": 0.35, "clip_norm": 1.0, "ema": 0.998,
+    "valid_every": 200, "valid_clips": 13,
+}
 # Published sizes are rows of the papers' tables, compact_... the same for a laptop; weights/ began as `compact`.
 PRESETS = {
     **{name: row | _SIZED.get(name, {}) for name, row in _ROWS.items()},
     "wav2lip": {**_LOCAL, "model": "wav2lip", "lip_weight": 0.0},
-    "compact": {
-        **_EVENING, "batch_size": 16, "window": 2, "windows": 1, "adv_from": 3500, "max_steps": 4400,
-    },
+    "compact": {**_EVENING, "batch_size": 16, "window": 2, "windows": 1, "adv_from": 3500, "max_steps": 4400},
+    "warp": _WARP,
     "compact_l": {**_HALF_WIDTH, "speech": "local"},
     **{f"compact_{name}": _compact_row(row) for name, row in _ROWS.items()},
 }
 # fmt: on
-METHODS = {"talklip": "compact_talklip_g_c"}  # the preset that a method trains where none is given
+METHODS = {"talklip": "compact_talklip_g_c", "warp": "warp"}  # the preset that a method trains where none is given
 HParams.presets = PRESETS
 
 
@@ -295,9 +301,7 @@ class ExpertHParams(Knobs):
     # model
     model: str = knob("avhubert", "family", choices=("avhubert", "conformer", "words", "sync"))
     width: float = knob(1.0, "channels of the ResNet-18 of the mouth ROI, times this", least=1 / 32, most=8)
-    shrink: int = knob(
-        1, "px of the mouth ROI that are averaged before the ResNet, in height and width", least=1, most=8
-    )
+    shrink: int = knob(1, "px of the mouth ROI averaged before the ResNet, in height and width", least=1, most=8)
     layers: int = knob(12, "blocks of the encoder", least=1)
     dim: int = knob(768, "its hidden size", least=1)
     ffn: int = knob(3072, "its feed-forward size", least=1)
@@ -316,9 +320,7 @@ class ExpertHParams(Knobs):
     frames: int = knob(0, "frames cut from a training clip, with all its words where their times are known; 0: all")
     augment: bool = knob(False, "turn and scale the mouth, change its light, blank a span of frames")
     # pre-training
-    clusters: int = knob(
-        100, "cluster targets that are predicted; published: 100, 100, 500, 1000, 2000 in five iterations", least=2
-    )
+    clusters: int = knob(100, "cluster targets; published: 100, 100, 500, 1000, 2000 in five iterations", least=2)
     depth: int = knob(0, "block whose output is clustered after the first iteration; 0: the last")
     mask_audio: float = knob(0.8, "share of the sound's frames that is masked", most=1)
     mask_audio_span: int = knob(10, "frames of a masked span", least=1)
@@ -391,12 +393,12 @@ _COMPACT_READER = {
 EXPERT_PRESETS = {
     "base": {},
     "large": {
-        "layers": 24, "dim": 1024, "ffn": 4096, "heads": 16, "decoder_layers": 9, "decoder_ffn": 4096,
-        "decoder_heads": 8,
+        "layers": 24, "dim": 1024, "ffn": 4096, "heads": 16,
+        "decoder_layers": 9, "decoder_ffn": 4096, "decoder_heads": 8,
     },
     "conformer": {
-        "model": "conformer", "dim": 256, "ffn": 2048, "heads": 4, "decoder_ffn": 2048, "ctc_weight": 0.1,
-        "grad_mult": 1.0,
+        "model": "conformer", "dim": 256, "ffn": 2048, "heads": 4,
+        "decoder_ffn": 2048, "ctc_weight": 0.1, "grad_mult": 1.0,
     },
     "compact": _COMPACT_READER,
     "compact_reader1": {
@@ -435,7 +437,7 @@ def add_flags(parser, kind=HParams):
 
 
 def preset(name, kind=HParams):
-    """The knobs of the preset `name`; raises InputError for a name that does not exist."""
+    """The knobs of the preset `name`. Raises InputError for one that does not exist."""
     if name not in kind.presets:
         raise InputError(f"--preset {name}: choose one of {', '.join(kind.presets)}")
     return kind(**kind.presets[name])

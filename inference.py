@@ -89,7 +89,7 @@ def lip_sync(args):
         from media import sound
         from media.face_video import FaceVideo
         from media.writer import Writer
-        from renderer import FaceRenderer, SpeechTrack, load
+        from renderer import FaceRenderer, SpeechTrack, WarpRenderer, load
 
         torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # one core is left for reading and writing
         device = device_of(args.device)
@@ -97,38 +97,45 @@ def lip_sync(args):
         wav = sound.read_audio(args.audio)
         writer = Writer(args.outfile, video.like, audio=args.audio, crf=args.crf, metadata={"comment": SYNTHETIC})
         generator, hp, model = load(args.checkpoint_path, device, args.precision)
-        pads = args.pads or PADS[hp.model]
+        warps = hp.model == "warp"
+        pads = [0, 0, 0, 0] if warps else args.pads or PADS[hp.model]
     count = max(1, round(len(wav) / audio.RATE * video.fps))
     with torch.inference_mode(), progress_bar(2 * count, "frame", desc="finding faces", disable=args.quiet) as progress:
         with clock("find faces"):
-            target = find_target(video, count, args, device, pads, progress)
+            target = find_target(video, count, args, device, pads, progress, warps)
         with clock("encode audio"):
             speech = SpeechTrack(generator, hp, wav, args.articulation)
         with clock("render and write"):
             progress.total, progress.n = target.searched + count, target.searched
             progress.set_description("rendering")
-            renderer = FaceRenderer(generator, target, video, speech, hp.face_size)
-            unchanged = render_frames(renderer, writer, count, args.batch_size, progress)
+            renderer = (WarpRenderer if warps else FaceRenderer)(generator, target, video, speech, hp.face_size)
+            unchanged, turned = render_frames(renderer, writer, count, args.batch_size, progress)
     seconds = clock.seconds | {"all": time.perf_counter() - start}
-    report = describe(args, model, video, target, count, unchanged, seconds)
+    passed = {"passed_through": ranges(unchanged), "turned_away": ranges(turned)}
+    report = describe(args, model, renderer, count, passed, seconds)
     write_text(report_path, json.dumps(report, indent=1, default=str) + "\n")
     return report
 
 
-def find_target(video, count, args, device, pads, progress):
-    """The `TargetFace` to redraw: at --box, or the largest face that is found in the first `count` frames."""
+def find_target(video, count, args, device, pads, progress, warps):
+    """The `TargetFace` to redraw: at --box, or the largest face that is found in the first `count` frames.
+
+    warps: the generator needs the mesh at --box too.
+    """
     from faces import detect
     from faces.target import TargetFace
 
     if tuple(args.box) != NO_BOX:
         box = video.region(args.box, "--box", video.first.size)
-        return TargetFace.placed(video, count, box, args.identity, progress)
+        mesher = detect.BlazeFace() if warps else None
+        return TargetFace.placed(video, count, box, args.identity, progress, mesher, not args.nosmooth)
     detector = detect.DETECTORS[args.detector](device)
     return TargetFace.found(video, count, detector, pads, not args.nosmooth, args.identity, progress)
 
 
 def render_frames(renderer, writer, count, batch_size, progress):
-    """Renders and writes `count` frames; returns the numbers of those without the face, which are left unchanged.
+    """Renders and writes `count` frames; returns the numbers of those without the face, which are left unchanged, and
+    of those in which the head is turned so far that their own mouth shows through.
 
     While the faces of one batch are generated, those of the batch before are put back and written on another thread.
     """
@@ -138,12 +145,14 @@ def render_frames(renderer, writer, count, batch_size, progress):
             out.write(frame)
         progress.update(len(batch))
 
-    video, unchanged, batch, job = renderer.video, [], [], None
+    video, unchanged, turned, batch, job = renderer.video, [], [], [], None
     with writer as out, ThreadPoolExecutor(1) as other:
         for k, (index, frame) in enumerate(ahead(video.played(count))):
             batch.append((index, float(k / video.fps), frame))
             if index not in renderer.target.boxes:
                 unchanged.append(k)
+            elif renderer.is_turned(index):
+                turned.append(k)
             if len(batch) == batch_size or k == count - 1:
                 pairs = renderer.render(batch)
                 if job:
@@ -151,11 +160,14 @@ def render_frames(renderer, writer, count, batch_size, progress):
                 job = other.submit(finish, batch, pairs)
                 batch = []
         job.result()
-    return unchanged
+    return unchanged, turned
 
 
-def describe(args, model, video, target, count, unchanged, seconds):
-    """The report of a run, a dict for JSON: its files and model, the places of the face, the seconds of each stage."""
+def describe(args, model, renderer, count, passed, seconds):
+    """The report of a run, a dict for JSON: its files and model, the places of the face, the seconds of each stage.
+
+    passed: {why: ranges of frames} that show the video's own mouth.
+    """
     import av
     import cv2
     import torch
@@ -167,12 +179,12 @@ def describe(args, model, video, target, count, unchanged, seconds):
         "synthetic": SYNTHETIC,
         "model": model,
         "articulation": args.articulation,
-        "fps": float(video.fps),
+        "fps": float(renderer.video.fps),
         "frames": count,
-        "passed_through": ranges(unchanged),
-        "source_frames": target.searched,
-        "identity_frames": sorted(set(target.identities.values())),
-        "boxes": {str(i): [round(float(v), 1) for v in box] for i, box in sorted(target.boxes.items())},
+        **passed,
+        "source_frames": renderer.target.searched,
+        "identity_frames": renderer.sources(),
+        "boxes": {str(i): [round(float(v), 1) for v in box] for i, box in sorted(renderer.target.boxes.items())},
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -217,13 +229,18 @@ def parse(argv):
     )
     add("--static", nargs="?", const=True, default=False, type=yes_or_no, help="use only the first frame of the video")
     add("--fps", type=float, help="frames a second of a picture (default: 25) or, with --static, of a video")
-    add("--pads", **sides, help="px added to the face box (default: 0 10 0 0 for Wav2Lip weights, else 0 0 0 0)")
+    add("--pads", **sides, help="px added to the face box, not with the default weights (default: Wav2Lip's 0 10 0 0)")
     add("--resize_factor", default=1, type=int, help="shrink the video by this factor (default: %(default)s)")
     add("--crop", **sides, default=[0, -1, 0, -1], help="cut the video to this region, px; -1: to its end")
     add("--box", **sides, default=list(NO_BOX), help="the face is here in all frames, px; nothing is searched")
     add("--rotate", action="store_true", help="turn the video by 90 degrees clockwise")
     add("--nosmooth", action="store_true", help="do not smooth the face boxes over time")
-    add("--identity", choices=("best", "self"), default="best", help="frame that shows the identity (default: best)")
+    add(
+        "--identity",
+        choices=("best", "self"),
+        default="best",
+        help="its frame, of weights that take one (default: best)",
+    )
     add("--articulation", default=1.0, type=float, help="over 1, lips move more: 0.5 to 2 (default: %(default)s)")
     add("--detector", choices=("blazeface", "batch-face"), default="blazeface", help="(default: %(default)s)")
     add("--batch_size", "--wav2lip_batch_size", default=16, type=int, help="frames at once (default: %(default)s)")

@@ -34,6 +34,31 @@ def mouth_loss(fake, real, mask):
     return ((fake - real).abs() * mask).sum() / (mask.sum() * fake.shape[2]).clamp(min=1)
 
 
+def detail_loss(fake, real, levels=3):
+    """Mean absolute error of the levels of a Laplacian pyramid: what is too smooth or out of place (Bojanowski 2018).
+
+    fake, real: (B, T, 3, H, W) in [0, 1].  levels: each of half the size of the one before.
+    Returns a scalar in units of full scale, the sum over levels.
+    Differs: there each level weighs 4^j; here the finest counts as much as the others.
+    """
+    rest, found = (fake - real).flatten(0, 1), 0.0  # a pyramid is linear: that of the difference
+    for _ in range(levels):
+        small = F.avg_pool2d(rest, 2)
+        smooth = F.interpolate(small, size=rest.shape[-2:], mode="bilinear", align_corners=False)
+        found, rest = found + (rest - smooth).abs().mean(), small
+    return found
+
+
+def motion_loss(fake, real, mask):
+    """Mean absolute error, inside the mouth region, of the change from each frame to the next: trembling, or none.
+
+    fake, real, mask: as in `mouth_loss`, T consecutive frames. Returns a scalar in units of full scale; of one frame 0.
+    """
+    error = (fake[:, 1:] - fake[:, :-1]) - (real[:, 1:] - real[:, :-1])
+    mask = mask[:, 1:]
+    return (error.abs() * mask).sum() / (mask.sum() * fake.shape[2]).clamp(min=1)
+
+
 def adversarial_loss(logits, real, published=False):
     """Binary cross-entropy of the discriminator's scores, against all real or all fake.
 
@@ -122,7 +147,7 @@ def counter_examples(count):
 def lips_loss(predicted, lips, padding):
     """Smooth L1 error of the lips' outline, predicted from the speech embedding alone.
 
-    predicted, lips: (B, L, N), the predicted and the true outline, relative to its mean over the clip.
+    predicted, lips: (B, L, N), the predicted and the true shape, relative to the lips at rest: see `faces.shape`.
     padding: (B, L) bool, True after the end of a clip, which is left out.
     Returns a scalar.
     Differs: not in the papers, which begin with an audio encoder that a lip-reading expert has trained. Without one,

@@ -58,9 +58,10 @@ def preprocess(args):
     """Extracts every clip of a corpus that is not yet in the data root; prints a summary as JSON."""
     import checkpoint
     from corpora.data_root import DataRoot, general
-    from corpora.extract import SURROUNDINGS, Extractor
+    from corpora.extract import Extractor
     from corpora.layouts import read_corpus
     from faces import detect
+    from faces.crop import SURROUNDINGS
     from workers import local, on_ray
 
     number, count = shard_of(args.shard)

@@ -8,11 +8,21 @@ import checkpoint
 from data import generator_input
 from distributed import has_bf16
 from faces import blend, crop
+from faces.blend import View, composed
+from faces.landmarks import JAW, turn_away
+from faces.shape import HeadShape, lips_at_rest, references_of
 from models.layers import fold_norms
+from models.whisper import embed
 
 ROW_S = 0.04  # of sound in a row of speech
 CHUNK, CONTEXT = 75, 50  # rows of sound that are embedded at once, and how many around them are given too
 KEPT = 8  # identities that are kept: those of four shots
+CHOICE = 2.0  # power of the references' weights: a mean of several is less sharp than one. Chosen on val, val_unseen
+VIEWS = 24  # references that are kept
+MARGIN = (crop.SURROUNDINGS - 1) / 2  # box sizes of surroundings on each side of a face box
+STEADY_S = 0.04  # s over which the mesh is averaged, against trembling
+RESTED = 500  # frames of a shot, at most, in which the lips at rest are looked for
+TURNED = 0.42, 0.52  # `turn_away` between which the frame's own mouth fades in: about 33 to 38 degrees
 
 
 def load(path, device, precision):
@@ -23,6 +33,9 @@ def load(path, device, precision):
     generator, hp, about = checkpoint.load_generator(path)
     dtype = torch.bfloat16 if precision == "bf16" or (precision == "auto" and has_bf16(device)) else torch.float32
     generator = fold_norms(generator).to(device, dtype, memory_format=torch.channels_last)
+    if hp.model == "warp":  # a recurrent network and what says where things are
+        for part in (generator.speech, generator.outline):
+            part.float()
     return generator, hp, about | {"path": str(path), "precision": str(dtype).removeprefix("torch.")}
 
 
@@ -44,12 +57,15 @@ class SpeechTrack:
         self.generator, self.speech, self.articulation = generator, hp.speech, articulation
         if hp.speech == "global":
             self.rows = self._embed(audio.global_features(wav))
+        elif hp.speech == "whisper":
+            whisper = checkpoint.load_whisper()[0].to(next(generator.parameters()).device)
+            self.rows = self._embed(audio.pairs(embed(whisper, wav).cpu().numpy()))
         else:
             self.mel = audio.mel_spectrogram(wav)
         self.mean = None if articulation == 1 else self._mean(len(wav) / audio.RATE)
 
     def _embed(self, rows):
-        """(rows, 104) -> (rows, D). A long track is embedded in chunks, each with `CONTEXT` rows to both sides."""
+        """(rows, 104 or 768) -> (rows, D). A long track is embedded in chunks, with `CONTEXT` rows to both sides."""
         chunk = len(rows) if len(rows) <= CHUNK + 2 * CONTEXT else CHUNK
         rows, pieces = like(self.generator, rows), []
         for start in range(0, len(rows), chunk):
@@ -62,6 +78,10 @@ class SpeechTrack:
         """The speech at each time as the generator embeds it: (T,) seconds -> (T, D)."""
         if self.speech == "global":
             return self.rows[torch.from_numpy(audio.rows_at(times_s, len(self.rows)))]
+        if self.speech == "whisper":  # between two rows at other rates than theirs
+            at = torch.as_tensor(np.asarray(times_s) / ROW_S).clamp(0, len(self.rows) - 1)
+            share = (at % 1).to(self.rows)[:, None]
+            return torch.lerp(self.rows[at.floor().long()], self.rows[at.ceil().long()], share)
         return self.generator.encode_audio(like(self.generator, audio.mel_windows(self.mel, times_s))[None])[0]
 
     def _mean(self, seconds):
@@ -78,6 +98,16 @@ class SpeechTrack:
         return (self.mean + self.articulation * (speech.float() - self.mean)).to(speech.dtype)
 
 
+def around(size, box, rim):
+    """The part of a frame of (width, height) around a box: left, top, right, bottom px; there is a pixel at least.
+
+    rim: px around the box, what a crop's own sampling reaches there.
+    """
+    (x1, y1, x2, y2), (width, height) = box, size
+    left, top = min(max(int(x1 - rim), 0), width - 1), min(max(int(y1 - rim), 0), height - 1)
+    return left, top, max(min(int(x2 + rim) + 1, width), left + 1), max(min(int(y2 + rim) + 1, height), top + 1)
+
+
 class FaceRenderer:
     """Redraws one face in the frames of a video.
 
@@ -88,6 +118,14 @@ class FaceRenderer:
     def __init__(self, generator, target, video, speech, px):
         self.generator, self.target, self.video, self.speech = generator, target, video, speech
         self.px, self.identities = px, {}
+
+    def sources(self):
+        """The indices of the frames whose looks the redrawn face has."""
+        return sorted(set(self.target.identities.values()))
+
+    def is_turned(self, index):
+        """Whether the head is turned so far in a frame that its own mouth shows through."""
+        return False
 
     def render(self, batch):
         """Generates the faces of a batch, a list of (frame's index in the video, time in s, Frame).
@@ -123,13 +161,9 @@ class FaceRenderer:
 
     def _crop(self, frame, index):
         """The face of a frame: (px, px, 3) float32 in [0, 1]."""
-        x1, y1, x2, y2 = self.target.boxes[index]
-        rim = 2 + (x2 - x1) / self.px  # what the crop's own sampling reaches around the box
-        width, height = frame.size
-        left, top = min(max(int(x1 - rim), 0), width - 1), min(max(int(y1 - rim), 0), height - 1)
-        right, bottom = max(min(int(x2 + rim) + 1, width), left + 1), max(min(int(y2 + rim) + 1, height), top + 1)
-        region = frame.rgb(left, top, right, bottom)
-        return np.float32(crop.crop(region, (x1 - left, y1 - top, x2 - left, y2 - top), self.px)) / 255
+        box = self.target.boxes[index]
+        part = around(frame.size, box, 2 + (box[2] - box[0]) / self.px)
+        return np.float32(crop.crop(frame.rgb(*part), np.subtract(box, part[:2] * 2), self.px)) / 255
 
     def _identity(self, frame, index):
         """The identity of a frame, cut out of its identity frame: (px, px, 3) float32 in [0, 1]."""
@@ -141,3 +175,114 @@ class FaceRenderer:
                 self.identities.pop(next(iter(self.identities)))  # the oldest
             self.identities[wanted] = self._crop(self.video.at(wanted), wanted)
         return self.identities[wanted]
+
+
+def warped_layers(generator, speech, shown, shapes, references):
+    """The `Layers` of faces as numpy arrays: a list of (places, weights, paint, mask).
+
+    speech: (N, D).  shown: N `View`s of the frames.  shapes: (points (P, 2), resting, turn) of each frame.
+    references: for each frame K pairs of a `View` and its points.
+    """
+    face = [
+        [view.crop, *(reference.crop for reference, _ in chosen)]
+        for view, chosen in zip(shown, references, strict=True)
+    ]
+    points = [[own, *(there for _, there in chosen)] for (own, _, _), chosen in zip(shapes, references, strict=True)]
+    resting, turns = ([shape[i] for shape in shapes] for i in (1, 2))
+    face = like(generator, np.float32(face) / 255).permute(0, 1, 4, 2, 3).flatten(1, 2)
+    parts = (like(generator, np.float32(each)) for each in (points, resting, turns))
+    found = generator.layers(face, *parts, speech)
+    weights = found.weights.float() ** CHOICE
+    found = found._replace(weights=weights / weights.sum(1, keepdim=True))
+    return list(zip(*(part.float().cpu().numpy() for part in found), strict=True))
+
+
+class WarpRenderer(FaceRenderer):
+    """Redraws one face in the frames of a video out of the pixels of others of its frames, see `ReferenceWarp`."""
+
+    def __init__(self, generator, target, video, speech, px):
+        super().__init__(generator, target, video, speech, px)
+        self.views, self.rests, self.references = {}, {}, {}
+        self.shot_of = {i: number for number, shot in enumerate(target.shots) for i in shot}
+        size = video.first.size
+        for shot in target.shots:
+            meshes = {i: target.meshes[i] for i in shot}
+            some = [shot[i] for i in np.linspace(0, len(shot) - 1, min(len(shot), RESTED)).astype(int)]
+            rest = lips_at_rest(HeadShape(*self._placed(some), MARGIN).lips)
+            self.rests |= dict.fromkeys(shot, rest)
+            inside = [i for i, mesh in meshes.items() if (mesh[JAW] >= 0).all() and (mesh[JAW] < size).all()]
+            self.references |= references_of(meshes, target.sharpness, generator.references, inside)
+
+    def render(self, batch):
+        """The layers of a batch's faces: a list, for each frame (its view, layers, views of its references, fade)."""
+        shown = [i for i, (index, _, _) in enumerate(batch) if index in self.target.boxes]
+        found = [None] * len(batch)
+        if not shown:
+            return found
+        indices = [batch[i][0] for i in shown]
+        views = [self._view(batch[i][2], batch[i][0]) for i in shown]
+        chosen = [[self._reference(k) for k in self.references[index]] for index in indices]
+        shapes = [self._shape(index) for index in indices]
+        layers = warped_layers(self.generator, self.speech([batch[i][1] for i in shown]), views, shapes, chosen)
+        for i, index, view, each, pairs in zip(shown, indices, views, layers, chosen, strict=True):
+            found[i] = view, each, [reference for reference, _ in pairs], self._fade(index)
+        return found
+
+    def sources(self):
+        return sorted({k for chosen in self.references.values() for k in chosen})
+
+    def is_turned(self, index):
+        return index in self.target.boxes and self._fade(index) < 1
+
+    def _fade(self, index):
+        """The share of what is redrawn in a frame, in [0, 1]: less where the head is turned far."""
+        low, high = TURNED
+        return float(1 - np.clip((turn_away(self._steady(index)) - low) / (high - low), 0, 1))
+
+    def put_back(self, batch, found):
+        """The frames of a batch with the faces that `render` returned for it."""
+        frames = []
+        for (index, _, frame), each in zip(batch, found, strict=True):
+            if each is not None and (drawn := composed(*each)) is not None:
+                patch, (x, y) = drawn
+                left, top, *_ = self._part(frame, index)
+                frame = frame.paste(patch, left + x, top + y)
+            frames.append(frame)
+        return frames
+
+    def _part(self, frame, index):
+        """The part of a frame that a crop shows, see `around`."""
+        x1, y1, x2, y2 = box = self.target.boxes[index]
+        return around(frame.size, box, 2 + MARGIN * max(x2 - x1, y2 - y1))
+
+    def _view(self, frame, index):
+        """The `View` of the face in a frame."""
+        part = self._part(frame, index)
+        return View.of(frame.rgb(*part), np.subtract(self.target.boxes[index], part[:2] * 2))
+
+    def _placed(self, indices):
+        """Meshes of frames, relative to their boxes, steady over time, and the boxes: (N, 468, 2), (N, 4)."""
+        boxes = np.array([self.target.boxes[i] for i in indices])
+        meshes = [crop.to_crop(self._steady(i), box) for i, box in zip(indices, boxes, strict=True)]
+        return np.stack(meshes), boxes
+
+    def _steady(self, index):
+        """The mesh of a frame, averaged with those right before and after it in its shot."""
+        meshes, sigma, shot = self.target.meshes, STEADY_S * float(self.video.fps), self.shot_of[index]
+        around = range(index - round(2 * sigma), index + round(2 * sigma) + 1)
+        near = [i for i in around if self.shot_of.get(i) == shot]
+        weights = np.exp(-((np.array(near) - index) ** 2) / (2 * sigma**2))
+        return np.tensordot(weights / weights.sum(), np.stack([meshes[i] for i in near]), 1)
+
+    def _shape(self, index):
+        """The points of a frame, its lips at rest, and the turn of its head."""
+        head = HeadShape(*self._placed([index]), MARGIN, self.rests[index])
+        return head.points[0], head.resting[0], head.turns[0]
+
+    def _reference(self, index):
+        """The view of a reference, and its points."""
+        if index not in self.views:
+            if len(self.views) == VIEWS:
+                self.views.pop(next(iter(self.views)))  # the oldest
+            self.views[index] = self._view(self.video.at(index), index), self._shape(index)[0]
+        return self.views[index]

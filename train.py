@@ -25,7 +25,7 @@ from experts.guidance import LipExpert
 from experts.lip_reader import load_reader
 from faces.landmarks import LIP_NUMBERS
 from hparams import METHODS, PRESETS, WEIGHTS, add_flags, loss_weights, override, preset, stage_plan
-from losses import balanced_weight, exact, lips_loss, mouth_loss, pixel_loss, verdict_loss
+from losses import balanced_weight, detail_loss, exact, lips_loss, motion_loss, mouth_loss, pixel_loss, verdict_loss
 from media.files import make_folder
 from media.frame import write_picture
 from models import build_discriminator, build_generator
@@ -40,22 +40,31 @@ MOST_READ = 10  # clips of a validation that the expert reads: all their frames 
 # The losses of a step
 
 
+def redrawn(generator, batch):
+    """Generates a batch's faces: (W, T, 3, H, W), the speech of its clips, (B, L, D), and of each face, (W, T, D)."""
+    speech = generator.encode_audio(batch["audio"], batch["audio_padding"])
+    said = pick(speech[batch["clip"]], batch["index"])
+    return generator.generate(**{name: batch[name] for name in generator.inputs}, speech=said), speech, said
+
+
 def generator_losses(nets, batch, weights, hp, expert=None):
     """Generates a batch's faces, and their losses.
 
     batch: see `data.collate`.  weights: see `loss_weights`; a loss whose weight is 0 costs nothing.
     Returns fake, (W, T, 3, H, W) in [0, 1], and {name: scalar} of the losses with a weight.
     """
-    generator = nets["generator"]
-    speech = generator.encode_audio(batch["audio"], batch["audio_padding"])  # (B, L, D)
-    said = pick(speech[batch["clip"]], batch["index"])  # (W, T, D)
-    fake, real = generator.generate(batch["face"], said), batch["target"]  # (W, T, 3, H, W)
+    generator, real = nets["generator"], batch["target"]  # (W, T, 3, H, W)
+    fake, speech, said = redrawn(generator, batch)
     guided = weights["lip"] or weights["contrastive"]
     memory = expert.features(fake, batch) if guided else None  # (B, L, D)
     terms = {
         "l1": lambda: pixel_loss(fake, real),
         "mouth": lambda: mouth_loss(fake, real, batch["mouth"]),
-        "lips": lambda: lips_loss(exact(nets["lips"](speech)), batch["lips"], batch["audio_padding"]),
+        "detail": lambda: detail_loss(fake, real),
+        "motion": lambda: motion_loss(fake, real, batch["mouth"]),
+        "lips": lambda: lips_loss(
+            exact((nets.get("lips") or generator.outline)(speech)), batch["lips"], batch["audio_padding"]
+        ),
         "adv": lambda: verdict_loss(nets["discriminator"](fake), hp),
         "lip": lambda: expert.reading_loss(memory, batch, hp.lip_sum),
         "contrastive": lambda: expert.contrastive_loss(generator.project(said), memory, batch, hp.faithful),
@@ -84,15 +93,22 @@ def shares(batches, hp):
 
     def counts(batch):
         faces, mouth, rows = torch.ones_like(batch["index"]), batch["mouth"], ~batch["audio_padding"]
+        moving = mouth[:, 1:]
         tokens = batch["tokens"] != PAD if "tokens" in batch else rows[:0]
-        return torch.stack([each.sum().float() for each in (faces, mouth, rows, tokens)])
+        return torch.stack([each.sum().float() for each in (faces, mouth, moving, rows, tokens)])
 
     world = distributed.rank()[1]
-    counted = torch.stack([counts(batch) for batch in batches])  # (N, 4)
+    counted = torch.stack([counts(batch) for batch in batches])  # (N, 5)
     parts = world * counted / distributed.total(counted.sum(0)).clamp(min=1e-9)
     found = []
-    for faces, mouth, rows, tokens in parts:
-        own = {"mouth": mouth, "lips": rows, "lip": world if hp.lip_sum else tokens, "contrastive": 1 / len(batches)}
+    for faces, mouth, moving, rows, tokens in parts:
+        own = {
+            "mouth": mouth,
+            "motion": moving,
+            "lips": rows,
+            "lip": world if hp.lip_sum else tokens,
+            "contrastive": 1 / len(batches),
+        }
         found.append(defaultdict(lambda faces=faces: faces, own))
     return found
 
@@ -172,7 +188,7 @@ def set_stage(generator, hp, step):
         for module in generator.modules():
             if isinstance(module, Norm):
                 module.eval()
-    if hp.speech == "local":
+    if hp.speech != "global":
         return
     encoder, trains = generator.speech, step >= hp.audio_from
     encoder.requires_grad_(trains and not hp.audio_train_layers)
@@ -216,11 +232,11 @@ def pixel_scores(generator, clips, hp, device, strip=None):
         sample = clips.validation(i)
         batch = to(device, collate([sample], window=len(sample["face"])))
         with distributed.autocast(device, hp.amp):
-            fake = generator(batch["face"], batch["audio"], batch["index"], batch["audio_padding"])
+            fake, _, _ = redrawn(generator, batch)
         real = batch["target"]
         found.append({"l1": pixel_loss(fake, real).item(), "mouth": mouth_loss(fake, real, batch["mouth"]).item()})
         if len(rows) < STRIP_ROWS:
-            pose, identity = batch["face"][0, STRIP_FACES].split(3, dim=1)
+            pose, identity = batch["face"][0, STRIP_FACES].split(3, dim=1)[:2]
             rows.append(torch.stack([identity, pose, fake[0, STRIP_FACES], real[0, STRIP_FACES]], dim=1).flatten(0, 1))
     if strip is not None:
         write_picture(strip, torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1))  # (3, rows * H, 8 * W)
@@ -237,7 +253,7 @@ def reading_scores(generator, expert, clips, hp, device):
     for i in evenly(len(clips), min(hp.valid_clips, MOST_READ)):
         batch = to(device, clips.whole(i))
         with distributed.autocast(device, hp.amp):
-            fake = generator(batch["face"], batch["audio"], batch["index"], batch["audio_padding"])
+            fake, _, _ = redrawn(generator, batch)
             memory = expert.features(fake, batch)
             lip, error = expert.reading_loss(memory, batch, False), expert.token_error(memory, batch)
         found.append({"lip": lip.item(), "token_error": error.item()})
@@ -269,11 +285,14 @@ def build(hp, device, facts=None):
     torch.manual_seed(hp.seed)
     layout = {"device": device, "memory_format": torch.channels_last}
     generator = build_generator(hp).to(**layout)
-    lips = torch.nn.Linear(generator.speech_size, LIP_NUMBERS).to(device)
-    nets = {"generator": generator, "discriminator": build_discriminator(hp).to(**layout), "lips": lips}
+    nets = {"generator": generator}
+    if not hasattr(generator, "outline"):
+        nets["lips"] = torch.nn.Linear(generator.speech_size, LIP_NUMBERS).to(device)
+    nets["discriminator"] = build_discriminator(hp).to(**layout)
     mean = copy.deepcopy(generator).requires_grad_(False) if hp.ema else None
     adam = partial(torch.optim.Adam, lr=hp.lr, betas=(hp.beta1, hp.beta2))
-    optims = {"generator": adam([*generator.parameters(), *lips.parameters()])}
+    learning = [net for name, net in nets.items() if name != "discriminator"]
+    optims = {"generator": adam([weight for net in learning for weight in net.parameters()])}
     optims["discriminator"] = adam(nets["discriminator"].parameters())
     return TrainState(hp, device, nets, optims, mean, facts)
 

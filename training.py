@@ -207,8 +207,6 @@ class TrainState:
             began = "with" if self.plateaus.starts else "without"
             raise InputError(f"{path} began {began} --patience: that cannot change")
         self.hp = self.plateaus.applied(self.hp)
-        for group in self.groups():
-            group["betas"] = self.hp.beta1, self.hp.beta2
         if state["hparams"]["lr"] != self.hp.lr:  # chosen anew: what slowed the run down belongs to the old one
             self.guard.brake, self.guard.rollbacks = 1.0, 0
 
@@ -237,9 +235,11 @@ class TrainState:
         """Makes ready for the gradients of a step. All that is random follows from (seed, step, process)."""
         rank, world = distributed.rank()
         torch.manual_seed(self.hp.seed * 1_000_003 + self.step * world + rank)  # dropout, masks, layer drop
-        for group in self.groups():
-            group["lr"] = self.guard.brake * learning_rate(self.hp, self.step)
-        for optim in self.optims.values():
+        hp, lr = self.hp, self.guard.brake * learning_rate(self.hp, self.step)
+        for name, optim in self.optims.items():
+            own_lr, own_beta1 = (hp.adv_lr, hp.adv_beta1) if name == "discriminator" else (0, 0)  # 0: as the others
+            for group in optim.param_groups:
+                group["lr"], group["betas"] = lr * (own_lr / hp.lr if own_lr else 1), (own_beta1 or hp.beta1, hp.beta2)
             optim.zero_grad(set_to_none=True)
 
     def end_step(self, losses, clipped, stepped=None):

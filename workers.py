@@ -14,7 +14,8 @@ from tempfile import TemporaryDirectory
 from errors import InputError
 
 ROOT = Path(__file__).parent
-SENT = ("*.py", *(f"{room}/**/*.*" for room in "models experts faces media corpora evaluation".split()))  # to a cluster
+ROOMS = "models experts faces media corpora evaluation"
+SENT = ("*.py", "weights/whisper*.safetensors", *(f"{room}/**/*.*" for room in ROOMS.split()))  # to a cluster
 SELDOM_S = 30  # between two lines of progress where there is no terminal to show a bar
 
 _job = None  # of this process

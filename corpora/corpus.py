@@ -98,7 +98,7 @@ def filelists(*folders, known=()):
     lists, found = {}, {}
     for path in (path for folder in folders for path in sorted(folder.glob("*.txt"))):
         split = {"valid": "val"}.get(path.stem, path.stem)
-        if split not in (*SPLITS, "pretrain") and not split.startswith("test"):
+        if split not in (*SPLITS, "pretrain") and not split.startswith(("test", "val_")):
             continue
         lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
         lines = [line.strip() for line in lines if line.strip()]

@@ -4,16 +4,18 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+import torch
 
 import audio
+import checkpoint
 from corpora.transcripts import read_transcript
 from errors import InputError
 from faces import crop, detect, mouth
 from faces.track import Tracker, interpolated
 from media import sound, video
 from media.clip import FPS, encoded, joined, write_clip
+from models.whisper import embed
 
-SURROUNDINGS = 4 / 3  # side of a stored crop over that of the face box
 LEAST_FRAMES = 6  # of a clip: a window of 5 and a place to move it to
 LONGEST_GAP = 5  # frames without a face that are filled from those around
 RIVAL = 0.8  # a second face of this share of the first one's size, summed over its frames, makes a clip ambiguous
@@ -124,9 +126,20 @@ def check_length(raw, about, count):
         raise InputError(f"it breaks off: {count / FPS:.2f} of {length_s - raw.start_s:.2f} s can be decoded")
 
 
-def extract(raw, detector, face_px=96, sync=None):
+class WhisperFeatures:
+    """Whisper's features of a sound, by the encoder in weights/: (50 a s, 384) float16."""
+
+    def __init__(self):
+        self.encoder = checkpoint.load_whisper()[0]
+
+    def __call__(self, wav):
+        return embed(self.encoder, wav).numpy().astype(np.float16)
+
+
+def extract(raw, detector, whisper, face_px=96, sync=None):
     """Extracts what is stored of a `RawClip`: (arrays, facts) for `media.clip.write_clip`.
 
+    whisper: see `WhisperFeatures`.
     face_px: height and width at which the face box is kept.
     sync: measures the offset of the sound, which is then corrected, see `SyncOffset`; None leaves the sound as it is.
     Raises InputError with the reason to leave the clip out.
@@ -151,6 +164,7 @@ def extract(raw, detector, face_px=96, sync=None):
         "mouth_windows": windows,
         "logfbank": audio.log_filter_banks(wav),
         "mel": audio.mel_spectrogram(wav),
+        "whisper": whisper(wav),
         "wav": wav,
         "word_times": np.asarray(times, np.float32),
     }
@@ -165,10 +179,10 @@ def cut_pictures(pictures, boxes, windows, face, face_px):
     jpegs = {"faces": [], "mouths": []}
     if face.size == (mouth.LRS2_PX, mouth.LRS2_PX):
         jpegs["middles"] = []
-    crop_px, edge = round(face_px * SURROUNDINGS), (mouth.LRS2_PX - mouth.WINDOW_PX) // 2
+    crop_px, edge = round(face_px * crop.SURROUNDINGS), (mouth.LRS2_PX - mouth.WINDOW_PX) // 2
     for rgb, box, window in zip(pictures, boxes, windows, strict=True):
         grey = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)
-        jpegs["faces"].append(encoded(crop.crop(rgb, box, crop_px, SURROUNDINGS)))
+        jpegs["faces"].append(encoded(crop.crop(rgb, box, crop_px, crop.SURROUNDINGS)))
         jpegs["mouths"].append(encoded(mouth.cut_window(grey, window, box)))
         if "middles" in jpegs:
             jpegs["middles"].append(encoded(grey[edge:-edge, edge:-edge]))
@@ -239,11 +253,8 @@ class Extractor:
     def __init__(self, root, face_px, detector, sync=None):
         cv2.setNumThreads(1)
         self.root, self.face_px, self.detector = root, face_px, detect.DETECTORS[detector]("cpu")
-        self.sync = SyncOffset(*sync) if sync else None
-        if sync:
-            import torch
-
-            torch.set_num_threads(1)  # the processors are taken by other processes
+        torch.set_num_threads(1)  # the processors are taken by other processes
+        self.sync, self.whisper = SyncOffset(*sync) if sync else None, WhisperFeatures()
 
     def __call__(self, raw):
         """Extracts and stores one `RawClip`, unless another run has done so; returns a dict with its `name` and:
@@ -255,7 +266,7 @@ class Extractor:
             return result
         self.root.begin(raw)
         try:
-            arrays, facts = extract(raw, self.detector, self.face_px, self.sync)
+            arrays, facts = extract(raw, self.detector, self.whisper, self.face_px, self.sync)
             write_clip(target, arrays, facts)
         except InputError as error:
             self.root.skip(raw, str(error))

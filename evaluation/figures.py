@@ -110,6 +110,8 @@ def embeddings(args):
 def generated(path, clip, frames, about):
     """The faces that a generator makes for frames of a clip, identity its first frame: (T, 3, H, W) in [0, 1]."""
     generator, hp, _ = load(path, "cpu", "float32")
+    if hp.model == "warp":
+        raise InputError(f"{path}: strips are of generators that paint; --page of evaluation.evaluate shows any")
     batch = sample(clip, frames, np.zeros(len(frames), int), hp, about, Augmentation(0.0, None))
     fake = generator(batch["face"][None], batch["audio"][None], batch["index"][None])[0].float()
     return torch.nn.functional.interpolate(fake, size=(about["face_px"],) * 2, mode="bilinear", antialias=True)

@@ -9,10 +9,12 @@ import torch
 from data import Clips, generator_input, to_tensor
 from errors import InputError
 from evaluation.videos import crops_of, frames_of, matched
+from faces.blend import View, composed
+from faces.shape import HeadShape, distant_references
 from hparams import HParams
 from media.clip import FPS, Clip
 from media.video import bounce
-from renderer import SpeechTrack
+from renderer import SpeechTrack, warped_layers
 from renderer import load as load_generator
 
 TRUTH, COPIED, OTHER_LIPS = BASELINES = "ground truth", "identity frame copied", "other clip's lips"
@@ -133,16 +135,38 @@ class GeneratedRows:
 
         The whole face box is generated; around it, the real surroundings.
         """
-        shown, count = to_tensor(real.faces(real.crops)), len(real.crops)
+        count = len(real.crops)
+        speech = SpeechTrack(self.generator, self.hp, wav, self.articulation)(np.arange(count) / FPS)
+        if self.hp.model == "warp":
+            return self.warped(real, speech)
+        shown = to_tensor(real.faces(real.crops))
         if shown.shape[-1] != self.hp.face_size:
             raise InputError(f"{real.name}: faces of {shown.shape[-1]} px, the generator makes {self.hp.face_size}")
         face = generator_input(shown, shown[distant(count)])
-        speech = SpeechTrack(self.generator, self.hp, wav, self.articulation)(np.arange(count) / FPS)
         parts = zip(face.split(BATCH_FRAMES), speech.split(BATCH_FRAMES), strict=True)
         fake = torch.cat([self.generator.generate(f[None].to(s.device), s[None])[0].float().cpu() for f, s in parts])
         crops, border = real.crops.copy(), (real.crops.shape[1] - shown.shape[-1]) // 2
         inside = slice(border, border + shown.shape[-1])
         crops[:, inside, inside] = (fake * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        return crops
+
+    def warped(self, real, speech):
+        """The crops of a clip redrawn by a generator that warps; the references are of the other half of the clip."""
+        clip, px, count = real.clip, real.crops.shape[1], len(real.crops)
+        head = HeadShape(clip.meshes, clip.boxes, real.margin)
+        border = px * real.margin / (1 + 2 * real.margin)
+        views = [View.of(rgb, (border, border, px - border, px - border)) for rgb in real.crops]
+        chosen = distant_references(head.opening, np.arange(count), self.hp.references)
+        crops = real.crops.copy()
+        for start in range(0, count, BATCH_FRAMES):
+            part = range(start, min(start + BATCH_FRAMES, count))
+            shapes = [(head.points[t], head.resting[t], head.turns[t]) for t in part]
+            references = [[(views[k], head.points[k]) for k in chosen[t]] for t in part]
+            layers = warped_layers(self.generator, speech[list(part)], [views[t] for t in part], shapes, references)
+            for t, each in zip(part, layers, strict=True):
+                if (drawn := composed(views[t], each, [views[k] for k in chosen[t]])) is not None:
+                    patch, (x, y) = drawn
+                    crops[t, y : y + patch.shape[0], x : x + patch.shape[1]] = patch
         return crops
 
     def rows(self, real, other):

@@ -40,7 +40,9 @@ class LipExpert:
         """
         real, clip = batch["roi"], batch["clip"]
         at = clip[:, None] * real.shape[1] + batch["frames"]  # (W, T)
-        roi = splice(real.flatten(0, 1), shrunk(fake), batch["to_face"], at).view_as(real)
+        roi = splice(real.flatten(0, 1), shrunk(fake, 128 if "points" in batch else 96), batch["to_face"], at).view_as(
+            real
+        )
         generated = torch.zeros(real.shape[:2], device=real.device)
         generated.view(-1)[at.flatten()] = 1
         near = F.max_pool1d(generated[:, None], STEM_FRAMES, 1, STEM_FRAMES // 2)[:, 0] > 0
@@ -103,7 +105,8 @@ class LipExpert:
 def shrunk(fake, px=96):
     """Faces that are larger than the ROI's own scale brought to it, without aliasing; the others as they are.
 
-    fake: (W, T, 3, H, W). Differs: the published code generates 96 px only, and resizes without care for aliasing.
+    fake: (W, T, 3, H, W).  px: its side at that scale.
+    Differs: the published code generates 96 px only, and resizes without care for aliasing.
     """
     if fake.shape[-1] <= px:
         return fake

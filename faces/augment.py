@@ -4,16 +4,19 @@ import cv2
 import numpy as np
 import torch
 
+BEND = 0.04  # of the side of a face: by how much a smooth displacement moves its control points at most
+
 
 class Augmentation:
     """One random choice of flip, small affine, colour and gamma, blur and compression, each with probability `chance`.
 
     Geometry and colour are those of the target and of the inputs, which then go together; blur and compression spoil
     the inputs alone, so that what the losses and the discriminator call real is as sharp as the video.
-    rng: a numpy generator; it may be None where the chance is 0.
+    rng: a numpy generator; it may be None where the chance is 0.  bends: a smooth displacement too, which makes other
+    faces out of those at hand.
     """
 
-    def __init__(self, chance, rng):
+    def __init__(self, chance, rng, bends=False):
         def chosen():
             return chance > 0 and rng.random() < chance
 
@@ -27,7 +30,9 @@ class Augmentation:
             self.sigma = rng.uniform(0.3, 1.2)
         if chosen():
             self.quality = int(rng.integers(30, 90))
-        self.active = chance > 0
+        self.active, self.field = chance > 0, None
+        if bends and chosen():
+            self.field = np.float32(rng.uniform(-BEND, BEND, (5, 5, 2)))
 
     def matrix(self, px, scale, border, jitter=False):
         """The 2x3 matrix from a stored crop to a face of `px`.
@@ -57,12 +62,34 @@ class Augmentation:
         table = gain[:, None] * values ** gamma[:, None] + rng.uniform(-0.1, 0.1)
         return (np.clip(table, 0, 1) * 255).astype(np.uint8), rng.uniform(0.2, 1.4)
 
-    def warp(self, picture, matrix, px):
+    def warp(self, picture, matrix, px, border=cv2.BORDER_CONSTANT):
         """The face of `px` in a stored crop, by a `matrix`; turned or scaled, bicubic, which stays sharper than linear.
 
-        picture: (H, W, 3) uint8. Returns (px, px, 3) uint8; what overshoots is clipped.
+        picture: (H, W, 3) uint8.  border: of cv2, what lies beyond the stored crop, by default black.
+        Returns (px, px, 3) uint8; what overshoots is clipped.
         """
-        return cv2.warpAffine(picture, matrix, (px, px), flags=cv2.INTER_CUBIC if self.active else cv2.INTER_LINEAR)
+        flags = cv2.INTER_CUBIC if self.active else cv2.INTER_LINEAR
+        if self.field is None:
+            return cv2.warpAffine(picture, matrix, (px, px), flags=flags, borderMode=border)
+        places = np.stack(np.meshgrid(np.arange(px), np.arange(px)), -1) + self._shift(px)  # of the affine picture
+        back = cv2.invertAffineTransform(matrix)
+        places = np.float32(places @ back[:, :2].T + back[:, 2])
+        return cv2.remap(picture, places, None, flags, borderMode=cv2.BORDER_REPLICATE)
+
+    def _shift(self, px):
+        """Where the bent picture takes each pixel from, relative to its place: (px, px, 2) px."""
+        return px * cv2.resize(self.field, (px, px), interpolation=cv2.INTER_CUBIC)
+
+    def bend(self, points, px):
+        """Where points (..., 2) px of the affine picture lie in the bent one."""
+        if self.field is None:
+            return points
+        shift, moved = self._shift(px), points
+        for _ in range(4):  # q with q + shift(q) = point; the shift is smooth and small
+            at = np.float32(moved.reshape(-1, 1, 2))
+            found = cv2.remap(shift, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            moved = points - found.reshape(points.shape)
+        return moved
 
     def recolour(self, rgb):
         """An (H, W, 3) uint8 picture, target or input, in the colours that were chosen."""

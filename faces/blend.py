@@ -1,14 +1,14 @@
-"""Puts a generated face back into its frame: only the lower face, with a soft rim in the frame's own colours."""
+"""Puts a face back into its frame, a generated one or one made of references' pixels: only the lower face."""
+
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from faces.crop import UPPER_SHARE, crop_matrix
-from faces.landmarks import mouth_region
+from faces.crop import SURROUNDINGS, UPPER_SHARE, crop, crop_matrix
+from faces.landmarks import JAW, mouth_region
+from faces.shape import BOTTOM, LEFT, RIGHT, SIDE, TOP
 
-# fmt: off
-JAW = [234, 93, 132, 58, 172, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 397, 288, 361, 323, 454]
-# fmt: on
 RIM = 5  # crop px over which the generated face fades out
 REACH = 3  # crop px by which the generated face reaches over the jaw line
 MOST = 0.12  # largest colour correction, of full scale
@@ -84,3 +84,62 @@ def put_back(frame, box, mesh, generated, real):
     patch = frame.rgb(x0, y0, x1, y1)
     mixed = patch * (1 - layers[..., 3:]) + 255 * layers[..., :3]
     return frame.paste(np.clip(np.rint(mixed), 0, 255).astype(np.uint8), x0, y0)
+
+
+class View(NamedTuple):
+    """A face as a generator that warps takes it: its picture, and where the crop lies in there.
+
+    rgb: (H, W, 3) uint8, at the video's own size.  to_crop: (2, 3) from its px to the crop as [0, 1] x [0, 1].
+    crop: (128, 128, 3) uint8.
+    """
+
+    rgb: np.ndarray
+    to_crop: np.ndarray
+    crop: np.ndarray
+
+    @classmethod
+    def of(cls, rgb, box):
+        """The view of a face, box (x1, y1, x2, y2) px, in a picture."""
+        to_crop = crop_matrix(box, 1, SURROUNDINGS)
+        to_crop[:, 2] += 0.5
+        return cls(rgb, to_crop, crop(rgb, box, SIDE, SURROUNDINGS))
+
+
+def composed(view, layers, references, fade=1.0):
+    """A lower face redrawn at its own size, out of the references' own pixels; see `models.warp.Layers`.
+
+    view: the `View` of the frame.  layers: of one face.  references: its K `View`s.  fade: of what is drawn, in [0, 1].
+    Returns a patch (H, W, 3) uint8 and the place (x, y) of its corner in the view's picture; None where nothing shows.
+    """
+    places, weights, paint, mask = layers
+    h, w = mask.shape[1:]
+    rows, columns = np.flatnonzero(mask[0].any(1)), np.flatnonzero(mask[0].any(0))
+    if not len(rows) or not fade:
+        return None
+    corners = np.array([[columns[0] - 0.5, rows[0] - 0.5], [columns[-1] + 1.5, rows[-1] + 1.5]]) / [w, h]
+    corners = corners * [RIGHT - LEFT, BOTTOM - TOP] + [LEFT, TOP]  # of what is drawn, in the crop
+    back, (height, width) = cv2.invertAffineTransform(view.to_crop), view.rgb.shape[:2]
+    (x0, y0), (x1, y1) = corners @ back[:, :2].T + back[:, 2]
+    x0, y0, x1, y1 = max(int(x0), 0), max(int(y0), 0), min(int(x1) + 2, width), min(int(y1) + 2, height)
+    if x1 - x0 < 2 or y1 - y0 < 2:
+        return None
+    to_crop = view.to_crop.copy()
+    to_crop[:, 2] += to_crop[:, :2] @ [x0, y0]
+
+    def spread(grid):
+        """A map (h, w, C) over the redrawn part of the crop, at the patch's own pixels."""
+        scale = np.array([grid.shape[1] / (RIGHT - LEFT), grid.shape[0] / (BOTTOM - TOP)])
+        matrix = scale[:, None] * to_crop
+        matrix[:, 2] -= scale * [LEFT, TOP] + 0.5
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        return cv2.warpAffine(grid, matrix, (x1 - x0, y1 - y0), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+    mask, weights = fade * spread(mask[0])[..., None], spread(weights.transpose(1, 2, 0))
+    drawn = weights[..., -1:] * 255 * spread(paint.transpose(1, 2, 0))
+    for k, reference in enumerate(references):
+        back = cv2.invertAffineTransform(reference.to_crop)
+        at = np.float32(spread(places[k]) @ back[:, :2].T + back[:, 2])
+        moved = cv2.remap(reference.rgb, at, None, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE)
+        drawn += weights[..., k : k + 1] * moved
+    own = view.rgb[y0:y1, x0:x1]
+    return np.clip(np.rint(own + mask * (drawn - own)), 0, 255).astype(np.uint8), (x0, y0)

@@ -6,6 +6,7 @@ import numpy as np
 from faces.landmarks import CHIN, MID_FOREHEAD, NOSE_BASE
 
 UPPER_SHARE = 0.5  # of a face box from its top: the pose prior shows it; what is below is generated
+SURROUNDINGS = 4 / 3  # side of a stored crop over that of the face box
 EDGES_S, JAW_S = 0.08, 1.0  # s over which a box's edges, and the jaw's share of it, are averaged
 
 

@@ -10,10 +10,10 @@ MOUTH_CORNERS, MIDDLE_LIPS = (61, 291), (13, 14)
 # fmt: off
 OUTER_LIPS = [61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185]
 INNER_LIPS = [78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 415, 310, 311, 312, 13, 82, 81, 80, 191]
+JAW = [234, 93, 132, 58, 172, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 397, 288, 361, 323, 454]
 # fmt: on
 LIP_POINTS = OUTER_LIPS + INNER_LIPS
 LIP_NUMBERS = 2 * len(LIP_POINTS)  # x and y of each
-LIP_SCALE = 100.0  # lips move by about a hundredth of the face box
 
 
 def mouth_region(mesh, grow=1.6):
@@ -33,7 +33,12 @@ def mouth_opening(mesh):
     return gap / np.maximum(wide, 1e-6)
 
 
+def turn_to_side(mesh):
+    """The turn of the head, (..., 468, 2) -> (...,): 0 frontal, -0.5 and 0.5 the profiles."""
+    left, right, nose = (mesh[..., i, 0] for i in (RIGHT_EAR, LEFT_EAR, NOSE_TIP))
+    return (nose - left) / np.where(np.abs(right - left) < 1e-6, 1e-6, right - left) - 0.5
+
+
 def turn_away(mesh):
     """The turn of the head to either side, (..., 468, 2) -> (...,): 0 frontal, 0.5 profile."""
-    left, right, nose = (mesh[..., i, 0] for i in (RIGHT_EAR, LEFT_EAR, NOSE_TIP))
-    return np.abs((nose - left) / np.where(np.abs(right - left) < 1e-6, 1e-6, right - left) - 0.5)
+    return np.abs(turn_to_side(mesh))

@@ -4,7 +4,8 @@ import numpy as np
 
 from errors import InputError
 from faces import crop, landmarks
-from faces.track import Tracker
+from faces.detect import MESH_SCORE, ROI_SCALE
+from faces.track import Tracker, sharpness_of
 from workers import ahead
 
 NEAR = 6  # frames around one in which the mouth resembles its own
@@ -16,13 +17,16 @@ class TargetFace:
     """The largest face of each shot.
 
     boxes:      {frame index: (x1, y1, x2, y2) px}, only frames in which the face was found.
-    meshes:     {frame index: (468, 2) px}, empty if its place was given.
+    meshes:     {frame index: (468, 2) px}, empty if its place was given and no mesh was asked for.
     identities: {frame index: index of its identity frame}.
+    shots:      [[frame index, ...], ...]: the frames of the face in each shot, ascending.
+    sharpness:  {frame index: variance of the face's Laplacian}, of the same frames.
     searched:   the number of frames that were searched.
     """
 
     def __init__(self):
         self.boxes, self.meshes, self.identities, self.searched = {}, {}, {}, 0
+        self.shots, self.sharpness = [], {}
 
     @classmethod
     def found(cls, video, count, detector, pads=(0, 0, 0, 0), smooth=True, identity="best", progress=None):
@@ -44,7 +48,9 @@ class TargetFace:
                 if min(x2 - x1, y2 - y1) < SMALLEST:
                     raise InputError(f"--pads {top} {bottom} {left} {right} leave nothing of the face in frame {i}")
             target.meshes |= track.meshes
+            target.sharpness |= track.sharpness
             frames = sorted(track.meshes)
+            target.shots.append(frames)
             target.identities |= identities(frames, clearness(track, frames), identity)
         if not target.boxes:
             raise InputError(
@@ -54,15 +60,38 @@ class TargetFace:
         return target
 
     @classmethod
-    def placed(cls, video, count, box, identity="best", progress=None):
-        """A face that is in the same place, (x1, y1, x2, y2) px, in each of the first `count` frames of a video."""
-        target = cls()
-        for index, _ in video.once(count):
-            target.boxes[index] = box
+    def placed(cls, video, count, box, identity="best", progress=None, detector=None, smooth=True):
+        """A face that is in the same place, (x1, y1, x2, y2) px, in each of the first `count` frames of a video.
+
+        detector: finds the mesh there, for a generator that needs one; frames without are then left out, and the video
+        is cut into shots. Raises InputError where all are.
+        """
+        target, (x1, y1, x2, y2), tracker = cls(), box, Tracker(detector)
+        roi = (x1 + x2) / 2, (y1 + y2) / 2, ROI_SCALE * max(x2 - x1, y2 - y1), 0.0
+        for index, frame in video.once(count):
+            target.searched += 1
+            if detector:
+                rgb = frame.rgb()
+                mesh, score = detector.mesh(rgb, roi)
+                if tracker.is_cut(rgb) or not target.shots:
+                    target.shots.append([])
+                if score > MESH_SCORE:
+                    target.meshes[index], target.sharpness[index] = mesh, sharpness_of(rgb, mesh)
+                    target.shots[-1].append(index)
+            else:
+                target.boxes[index] = box
             if progress:
                 progress.update()
-        target.searched = len(target.boxes)
-        target.identities = identities(range(target.searched), np.zeros(target.searched), identity)
+        target.shots = [shot for shot in target.shots if shot] if detector else [list(target.boxes)]
+        for shot in target.shots if detector else ():
+            target.boxes |= crop.face_boxes({i: target.meshes[i] for i in shot}, smooth, video.fps)
+        if not target.boxes:
+            raise InputError(
+                f"{video.path}: --box: no face there in any of {target.searched} frames. Give the whole face, forehead "
+                "to chin, or --checkpoint_path weights/talklip_compact.safetensors, which needs no mesh"
+            )
+        frames = sorted(target.boxes)
+        target.identities = identities(frames, np.zeros(len(frames)), identity)
         return target
 
 

@@ -55,7 +55,7 @@ class Tracker:
 
     def add(self, rgb):
         """Takes the next frame of the video. rgb: (H, W, 3) uint8."""
-        if self._is_cut(rgb):
+        if self.is_cut(rgb):
             self.shots.append([])
         tracks, lost = self.shots[-1], False
         for track in tracks:
@@ -74,7 +74,8 @@ class Tracker:
             track.sharpness[self.frames] = sharpness_of(rgb, track.last)
         self.frames += 1
 
-    def _is_cut(self, rgb):
+    def is_cut(self, rgb):
+        """Whether the next frame of the video begins another shot. rgb: (H, W, 3) uint8."""
         thumbnail = cv2.resize(rgb, (32, 18), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
         previous, self.thumbnail = self.thumbnail, thumbnail
         return previous is not None and np.abs(thumbnail - previous).mean() > CUT

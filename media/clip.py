@@ -62,7 +62,8 @@ class Clip:
     boxes: (L, 4) float32: the face box in each frame, x1, y1, x2, y2 in px of the frame.
     meshes: (L, 468, 2) float32, face box as [0, 1] x [0, 1].  windows: (L, 2, 3), from the mouth window, [0, 1] x
     [0, 1], to the face box.  wav: (samples,) int16, 16 kHz.  logfbank: (100 a s, 26).  mel: (80, 80 a s).
-    text: the transcript.  words, times: each of its words, (N, 2) start and end in s; may be empty.
+    whisper: (50 a s, 384).  text: the transcript.  words, times: each of its words, (N, 2) start and end in s; may be
+    empty.
     size: [height, width] of the frame in px.  about: all its facts besides the arrays.
     Raises InputError for a file that is broken or of another format.
     """
@@ -118,6 +119,16 @@ class Clip:
     @cached_property
     def mel(self):
         return self.array("mel")
+
+    @cached_property
+    def whisper(self):
+        self.check_whisper()
+        return self.array("whisper")
+
+    def check_whisper(self):
+        """Raises InputError for a clip that was stored without Whisper's features, by an older version."""
+        if "whisper" not in self.file.keys():
+            raise InputError(f"{self.path} has no features of Whisper: preprocess the corpus again, to another folder")
 
     def picture(self, frame):
         """The crop of a frame with its surroundings: (crop_px, crop_px, 3) uint8, RGB."""

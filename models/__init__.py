@@ -8,6 +8,7 @@ from models.decoder import Decoder, interleaved
 from models.lip_reader import LipReader, WordClassifier
 from models.syncnet import CompactSync
 from models.talklip import Discriminator, PatchDiscriminator, TalkLip
+from models.warp import ReferenceWarp
 from models.wav2lip import Wav2Lip
 
 CONFORMER_NORMAL = 0.4161, 0.1688  # mean and standard deviation of the grey values it was published with
@@ -15,7 +16,7 @@ CONFORMER_NORMAL = 0.4161, 0.1688  # mean and standard deviation of the grey val
 
 def build_generator(hp):
     """An untrained generator of the family and size that `hp` says."""
-    return {"talklip": TalkLip, "wav2lip": Wav2Lip}[hp.model](hp)
+    return {"talklip": TalkLip, "wav2lip": Wav2Lip, "warp": ReferenceWarp}[hp.model](hp)
 
 
 def build_discriminator(hp):

@@ -1,12 +1,37 @@
 """The blocks that every convolutional model here is made of, and tables of them."""
 
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.overrides import TorchFunctionMode
 
 import distributed
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves out whatever draws random numbers."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name, module = getattr(func, "__name__", ""), getattr(func, "__module__", "")
+        if name in ("rand", "randn"):
+            return torch.empty(*args, **kwargs, device="meta")
+        if name in ("normal_", "uniform_") or module == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def without_weights():
+    """Around building a network that is then filled from a file: on the meta device, and no random number is drawn.
+
+    On that device torch draws them by way of torch._dynamo, whose import takes a second.
+    """
+    with torch.device("meta"), _Undrawn():
+        yield
 
 
 class Norm(nn.BatchNorm2d):

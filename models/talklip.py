@@ -7,6 +7,7 @@ from torch import nn
 from models import larger_faces
 from models.avhubert import AVHubert
 from models.layers import ConvLeaky, ConvNorm, Row, UpNorm, begin, build, in_format_of, narrow, skip_channels
+from models.whisper import PAIR, SpeechRows
 
 # fmt: off
 SPEECH = (  # table 1, local audio encoder; in: (1, 80, 16), a mel window
@@ -116,6 +117,8 @@ class Generator(nn.Module):
     the video embedding joins after the first row like any other skip.
     """
 
+    inputs = ("face",)  # parts of a sample that `generate` takes beside speech
+
     def __init__(self, hp, tables=None):
         super().__init__()
         encoder, decoder, to_rgb = (narrow(table, hp.width) for table in tables or FACES[hp.face_size])
@@ -177,6 +180,8 @@ class TalkLip(Generator):
         if hp.speech == "global":
             sizes = (hp.audio_layers, hp.audio_dim, hp.audio_ffn, hp.audio_heads, hp.audio_dropout, hp.audio_layerdrop)
             self.speech, self.speech_size = AVHubert(*sizes), hp.audio_dim
+        elif hp.speech == "whisper":  # Differs: not in the paper; the clip by features that have heard many voices
+            self.speech, self.speech_size = SpeechRows(PAIR, hp.audio_dim), hp.audio_dim
         else:
             speech = narrow(speech, hp.width)
             self.speech, self.speech_size = LocalSpeech(speech), speech[-1].out

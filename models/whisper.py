@@ -13,6 +13,7 @@ from models.avhubert import TransformerBlock
 from models.decoder import halves
 
 HOP = RATE // WHISPER_RATE  # samples from one row of features to the next
+PAIR = 2 * 384  # features of a frame: two rows of tiny.en
 WINDOW_S = 2  # seconds that are heard at once
 
 
@@ -50,6 +51,25 @@ class WhisperEncoder(nn.Module):
         for block in self.blocks:
             x = block(x, None)
         return self.norm(x)
+
+
+class SpeechRows(nn.Module):
+    """Embeds stored speech features in the light of the whole clip: a recurrent network, both ways."""
+
+    def __init__(self, size, dim):
+        super().__init__()
+        self.enter = nn.Sequential(nn.LayerNorm(size, elementwise_affine=False), nn.Linear(size, dim), nn.ReLU())
+        self.rows = nn.GRU(dim, dim // 2, num_layers=2, batch_first=True, bidirectional=True)
+
+    def forward(self, rows, padding=None):
+        """rows: (B, L, size).  padding: (B, L) bool, True after the end of a clip, or None. Returns (B, L, dim)."""
+        x = self.enter(rows)
+        if padding is None:
+            return self.rows(x)[0]
+        lengths = (~padding).sum(1).cpu()
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        x, _ = nn.utils.rnn.pad_packed_sequence(self.rows(packed)[0], batch_first=True, total_length=rows.shape[1])
+        return x
 
 
 @torch.no_grad()

@@ -87,6 +87,7 @@ def write_clip(path, frames, seed):
     arrays["faces"], arrays["face_ends"] = clip.joined([clip.encoded(picture) for picture in pictures])
     rois = [mouth.cut_window(grey, window, inner) for grey, window in zip(greys, windows, strict=True)]
     arrays["mouths"], arrays["mouth_ends"] = clip.joined([clip.encoded(window) for window in rois])
+    arrays["whisper"] = features(50, 384).astype(np.float16)  # drawn last: what is before stays what it was
     about = {"text": "BIN BLUE AT F TWO NOW", "words": ["BIN", "BLUE"], "size": [288, 360], "source_fps": 25.0}
     clip.write_clip(path, arrays, about)
 

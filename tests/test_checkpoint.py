@@ -3,6 +3,8 @@
 import json
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
 from dataclasses import asdict, replace
 
@@ -19,6 +21,7 @@ from errors import InputError
 from experts.lip_reader import load_reader
 from hparams import ExpertHParams, preset
 from models import build_generator
+from models.layers import without_weights
 from models.published.archive import LEGACY_MAGIC
 from models.talklip import Discriminator
 
@@ -292,3 +295,27 @@ def test_safetensors_of_other_projects_and_formats_are_refused(tmp_path):
     refused(path, "our checkpoint with a, b, format and 3 more")
     save_file(weights, path, {"format": "1", "hparams": json.dumps(asdict(replace(preset("wav2lip"), width=0.1)))})
     refused(path, "missing")
+
+
+def test_the_default_generator_is_loaded_without_what_training_needs():
+    """Drawing weights that a file then replaces imports torch._dynamo; hearing by librosa imports numba: seconds."""
+    code = """
+import sys, numpy
+from hparams import WEIGHTS
+from renderer import SpeechTrack, load
+generator, hp, _ = load(WEIGHTS["generator"], "cpu", "float32")
+SpeechTrack(generator, hp, numpy.zeros(16000, numpy.int16))
+print(sorted({"torch._dynamo", "librosa", "numba"} & sys.modules.keys()))
+"""
+    root = os.path.dirname(checkpoint.__file__)
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "[]\n", done.stdout + done.stderr
+
+
+def test_a_network_without_weights_has_the_shapes_of_one_with_them():
+    for name in ("warp", "compact_talklip_g_c", "wav2lip"):
+        with without_weights():
+            empty = build_generator(preset(name)).state_dict()
+        whole = build_generator(preset(name)).state_dict()
+        assert {key: value.shape for key, value in empty.items()} == {key: value.shape for key, value in whole.items()}
+        assert all(value.is_meta for value in empty.values())

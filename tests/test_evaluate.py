@@ -88,7 +88,7 @@ def test_two_runs_write_the_same_bytes_also_on_two_processes(root, soft, tmp_pat
 def test_a_generator_is_evaluated_without_videos_and_its_leak_is_reported(root, tmp_path, capsys):
     assert evaluate(root, tmp_path, "--generator", *PICTURES) == 0
     found = report(tmp_path)["splits"]["test"]
-    name = "talklip_compact"  # what weights/ holds
+    name = "reference_warp"  # what weights/ holds
     assert list(found["rows"]) == [*BASELINES, name, f"{name}, other clip's sound", f"{name}, silence"]
     assert set(found["leak"][name]) == {"other clip's sound", "silence"}
     assert found["rest"][name]["silence"]["value"] == found["rows"][f"{name}, silence"]["opening_mean"]["value"]
@@ -119,7 +119,7 @@ def test_real_videos_may_take_the_place_of_stored_crops(root, soft, tmp_path):
 def test_a_generator_articulates_more_on_demand(root, soft, tmp_path, capsys):
     assert evaluate(root, tmp_path, "--generator", "--articulation", 1.5, "--measures", "visual") == 0
     found = report(tmp_path)
-    assert "talklip_compact, articulation 1.5, silence" in found["splits"]["test"]["rows"]
+    assert "reference_warp, articulation 1.5, silence" in found["splits"]["test"]["rows"]
     assert found["weights"]["generator"]["articulation"] == 1.5
     for words in (["--generator", "--articulation", "2.5"], ["--fake", soft, "--articulation", "1.5"]):
         with pytest.raises(SystemExit) as stopped:

@@ -23,6 +23,12 @@ from media.clip import write_clip as store
 FIXTURES = Path(__file__).parents[1].parent / "shared" / "reference" / "fixtures"
 
 
+def whisper(wav):
+    """Stands for Whisper's encoder: as many rows, that tell where in the sound they lie."""
+    rows = max(1, -(-len(wav) // 320))
+    return np.repeat(np.arange(rows, dtype=np.float16)[:, None], 384, axis=1)
+
+
 @pytest.fixture(scope="module")
 def detector():
     return detect.BlazeFace()
@@ -36,7 +42,7 @@ def raw(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def extracted(raw, detector):
-    return extract(raw, detector)
+    return extract(raw, detector, whisper)
 
 
 def test_the_arrays_are_as_documented(extracted):
@@ -48,6 +54,7 @@ def test_the_arrays_are_as_documented(extracted):
     assert arrays["wav"].dtype == np.int16 and FRAMES * 640 <= samples < FRAMES * 640 + 2048  # AAC fills its last block
     assert shapes["logfbank"] == ((1 + -(-(samples - 400) // 160), 26), "float32")
     assert shapes["mel"] == ((80, 1 + samples // 200), "float32")
+    assert shapes["whisper"] == ((-(-samples // 320), 384), "float16")
     for kind in ("face", "mouth"):
         ends = arrays[f"{kind}_ends"]
         assert len(ends) == FRAMES and ends[-1] == len(arrays[f"{kind}s"]) and arrays[f"{kind}s"].dtype == np.uint8
@@ -88,13 +95,13 @@ def test_mouth_windows_have_the_lips_in_their_middle(extracted, tmp_path):
 
 @pytest.mark.parametrize("face_px", [128, 256])
 def test_larger_faces_are_kept_where_that_is_asked_for(raw, detector, face_px, tmp_path):
-    store(tmp_path / "one.safetensors", *extract(raw, detector, face_px))
+    store(tmp_path / "one.safetensors", *extract(raw, detector, whisper, face_px))
     assert Clip(tmp_path / "one.safetensors").picture(0).shape == (round(face_px * 4 / 3),) * 2 + (3,)
 
 
 def test_frames_of_lrs2_keep_their_middle(detector, tmp_path):
     path = write_clip(tmp_path / "small.mp4", moving_head(FRAMES))
-    store(tmp_path / "small.safetensors", *extract(RawClip("small", path), detector))
+    store(tmp_path / "small.safetensors", *extract(RawClip("small", path), detector, whisper))
     middles = Clip(tmp_path / "small.safetensors").middles()
     grey = cv2.cvtColor(head(160), cv2.COLOR_RGB2GRAY)
     assert middles.shape == (FRAMES, 96, 96)
@@ -106,7 +113,7 @@ def test_frames_of_lrs2_keep_their_middle(detector, tmp_path):
 
 def test_other_rates_are_resampled_by_time(detector, tmp_path):
     path = write_clip(tmp_path / "fast.mp4", portrait(count=23), fps=50)
-    arrays, facts = extract(RawClip("fast", path), detector)
+    arrays, facts = extract(RawClip("fast", path), detector, whisper)
     assert len(arrays["boxes"]) == 12 and facts["source_fps"] == 50
     shown = [
         number_of(frame.rgb()) for _, frame in video.frames_at(make_video(tmp_path / "n.mp4", numbered(23), 50), 25)
@@ -117,37 +124,38 @@ def test_other_rates_are_resampled_by_time(detector, tmp_path):
 
 def test_a_part_of_a_long_video_is_cut_out(raw, detector, tmp_path):
     path = write_clip(tmp_path / "long.mp4", portrait(count=40))
-    whole, _ = extract(RawClip("long", path), detector)
-    part, _ = extract(RawClip("part", path, start_s=0.4, stop_s=1.2, region=(60, 20, 160, 170)), detector)
+    whole, _ = extract(RawClip("long", path), detector, whisper)
+    part, _ = extract(RawClip("part", path, start_s=0.4, stop_s=1.2, region=(60, 20, 160, 170)), detector, whisper)
     assert len(part["boxes"]) == 20 and len(part["wav"]) == 16_000
     np.testing.assert_array_equal(part["wav"], whole["wav"][6400:22_400])
     shift = np.array([60, 20, 60, 20])
     assert np.abs(part["boxes"][3:-3] + shift - whole["boxes"][13:27]).max() < 3
     bigger = replace(RawClip("part", path, region=(120, 40, 320, 340)), region_height=400)
-    assert extract(bigger, detector)[1]["size"] == [170, 160]
+    assert extract(bigger, detector, whisper)[1]["size"] == [170, 160]
     with pytest.raises(InputError, match="lies outside the picture"):
-        extract(RawClip("part", path, region=(900, 20, 160, 170)), detector)
+        extract(RawClip("part", path, region=(900, 20, 160, 170)), detector, whisper)
 
 
 def test_sound_may_lie_in_a_file_of_its_own(detector, tmp_path):
     video_path = make_video(tmp_path / "a.mp4", portrait())
     sound = make_wav(tmp_path / "a.wav", buzz(FRAMES / 25))
-    arrays, _ = extract(RawClip("a", video_path, sound=sound), detector)
+    arrays, _ = extract(RawClip("a", video_path, sound=sound), detector, whisper)
     np.testing.assert_array_equal(arrays["wav"], buzz(FRAMES / 25))
 
 
 def test_sound_that_is_late_is_moved_and_its_words_with_it(raw, detector):
-    calls = []
+    calls, heard = [], []
 
     def late(pictures, wav, boxes, meshes):
         calls.append((len(list(pictures)), wav, boxes.shape, meshes.shape))
         return 3, {"sync": {"c": 1.5}}
 
-    arrays, facts = extract(raw, detector, sync=late)
+    arrays, facts = extract(raw, detector, lambda wav: heard.append(wav.tobytes()) or whisper(wav), sync=late)
     frames, wav, *shapes = calls[0]
     assert frames == FRAMES and shapes == [(FRAMES, 4), (FRAMES, 468, 2)]
     assert facts["offset"] == 3 and facts["sync"] == {"c": 1.5}
     np.testing.assert_array_equal(arrays["wav"][:-1920], wav[1920:])
+    assert heard == [arrays["wav"].tobytes()], "features are those of the sound that is stored"
     np.testing.assert_allclose(arrays["word_times"], [[0, 0.13], [0.13, 0.28]], atol=1e-6)
 
 
@@ -235,16 +243,16 @@ def two_people(small):
 
 def test_a_second_face_is_noted_and_one_of_like_size_is_refused(detector, tmp_path):
     path = write_clip(tmp_path / "two.mp4", two_people(0.6))
-    assert extract(RawClip("two", path), detector)[1]["others"] == 1
+    assert extract(RawClip("two", path), detector, whisper)[1]["others"] == 1
     path = write_clip(tmp_path / "like.mp4", two_people(1.0))
     with pytest.raises(InputError, match="two faces of like size: the second has 9"):
-        extract(RawClip("like", path), detector)
+        extract(RawClip("like", path), detector, whisper)
 
 
 def test_clips_that_cannot_be_used_are_refused_with_a_reason(detector, tmp_path):
     def refused(why, name, sound=None, transcript=None):
         with pytest.raises(InputError, match=why):
-            extract(RawClip("x", tmp_path / name, sound=sound, transcript=transcript, kind="lrs"), detector)
+            extract(RawClip("x", tmp_path / name, sound=sound, transcript=transcript, kind="lrs"), detector, whisper)
 
     make_wav(tmp_path / "sound.wav", buzz(0.2))
     make_video(tmp_path / "mute.mp4", portrait())
@@ -267,19 +275,19 @@ def test_a_video_that_breaks_off_is_refused(detector, tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="damaged|cut off"):
-        extract(RawClip("x", path), detector)
+        extract(RawClip("x", path), detector, whisper)
     entry = whole.index(b"mdat") + 8  # its index is whole, its later half is rubbish
     broken = bytearray(whole)
     end = whole.index(b"moov") - 4 if whole.index(b"moov") > entry else len(whole)
     broken[entry + (end - entry) // 3 : end] = bytes(end - entry - (end - entry) // 3)
     path.write_bytes(bytes(broken))
     with pytest.raises(InputError, match="it breaks off: 0.36 of 2.00 s"):
-        extract(RawClip("x", path), detector)
+        extract(RawClip("x", path), detector, whisper)
 
 
 @pytest.mark.skipif(not FIXTURES.is_dir(), reason="the reference fixtures are not beside the checkout")
 def test_a_clip_of_grid_as_distributed(detector):
-    arrays, facts = extract(RawClip("s1/bbaf2n", FIXTURES / "bbaf2n.mpg"), detector)
+    arrays, facts = extract(RawClip("s1/bbaf2n", FIXTURES / "bbaf2n.mpg"), detector, whisper)
     assert len(arrays["boxes"]) == 75 and facts["size"] == [288, 360] and facts["others"] == 0
     wanted = np.load(FIXTURES / "bbaf2n_wav.npy")
     wav = arrays["wav"][: len(wanted)].astype(int)

@@ -12,7 +12,10 @@ import torch
 from conftest import buzz, make_video, make_wav
 from corpus_clips import portrait
 
+from hparams import WEIGHTS
+
 pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 ROOMS = ("models", "experts", "faces", "media", "corpora", "evaluation")
 DIFFS = re.findall(r"^```diff\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
@@ -50,6 +53,8 @@ def fork(request, tmp_path):
         shutil.copy(script, tree)
     for room in ROOMS:
         shutil.copytree(ROOT / room, tree / room, ignore=shutil.ignore_patterns("__pycache__"))
+    (tree / "weights").mkdir()
+    (tree / "weights" / "whisper_tiny_en_encoder.safetensors").symlink_to(WEIGHTS["whisper"])
     apply_diff(DIFFS[request.param], tree)
     return tree
 

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from errors import InputError
+from faces.landmarks import LIP_POINTS
+from faces.shape import POINTS
 from hparams import METHODS, PRESETS, WEIGHTS, ExpertHParams, HParams, add_flags, loss_weights, override, preset
 from models import build_generator
 from models.talklip import Discriminator
@@ -79,6 +81,10 @@ def test_a_checkpoints_knobs_stay_where_no_flag_is_given():
         (["--contrastive_weight", "1", "--model", "wav2lip", "--speech", "local"], "no space"),
         (["--audio_dim", "100"], "audio_dim 100.*audio_heads 12"),
         (["--model", "wav2lip"], "--speech local"),
+        (["--model", "wav2lip", "--speech", "whisper"], "--speech local"),
+        (["--model", "warp", "--face_size", "128"], "--speech whisper --face_size 128"),
+        (["--model", "warp", "--speech", "whisper"], "--speech whisper --face_size 128"),
+        (["--references", "0"], "references 0.*at least 1"),
         (["--batch_size", "0"], "batch_size 0.*at least 1"),
         (["--batch_size", "1", "--windows", "1", "--window", "1"], "two faces in a step"),
         (["--window", "-1"], "window -1.*at least 1"),
@@ -133,9 +139,14 @@ def test_every_preset_builds(name):
     hp = preset(name)
     with torch.device("meta"):
         generator, discriminator = build_generator(hp), Discriminator(hp)
-    heard = torch.zeros(1, 4, 104) if hp.speech == "global" else torch.zeros(1, 4, 1, 80, 16)
-    face, rows = torch.zeros(1, 2, 6, hp.face_size, hp.face_size), torch.zeros(1, 2, dtype=torch.long)
-    drawn = generator(face.to("meta"), heard.to("meta"), rows.to("meta"))
+    heard = {"global": (104,), "local": (1, 80, 16), "whisper": (768,)}[hp.speech]
+    parts = {"audio": torch.zeros(1, 4, *heard), "frames": torch.zeros(1, 2, dtype=torch.long)}
+    shown = hp.references if hp.model == "warp" else 1
+    parts["face"] = torch.zeros(1, 2, 3 * (1 + shown), hp.face_size, hp.face_size)
+    if hp.model == "warp":
+        shapes = {"points": (1 + shown, len(POINTS), 2), "resting": (len(LIP_POINTS), 2), "turns": (2, 2)}
+        parts |= {part: torch.zeros(1, 2, *shape) for part, shape in shapes.items()}
+    drawn = generator(**{part: each.to("meta") for part, each in parts.items()})
     assert drawn.shape == (1, 2, 3, hp.face_size, hp.face_size) and discriminator(drawn).shape == (2, 1)
 
 

@@ -53,7 +53,7 @@ def go(tmp_path, swaying_clip, voice, narrow_weights):
 
 def test_the_default_checkpoint_is_in_weights_wherever_one_stands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert inference.parse(NEEDED).checkpoint_path == ROOT / "weights" / "talklip_compact.safetensors"
+    assert inference.parse(NEEDED).checkpoint_path == ROOT / "weights" / "reference_warp.safetensors"
 
 
 def test_the_defaults_are_those_of_wav2lip():

@@ -58,6 +58,13 @@ def test_valid_is_val_and_two_lists_of_one_split_are_refused(tmp_path):
         read_corpus(root)
 
 
+def test_people_who_are_held_out_have_lists_of_their_own(tmp_path):
+    splits = {"train": "s1/a", "val": "s1/b", "val_unseen": "s2/a", "test_unseen": "s3/a", "validated": "s4/a"}
+    videos = (f"main/{name}.mp4" for name in splits.values())
+    root = tree(tmp_path, *videos, **{split: f"{name}\n" for split, name in splits.items()})
+    assert read_corpus(root, "lrs2").lists.keys() == splits.keys() - {"validated"}
+
+
 def test_lrs3_holds_videos_of_trainval_out(tmp_path):
     names = [f"trainval/talk{k:02}/{n:05}.mp4" for k in range(40) for n in (1, 2)]
     corpus = read_corpus(tree(tmp_path, *names, "test/x/00001.mp4", "pretrain/y/00001.mp4"))

@@ -13,8 +13,10 @@ from losses import (
     balanced_weight,
     cluster_loss,
     ctc_loss,
+    detail_loss,
     hinge_loss,
     lips_loss,
+    motion_loss,
     mouth_loss,
     pixel_loss,
     reading_loss,
@@ -61,6 +63,57 @@ def test_an_empty_mouth_mask_adds_nothing():
     loss = mouth_loss(fake, real, torch.zeros(1, 2, 1, 2, 2))
     loss.backward()
     assert loss.item() == 0 and fake.grad.abs().max() == 0
+
+
+def test_detail_loss_is_the_sum_of_what_each_halving_loses():
+    real = torch.full((1, 1, 3, 4, 4), 0.5)
+    fake = real.clone()
+    fake[..., ::2, :] += 0.1  # rows of +0.1 and 0: halved they are 0.05 everywhere, which no later level loses
+    assert detail_loss(fake, real, levels=1).item() == pytest.approx(0.05)
+    assert detail_loss(fake, real, levels=2).item() == pytest.approx(0.05)
+    wide = real.clone()
+    wide[..., :2, :] += 0.1
+    rows = [0.1, 0.1, 0, 0]  # halved 0.1 and 0; twice as large again 0.1, 0.075, 0.025, 0
+    finest = sum(abs(row - smooth) for row, smooth in zip(rows, [0.1, 0.075, 0.025, 0], strict=True)) / 4
+    assert detail_loss(wide, real, levels=1).item() == pytest.approx(finest)
+    assert detail_loss(wide, real, levels=2).item() == pytest.approx(finest + 0.05), "0.1 and 0 about their mean"
+    assert detail_loss(real, real, levels=2).item() == 0
+
+
+def test_detail_loss_knows_no_brightness_and_pulls_at_every_pixel_that_is_too_smooth():
+    real = torch.rand(2, 3, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    assert detail_loss(real + 0.2, real).item() == pytest.approx(0, abs=1e-6)
+    fake = F.avg_pool2d(real.flatten(0, 1), 3, 1, 1).unflatten(0, (2, 3)).requires_grad_()
+    loss = detail_loss(fake, real)
+    loss.backward()
+    assert (fake.grad != 0).float().mean() > 0.95
+    assert detail_loss(fake - 0.1 * fake.grad / fake.grad.norm(), real) < loss
+
+
+def test_motion_loss_is_the_error_of_changes_inside_the_mask():
+    real, mask = torch.zeros(1, 3, 3, 2, 2), torch.zeros(1, 3, 1, 2, 2)
+    real[:, 1], real[:, 2] = 0.1, 0.3
+    fake = real + 0.4  # too bright, but it moves as it should
+    mask[:, :, :, 0] = 1
+    assert motion_loss(fake, real, mask).item() == pytest.approx(0, abs=1e-6)
+    fake[:, 1, :, 0, 0] += 0.2  # a pixel that trembles: there and back
+    assert motion_loss(fake, real, mask).item() == pytest.approx(2 * 0.2 / 4)
+    fake[:, 1, :, 1] += 0.2  # outside
+    assert motion_loss(fake, real, mask).item() == pytest.approx(2 * 0.2 / 4)
+    mask[:, 1] = 0  # that of the later frame of two counts
+    assert motion_loss(fake, real, mask).item() == pytest.approx(0.2 / 2)
+
+
+def test_motion_loss_has_a_gradient_at_the_mouth_alone_and_none_for_one_frame():
+    fake, real = two_frames()
+    mask = torch.zeros(1, 2, 1, 2, 2)
+    mask[:, 1, :, 1] = 1
+    motion_loss(fake, real, mask).backward()
+    assert torch.equal(fake.grad != 0, mask[:, 1:].bool().expand_as(fake)) and fake.grad.sum().abs() < 1e-6
+    fake, real = (each[:, :1].detach().requires_grad_() for each in two_frames())
+    loss = motion_loss(fake, real, torch.ones(1, 1, 1, 2, 2))
+    loss.backward()
+    assert loss.item() == 0 and not fake.grad.any()
 
 
 def test_adversarial_loss_is_binary_cross_entropy_in_nats():

@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[1]
 LEVELS = (
     "errors audio losses",
     "hparams distributed workers media.*",
-    "faces.* models.*",
+    "faces.*",
+    "models.*",
     "checkpoint data",
     "experts.* renderer",
     "training corpora.*",

@@ -200,6 +200,7 @@ def test_what_is_chosen_anew_counts_in_a_resumed_run(spoken_root, tmp_path):
         again = train.build(replace(GUIDED, **changes), CPU)
         again.resume(last, checkpoint.load(last))
         assert (again.guard.brake, again.guard.rollbacks) == (brake, 0 if changes else 3)
+        again.begin_step()
         betas = {group["betas"][0] for optim in again.optims.values() for group in optim.param_groups}
         assert betas == {changes.get("beta1", GUIDED.beta1)}
     with pytest.raises(InputError, match="began without --patience: that cannot change"):

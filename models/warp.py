@@ -1,0 +1,291 @@
+"""A generator that moves a person's own pixels: it warps references of the same video, and paints what they lack.
+
+In no paper of those that this project implements. Thin-plate splines are Bookstein's (1989), their place in face
+generators is that of Zhao & Zhang (CVPR 2022).
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from faces.landmarks import INNER_LIPS, JAW, OUTER_LIPS
+from faces.shape import BOTTOM, LEFT, NOSE, RIGHT, SHAPE_SCALE, SIDE, TOP
+from models.layers import ConvNorm, in_format_of
+from models.talklip import TalkLip, pick
+from models.whisper import PAIR, SpeechRows
+
+LIPS = len(OUTER_LIPS) + len(INNER_LIPS)  # the first of the points
+OUTER, INNER = slice(0, len(OUTER_LIPS)), slice(len(OUTER_LIPS), LIPS)
+CHIN, BASE = slice(LIPS, LIPS + len(JAW)), slice(LIPS + len(JAW), LIPS + len(JAW) + len(NOSE))
+HEIGHT, WIDTH = round((BOTTOM - TOP) * SIDE), round((RIGHT - LEFT) * SIDE)  # (80, 112) px
+STIFF = 5e-4  # of the splines: points of a mesh that disagree are averaged instead of torn apart
+RIM = 0.03  # of the crop, inside the jaw line, over which what is drawn fades in
+SOFT = 0.008  # of the crop: the rim of a lip's mask
+ROOM = 0.02  # of the crop, beyond the inner lips, where the network may paint too
+MOST_FLOW = 0.08  # of the crop, by which the network moves pixels beyond the splines
+
+
+class Layers(NamedTuple):
+    """What a face is made of, on a grid over the part of the crop that is redrawn.
+
+    places: (N, K, h, w, 2): where each pixel comes from in each reference, the crop as [0, 1] x [0, 1], x before y.
+    weights: (N, K + 1, h, w): of each reference, then of the paint; their sum is 1.
+    paint: (N, 3, H, W) in [0, 1].  mask: (N, 1, h, w) in [0, 1]: 1 where the face is redrawn.
+    """
+
+    places: torch.Tensor
+    weights: torch.Tensor
+    paint: torch.Tensor
+    mask: torch.Tensor
+
+
+def grid(height, width, like):
+    """The places of the pixels of the part that is redrawn, at this size: (height, width, 2), the crop as [0, 1]."""
+    y = TOP + (BOTTOM - TOP) * (torch.arange(height).to(like) + 0.5) / height
+    x = LEFT + (RIGHT - LEFT) * (torch.arange(width).to(like) + 0.5) / width
+    return torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1)
+
+
+def bend(squares):
+    """The kernel of thin-plate splines: r^2 log r of squared distances."""
+    return 0.5 * squares * (squares + 1e-9).log()
+
+
+def squares(a, b):
+    """Squared distances of all pairs of points: (N, P, 2), (N, Q, 2) -> (N, P, Q)."""
+    return (a[:, :, None] - b[:, None]).square().sum(-1)
+
+
+def thin_plates(points, others, places):
+    """Where `places` of one face lie in other faces, by the smoothest map from its points to theirs (Bookstein 1989).
+
+    points: (N, P, 2).  others: (N, K, P, 2), the same points there.  places: (Q, 2).
+    Returns (N, K, Q, 2). Differs: points need not be met: `STIFF` is the weight of the bending.
+    """
+    n, k, p, _ = others.shape
+    device = "cpu" if points.device.type == "mps" else points.device  # which has no 64 bits
+    points, others = (each.to(device, torch.float64) for each in (points, others))
+    ones = torch.cat([torch.ones_like(points[..., :1]), points], -1)  # (N, P, 3)
+    kernel = bend(squares(points, points)) + STIFF * torch.eye(p).to(points)
+    system = torch.cat([torch.cat([kernel, ones], 2), F.pad(ones.transpose(1, 2), (0, 3))], 1)
+    wished = F.pad(others.permute(0, 2, 1, 3).flatten(2), (0, 0, 0, 3))  # (N, P + 3, 2 K)
+    found = torch.linalg.solve(system, wished).to(places)
+    at = places.expand(n, -1, 2)
+    basis = torch.cat([bend(squares(at, points.to(places))), torch.ones_like(at[..., :1]), at], -1)
+    with torch.autocast(
+        "cpu" if places.is_meta else places.device.type, enabled=False
+    ):  # bfloat16 would misplace pixels by some px
+        return (basis @ found).unflatten(-1, (k, 2)).transpose(1, 2)
+
+
+def inside(polygon, places):
+    """The distance of places from the outline of a polygon, positive inside: (N, P, 2), (Q, 2) -> (N, Q)."""
+    a, b = polygon[:, None], polygon.roll(-1, 1)[:, None]  # (N, 1, P, 2)
+    edge, away = b - a, places[None, :, None] - a  # (N, 1, P, 2), (N, Q, P, 2)
+    along = ((away * edge).sum(-1) / edge.square().sum(-1).clamp(min=1e-9)).clamp(0, 1)
+    distance = ((away - along[..., None] * edge).square().sum(-1).amin(-1) + 1e-10).sqrt()
+    y = places[None, :, None, 1]
+    crosses = (a[..., 1] <= y) != (b[..., 1] <= y)
+    right = away[..., 1] * edge[..., 0] > away[..., 0] * edge[..., 1]
+    odd = (crosses & (right == (edge[..., 1] > 0))).sum(-1) % 2 == 1
+    return torch.where(odd, distance, -distance)
+
+
+def lower_face(points, places):
+    """1 where a face is redrawn, (N, Q): below the nose, inside the jaw line of the frame; it fades out inside there.
+
+    points: (N, P, 2).  places: (Q, 2).
+    """
+    first, base, last = points[:, BASE].unbind(1)
+    down = points[:, CHIN][:, len(JAW) // 2] - base
+    down = F.normalize(down, dim=-1)
+    below = ((places[None] - base[:, None]) * down[:, None]).sum(-1)  # of the base of the nose
+    return (torch.minimum(inside(points[:, CHIN], places), below) / RIM).clamp(0, 1)
+
+
+def sample(pictures, places):
+    """Pictures (N, K, 3, H, W) at places (N, K, h, w, 2), bilinear: (N, K, 3, h, w); beyond the rim it repeats."""
+    flat = F.grid_sample(
+        pictures.flatten(0, 1), 2 * places.flatten(0, 1) - 1, padding_mode="border", align_corners=False
+    )
+    return flat.unflatten(0, pictures.shape[:2])
+
+
+def resized(maps, height, width):
+    """Maps (N, C, h, w) at another size, bilinear."""
+    return F.interpolate(maps, size=(height, width), mode="bilinear", align_corners=False)
+
+
+class FiLM(nn.Module):
+    """Scales and shifts features by speech (Perez et al. 2018); at first it changes nothing."""
+
+    def __init__(self, speech, channels):
+        super().__init__()
+        self.maps = nn.Linear(speech, 2 * channels)
+        nn.init.zeros_(self.maps.weight)
+        nn.init.zeros_(self.maps.bias)
+
+    def forward(self, x, speech):
+        """x: (N, C, H, W).  speech: (N, D). Returns the shape of x."""
+        gain, shift = self.maps(speech).chunk(2, -1)
+        return x * (1 + gain[..., None, None]) + shift[..., None, None]
+
+
+class Up(nn.Module):
+    """Features made twice as large and joined with those of the encoder, then speech."""
+
+    def __init__(self, cin, skip, out, speech):
+        super().__init__()
+        self.join, self.residual = ConvNorm(cin + skip, out, 3, pad=1), ConvNorm(out, out, 3, pad=1, residual=True)
+        self.film = FiLM(speech, out)
+
+    def forward(self, x, skip, speech):
+        """x: (N, C, H, W).  skip: (N, S, 2H, 2W).  speech: (N, D). Returns (N, out, 2H, 2W)."""
+        x = torch.cat([resized(x, *skip.shape[-2:]), skip], 1)
+        return self.film(self.residual(self.join(x)), speech)
+
+
+class ReferenceWarp(nn.Module):
+    """Warps references of a person's own video, so that the lips have the shape that the sound tells.
+
+    The shape of the lips is told from speech; thin-plate splines from the points of the wished face to those of the
+    references bring these to it; a small network, which knows the speech too, moves them further, chooses among them at
+    every pixel, and paints between the lips. Nothing outside `lower_face` changes. Flows and weights are small and
+    smooth, so that they can be applied to the video's own pixels, see `layers`.
+    """
+
+    inputs = "face", "points", "resting", "turns", "told"  # parts of a sample that `generate` takes beside speech
+    project = TalkLip.project
+
+    def __init__(self, hp):
+        super().__init__()
+        k, c, d = hp.references, [max(8, round(n * hp.width)) for n in (32, 64, 96, 128)], hp.audio_dim
+        self.references, self.speech_size = k, d
+        self.speech, self.outline = SpeechRows(PAIR, d), nn.Linear(d, 2 * LIPS)
+        self.sync = nn.Linear(d, hp.sync_dim or d)
+        self.said = nn.Sequential(nn.Linear(d, d), nn.ReLU())
+        self.enter = ConvNorm(4 * 3 * (1 + k) + 3, c[0], 3, pad=1)  # pictures of half the size: (40, 56)
+        self.down = nn.ModuleList(
+            nn.Sequential(ConvNorm(a, b, 3, 2, 1), ConvNorm(b, b, 3, pad=1, residual=True))
+            for a, b in zip(c, c[1:], strict=False)
+        )
+        self.up = nn.ModuleList(Up(b, a, a, d) for a, b in reversed(list(zip(c, c[1:], strict=False))))
+        self.flow = nn.Conv2d(c[1], 2 * k, 3, padding=1)  # a quarter of the size, smooth
+        self.colours = nn.Conv2d(c[0], (k + 1) + 12, 3, padding=1)
+        for head in (self.flow, self.colours):
+            nn.init.normal_(head.weight, std=1e-3)
+            nn.init.zeros_(head.bias)
+
+    def encode_audio(self, audio, padding=None):
+        """Embeds a clip's speech: (B, L, 768) -> (B, L, D), one row per frame of the clip.
+
+        audio: features of Whisper's encoder, see `audio.pairs`.  padding: (B, L) bool, True after the end of a clip.
+        """
+        return self.speech(audio, padding)
+
+    def lips(self, resting, turns, speech):
+        """The lips that speech asks for, in the crop: (N, 40, 2).
+
+        resting: (N, 40, 2), the lips at rest.  turns: (N, 2, 2).  speech: (N, D).
+        Lips do not pass through each other: where an upper one would lie below the lower, both meet half way.
+        """
+        moved = self.outline(speech).to(turns).unflatten(-1, (LIPS, 2)) / SHAPE_SCALE @ turns.transpose(1, 2)
+        lips = resting + moved
+        low, high = INNER.start + torch.arange(1, 10), INNER.start + 20 - torch.arange(1, 10)
+        down = F.normalize(turns[:, None, :, 1], dim=-1)  # (N, 1, 2)
+        over = ((lips[:, high] - lips[:, low]) * down).sum(-1, keepdim=True).relu() / 2
+        meet = torch.zeros_like(lips)
+        meet[:, low], meet[:, high] = over * down, -over * down
+        return lips + meet
+
+    def layers(self, face, points, resting, turns, speech, told=None):
+        """What each face is made of, see `Layers`; `compose` puts it together at any size.
+
+        Shapes as in `generate`, without T: (N, ...).
+        """
+        shown, references = face[:, :3], face[:, 3:].unflatten(1, (self.references, 3))
+        own, lips = points[:, 0], self.lips(resting, turns, speech)
+        if told is not None:
+            lips = torch.where(told[:, None, None], lips, own[:, :LIPS])
+        h, w = HEIGHT // 2, WIDTH // 2
+        half = grid(h, w, own).flatten(0, 1)
+        wished = torch.cat([lips, own[:, LIPS:]], 1)
+        places = thin_plates(wished, points[:, 1:], half).unflatten(2, (h, w))  # (N, K, h, w, 2)
+        mask = lower_face(own, half).unflatten(1, (h, w))[:, None]
+        outer, inner = (inside(lips[:, part], half).unflatten(1, (h, w))[:, None] for part in (OUTER, INNER))
+        seen = window(shown) * (1 - resized(mask, HEIGHT, WIDTH))
+        warped = sample(references, self._fine(places))  # (N, K, 3, H, W)
+        maps = torch.cat([mask, (outer / SOFT).sigmoid(), (inner / SOFT).sigmoid()], 1)
+        flow, logits, paint = self._network(torch.cat([seen, warped.flatten(1, 2)], 1), maps, speech)
+        room = ((inner + ROOM) / SOFT).sigmoid()
+        logits = torch.cat([logits[:, :-1], logits[:, -1:] + room.clamp(min=1e-6).log()], 1)
+        moved = MOST_FLOW * flow.tanh().unflatten(1, (self.references, 2)).permute(0, 1, 3, 4, 2)
+        return Layers(places + moved, logits.softmax(1), paint.sigmoid(), mask)
+
+    def _fine(self, places):
+        """Places of half the network's size at its whole size: (N, K, h, w, 2) -> (N, K, H, W, 2)."""
+        maps = resized(places.flatten(0, 1).permute(0, 3, 1, 2), HEIGHT, WIDTH)
+        return maps.permute(0, 2, 3, 1).unflatten(0, places.shape[:2])
+
+    def _network(self, pictures, maps, speech):
+        """(N, 3 + 3K, H, W), (N, 3, h, w), (N, D) -> flow (N, 2K, h, w), logits (N, K + 1, h, w), paint (N, 3, H, W).
+
+        Pictures, maps and speech in; all before tanh, softmax and sigmoid out, float32.
+        """
+        weight = self.enter.conv.weight
+        said = self.said(speech.to(weight.dtype))
+        x = torch.cat([F.pixel_unshuffle(pictures, 2), maps], 1).to(weight.dtype)
+        x = self.enter(in_format_of(weight, x))
+        skips = []
+        for down in self.down:
+            skips.append(x)
+            x = down(x)
+        for up in self.up:
+            x, coarse = up(x, skips.pop(), said), x  # at the end `coarse` is (N, 64, 20, 28)
+        flow = self.flow(coarse)
+        found = self.colours(x).float()
+        flow = resized(flow.float(), *found.shape[-2:])
+        k = self.references
+        return flow, found[:, : k + 1], F.pixel_shuffle(found[:, k + 1 :], 2)
+
+    def compose(self, layers, references):
+        """The redrawn part of faces, at the size of the network: (N, 3, H, W), from references (N, K, 3, S, S)."""
+        warped = sample(references, self._fine(layers.places))
+        weights = resized(layers.weights, HEIGHT, WIDTH)
+        return (weights[:, :-1, None] * warped).sum(1) + weights[:, -1:] * layers.paint
+
+    def generate(self, face, points, resting, turns, speech, told=None):
+        """Redraws each face, so that its mouth says the speech.
+
+        face:    (B, T, 3 + 3K, 128, 128) in [0, 1]: the frame's crop, whose lower face is not looked at, then K
+                 references, crops of other frames, RGB.
+        points:  (B, T, 1 + K, P, 2): of the frame and of the references, in the crop as [0, 1] x [0, 1].
+        resting: (B, T, 40, 2): the lips of the frame at rest.
+        turns:   (B, T, 2, 2): from the head's axes to the crop's, see `faces.shape.HeadShape`.
+        speech:  (B, T, D): the row of `encode_audio` for each face.
+        told:    (B, T) bool: False where the lips take the shape that they have in `points`, to train with; None: by
+                 speech in all.
+        Returns (B, T, 3, 128, 128) in [0, 1], RGB.
+        """
+        shape = face.shape[:2]
+        parts = [None if each is None else each.flatten(0, 1) for each in (face, points, resting, turns, speech, told)]
+        face, layers = parts[0], self.layers(*parts)
+        drawn = self.compose(layers, face[:, 3:].unflatten(1, (self.references, 3)))
+        mask = resized(layers.mask, HEIGHT, WIDTH)
+        part = mask * drawn + (1 - mask) * window(face[:, :3])
+        left, top = round(LEFT * SIDE), round(TOP * SIDE)
+        out = face[:, :3].clone()
+        out[:, :, top : top + HEIGHT, left : left + WIDTH] = part.to(out.dtype)
+        return out.unflatten(0, shape)
+
+    def forward(self, face, points, resting, turns, audio, frames, padding=None):
+        """Embeds the speech of whole clips and redraws some of their frames; frames: (B, T) int64, rows of speech."""
+        return self.generate(face, points, resting, turns, pick(self.encode_audio(audio, padding), frames))
+
+
+def window(pictures):
+    """The part of crops (N, C, 128, 128) that is redrawn: (N, C, H, W)."""
+    left, top = round(LEFT * SIDE), round(TOP * SIDE)
+    return pictures[:, :, top : top + HEIGHT, left : left + WIDTH]
