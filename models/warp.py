@@ -74,9 +74,8 @@ def thin_plates(points, others, places):
     found = torch.linalg.solve(system, wished).to(places)
     at = places.expand(n, -1, 2)
     basis = torch.cat([bend(squares(at, points.to(places))), torch.ones_like(at[..., :1]), at], -1)
-    with torch.autocast(
-        "cpu" if places.is_meta else places.device.type, enabled=False
-    ):  # bfloat16 would misplace pixels by some px
+    kind = "cpu" if places.is_meta else places.device.type
+    with torch.autocast(kind, enabled=False):  # bfloat16 would misplace pixels by some px
         return (basis @ found).unflatten(-1, (k, 2)).transpose(1, 2)
 
 
@@ -98,7 +97,7 @@ def lower_face(points, places):
 
     points: (N, P, 2).  places: (Q, 2).
     """
-    first, base, last = points[:, BASE].unbind(1)
+    base = points[:, BASE][:, len(NOSE) // 2]
     down = points[:, CHIN][:, len(JAW) // 2] - base
     down = F.normalize(down, dim=-1)
     below = ((places[None] - base[:, None]) * down[:, None]).sum(-1)  # of the base of the nose

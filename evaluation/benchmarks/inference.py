@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import torch
 
-from errors import exit_code
+from errors import InputError, exit_code
 from evaluation.benchmarks.timing import in_turns, medians, seconds
 from hparams import PRESETS, preset
 from models import build_generator
@@ -45,6 +45,8 @@ def batch_maker(generator, hp, dtype):
 def compare(name, rounds):
     """Times the preset `name` plainly (float32, as built) and as inference.py runs it, in turns; prints the medians."""
     hp = preset(name)
+    if hp.model == "warp":
+        raise InputError("--preset warp: batches of generators that paint are timed; --seconds times a whole run")
     plain = build_generator(hp).eval()
     fast = build_generator(hp).eval()
     fast.load_state_dict(plain.state_dict())
