@@ -105,7 +105,8 @@ def load_generator(path):
         if kind not in ("TalkLip generator", "Wav2Lip generator"):
             raise InputError(f"{path} holds no generator but {describe(state)}. Give one of TalkLip or Wav2Lip.")
         weights, hp = (convert_talklip if kind == "TalkLip generator" else convert_wav2lip)(published)
-    with without_weights():
+    # The transformer of the others imports torch._dynamo anyhow, by what else it does to its weights.
+    with without_weights() if hp.model == "warp" else torch.device("meta"):
         generator = build_generator(hp)
     return fill(path, generator, weights), hp, about | {"sha256": sha256(path)}
 

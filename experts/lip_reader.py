@@ -13,7 +13,6 @@ from experts.beam_search import beam_search
 from experts.tokenizer import Tokenizer
 from hparams import ExpertHParams, preset
 from models import build_reader
-from models.layers import without_weights
 from models.published import archive
 from models.published.archive import kind_of
 from models.published.avhubert import is_fine_tuned, knobs_of
@@ -70,7 +69,7 @@ def load_reader(path, whole=True, roi=None):
     if rows != size:
         had = f"its tokenizer has {size} tokens, its network {rows}"
         raise InputError(f"{path}: {had}. They are of two trainings: get the original, or export it again")
-    with without_weights():
+    with torch.device("meta"):  # without weights: those of the file take their place
         net = build_reader(reader.hp, size)
     reader.net = checkpoint.fill(path, net, weights)
     reader.about["sha256"] = checkpoint.sha256(path)

@@ -17,7 +17,6 @@ from faces import mouth
 from hparams import WEIGHTS, ExpertHParams
 from media.clip import FPS
 from models import build_reader
-from models.layers import without_weights
 from models.published import archive
 from models.published.archive import kind_of
 from models.published.experts import convert_syncnet
@@ -197,7 +196,7 @@ def load_sync(path=None, device="cpu"):
         if kind_of(published) != "SyncNet":
             raise InputError(f"{path} holds no sync model but {archive.describe(state)}: see train_expert.py sync")
         kind, weights, about = Published, convert_syncnet(published), about | {"kind": "SyncNet v2"}
-    with without_weights():
+    with torch.device("meta"):  # without weights: those of the file take their place
         net = SyncNet() if kind is Published else build_reader(hp, None)
     net = checkpoint.fill(path, net, weights).to(device, memory_format=torch.channels_last)
     return kind(net, about | {"sha256": checkpoint.sha256(path)})
