@@ -78,9 +78,8 @@ def whisper_mel(wav):
     Returns (80, samples // 160) float32, about -1.5 to 2; to a sound below 0.025 s zeros are added up to that: 2 steps.
     """
     wav = np.pad(wav.astype(np.float32) / 32768, (0, max(0, 400 - len(wav))))
-    frames = np.lib.stride_tricks.sliding_window_view(np.pad(wav, 200, mode="reflect"), 400)[::160][:-1]  # (steps, 400)
-    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
-    level = np.log10(np.maximum(1e-10, _slaney_bank(400, 0, 8000) @ _power(frames * hann, 400).T))
+    power = _centred_power(wav, 400, 160)[:-1]  # (steps, 201)
+    level = np.log10(np.maximum(1e-10, _slaney_bank(400, 0, 8000) @ power.T))
     return (np.maximum(level, level.max() - 8) / 4 + 1).astype(np.float32)
 
 
@@ -108,10 +107,8 @@ def fast_log_filter_banks(wav):
 def fast_mel_spectrogram(wav):
     """`mel_spectrogram` within 1e-3 (tested), in numpy alone: see `fast_log_filter_banks`."""
     wav = _emphasised(wav.astype(np.float64) / 32768)
-    wav = np.pad(np.pad(wav, (0, max(0, 800 - len(wav)))), 400, mode="reflect")
-    frames = np.lib.stride_tricks.sliding_window_view(wav, 800)[::200]  # (steps, 800)
-    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(800) / 800)
-    bands = _slaney_bank(800, 55, 7600) @ np.sqrt(_power(frames * hann, 800)).T
+    wav = np.pad(wav, (0, max(0, 800 - len(wav))))
+    bands = _slaney_bank(800, 55, 7600) @ np.sqrt(_centred_power(wav, 800, 200)).T
     level = 20 * np.log10(np.maximum(1e-5, bands)) - 20  # dB
     return np.clip(8 * (level + 100) / 100 - 4, -4, 4).astype(np.float32)
 
@@ -119,6 +116,12 @@ def fast_mel_spectrogram(wav):
 def _emphasised(wav):
     """Sound whose high frequencies are raised, (samples,) float64."""
     return np.append(wav[:1], wav[1:] - 0.97 * wav[:-1])
+
+
+def _centred_power(wav, size, hop):
+    """The power spectra of Hann windows of `size` samples, centred on every `hop`-th one: (steps, size // 2 + 1)."""
+    frames = np.lib.stride_tricks.sliding_window_view(np.pad(wav, size // 2, mode="reflect"), size)[::hop]
+    return _power(frames * (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)), size)
 
 
 def _power(frames, size):
