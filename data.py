@@ -1,6 +1,7 @@
 """Training samples of a generator, from a data root; each is a function of the seed and its number."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 import audio
+import checkpoint
 from errors import InputError
 from faces import mouth
 from faces.augment import Augmentation, match_lighting
@@ -19,6 +21,7 @@ from faces.shape import HeadShape, distant_references
 from media.augment import SoundAugmentation
 from media.clip import FORMAT, FPS, SUFFIX, Clip, inside
 from models.decoder import END, PAD
+from models.whisper import embed
 
 # Parts of a sample that belong to faces.
 WINDOWED = ("face", "target", "mouth", "points", "resting", "turns", "told", "index", "frames", "to_face")
@@ -169,7 +172,7 @@ def window_places(clip, hp, rng):
     wanted, spoken = np.zeros(windows, bool), None
     if hp.speech_windows and len(clip.times):
         wanted = rng.random(windows) < hp.speech_windows
-        spoken = np.convolve(in_words(clip), np.ones(hp.window), "valid")[starts] >= hp.window / 2
+        spoken = np.convolve(clip.in_words, np.ones(hp.window), "valid")[starts] >= hp.window / 2
     free, apart = np.ones(len(starts), bool), []
     for preferred in wanted:
         choice = np.flatnonzero(free & spoken) if preferred else np.flatnonzero(free)
@@ -216,12 +219,6 @@ def fixed_identity(clip, frames, hp):
     return np.zeros_like(frames)
 
 
-def in_words(clip):
-    """1.0 for the frames of a clip in whose middle a word is said, 0.0 for the others: (L,)."""
-    middles_s = (np.arange(len(clip)) + 0.5) / FPS
-    return ((clip.times[:, :1] <= middles_s) & (middles_s < clip.times[:, 1:])).any(0).astype(float)
-
-
 def sample(clip, frames, identity, hp, about, augmentation, alteration=None, told=True):
     """The inputs and the target of a generator for chosen frames of a clip.
 
@@ -258,9 +255,8 @@ def sample(clip, frames, identity, hp, about, augmentation, alteration=None, tol
     if augmentation.flip:
         target, prior, shown = (each[:, :, ::-1] for each in (target, prior, shown))
     prior, shown = to_tensor(prior), to_tensor(shown)
-    found = {}
     if warps:
-        found["face"] = torch.cat([prior, shown.unflatten(0, (len(prior), -1)).flatten(1, 2)], 1)
+        found = {"face": torch.cat([prior, shown.unflatten(0, (len(prior), -1)).flatten(1, 2)], 1)}
         points = np.stack([head.points[frames], *head.points[identity].swapaxes(0, 1)], axis=1)  # (T, 1 + K, P, 2)
         turn = np.diag([-1 if augmentation.flip else 1, 1]) @ to_face[:, :2] * about["crop_px"] / px
         found["points"] = to_float((placed(points) + 0.5) / px)
@@ -268,15 +264,14 @@ def sample(clip, frames, identity, hp, about, augmentation, alteration=None, tol
         found["turns"] = to_float(turn @ head.turns[frames])
         found["told"] = torch.full((len(frames),), told)
     else:
-        found["face"] = generator_input(prior, shown)
+        found = {"face": generator_input(prior, shown)}
     mesh = placed((clip.meshes[frames] + margin) / (1 + 2 * margin))
-    sound, index = audio_features(clip, frames, hp.speech, alteration)
-    at = np.arange(len(sound)).clip(max=len(clip) - 1) if hp.speech != "local" else frames
+    sound, index, places = audio_features(clip, frames, hp.speech, alteration)
     return found | {
         "target": to_tensor(target),
         "mouth": mouth_mask(mesh, px),
         "audio": torch.from_numpy(sound),
-        "lips": torch.from_numpy(head.shapes[at]),
+        "lips": torch.from_numpy(head.shapes_at(places)),
         "index": torch.from_numpy(index),
     }
 
@@ -304,22 +299,33 @@ def generator_input(face, identity):
 
 
 def audio_features(clip, frames, speech, alteration=None):
-    """The input of the audio encoder `speech` for chosen frames, and the row of it that each of them says.
+    """The input of the audio encoder `speech` for chosen frames, its row for each of them, and what each row is of.
 
     frames: (T,).  alteration: a `SoundAugmentation`; sound that it alters has features of its own, not the stored ones.
     Returns (L, 104) and (T,) for "global"; mel windows (T, 1, 80, 16) and 0 to T - 1 for "local"; (L, 768) and (T,) for
-    "whisper", whose features are always the stored ones.
+    "whisper"; then the place in the clip of each row, in frames: (L,), for "local" (T,).
     """
-    times_s = np.asarray(frames) / FPS
+    times_s, wav, timing = np.asarray(frames) / FPS, None, None
+    if alteration:
+        timing = alteration.retiming(len(clip.wav) / audio.RATE, times_s, clip.times)
+        if alteration.alters or timing.alters:
+            wav, times_s = timing.apply(alteration.apply(clip.wav, clip.times)), timing.heard_at(times_s)
+    if speech == "local":
+        mel = clip.mel if wav is None else audio.fast_mel_spectrogram(wav)
+        return audio.mel_windows(mel, times_s), np.arange(len(frames)), np.asarray(frames)
     if speech == "whisper":
-        rows = audio.pairs(clip.whisper)
-        return rows, audio.rows_at(times_s, len(rows))
-    wav = alteration.apply(clip.wav, clip.times) if alteration and alteration.alters else None
-    if speech == "global":
+        rows = audio.pairs(clip.whisper if wav is None else embed(whisper(), wav).numpy())
+    else:
         rows = audio.stack(clip.logfbank if wav is None else audio.fast_log_filter_banks(wav))
-        return rows, audio.rows_at(times_s, len(rows))
-    mel = clip.mel if wav is None else audio.fast_mel_spectrogram(wav)
-    return audio.mel_windows(mel, times_s), np.arange(len(frames))
+    at_s = np.arange(len(rows)) / audio.ROW_RATE
+    shown = FPS * (at_s if wav is None else timing.shown_at(at_s))
+    return rows, audio.rows_at(times_s + 0.5 / audio.ROW_RATE, len(rows)), shown
+
+
+@cache
+def whisper():
+    """Whisper's encoder, for sound that is altered anew at every draw: of each process one."""
+    return checkpoint.load_whisper()[0]
 
 
 def to_tensor(pictures):

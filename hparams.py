@@ -77,7 +77,9 @@ class HParams(Knobs):
     rare_speakers: float = knob(0.0, "share of the draws that choose the speaker first, then the clip", most=1)
     # augmentation, the same for all faces of a clip, but targets stay sharp; identity from another window is always on
     augment: float = knob(0.0, "chance of each augmentation: flip, colour, gamma, affine, blur, compression", most=1)
-    sound_augment: float = knob(0.0, "chance of room, noise, equaliser, low-pass, level, zeroed silences", most=1)
+    sound_augment: float = knob(
+        0.0, "chance of room, noise, equaliser, low-pass, level, zeros, cut, speed, repeats", most=1
+    )
     # losses
     l1_weight: float = knob(0.92999, "mean absolute pixel error: 1 - adv_weight - the lip loss's 1e-5")
     mouth_weight: float = knob(0.0, "mean absolute pixel error inside the mouth region of the mesh")
@@ -132,8 +134,6 @@ class HParams(Knobs):
             raise InputError("--model wav2lip takes 0.2 s of mel: say --speech local beside it")
         if self.model == "warp" and (self.speech != "whisper" or self.face_size != 128):
             raise InputError("--model warp takes crops of 128 px: say --speech whisper --face_size 128 beside it")
-        if self.speech == "whisper" and self.sound_augment:
-            raise InputError("--sound_augment: --speech whisper takes stored features, which cannot be altered")
         if self.model == "wav2lip" and self.contrastive_weight:
             raise InputError("--contrastive_weight: --model wav2lip has no space in which sound and lips are compared")
         if self.batch_size * self.window < 2 and self.windows < 2:

@@ -17,7 +17,6 @@ from models.whisper import embed
 ROW_S = 0.04  # of sound in a row of speech
 CHUNK, CONTEXT = 75, 50  # rows of sound that are embedded at once, and how many around them are given too
 KEPT = 8  # identities that are kept: those of four shots
-CHOICE = 2.0  # power of the references' weights: a mean of several is less sharp than one. Chosen on val, val_unseen
 VIEWS = 24  # references that are kept
 MARGIN = (crop.SURROUNDINGS - 1) / 2  # box sizes of surroundings on each side of a face box
 STEADY_S = 0.04  # s over which the mesh is averaged, against trembling
@@ -192,8 +191,6 @@ def warped_layers(generator, speech, shown, shapes, references):
     face = like(generator, np.float32(face) / 255).permute(0, 1, 4, 2, 3).flatten(1, 2)
     parts = (like(generator, np.float32(each)) for each in (points, resting, turns))
     found = generator.layers(face, *parts, speech)
-    weights = found.weights.float() ** CHOICE
-    found = found._replace(weights=weights / weights.sum(1, keepdim=True))
     return list(zip(*(part.float().cpu().numpy() for part in found), strict=True))
 
 

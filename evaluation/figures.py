@@ -69,7 +69,7 @@ def embedded(generator, hp, clips, words):
         for said, (start_s, end_s) in zip(clip.words, clip.times, strict=False):
             if said.upper() in words:
                 frames = np.arange(round(start_s * FPS), max(round(end_s * FPS), round(start_s * FPS) + 1))
-                sound, index = audio_features(clip, frames.clip(0, len(clip) - 1), hp.speech)
+                sound, index, _ = audio_features(clip, frames.clip(0, len(clip) - 1), hp.speech)
                 speech = generator.encode_audio(torch.from_numpy(sound)[None].to(next(generator.parameters()).dtype))[0]
                 rows.append(speech[torch.from_numpy(index)].float())
                 labels += [words.index(said.upper())] * len(frames)

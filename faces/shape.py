@@ -87,6 +87,12 @@ class HeadShape:
         self.resting = scale * (self.rest @ turns.transpose(0, 2, 1) + middles[:, None] + margin)
         self.turns = scale * turns
 
+    def shapes_at(self, places):
+        """The `shapes` at fractional places, in frames: (N,) -> (N, 80) float32; beyond the ends the first or last."""
+        places = np.asarray(places).clip(0, len(self.shapes) - 1)
+        low, share = np.floor(places).astype(int), np.float32(places % 1)[:, None]
+        return (1 - share) * self.shapes[low] + share * self.shapes[np.ceil(places).astype(int)]
+
 
 def references_of(meshes, sharpness, count, usable=()):
     """The references of each frame of a shot, out of frames in which the head is turned alike: {frame: (count,) tuple}.

@@ -1,4 +1,4 @@
-"""Augmentation of sounds: room, noise, equalisation, low-pass, level, zeroed silences; nothing is moved in time."""
+"""Augmentation of sounds: room, noise, equalisation, low-pass, level, zeroed silences; then cuts, speed, repetition."""
 
 import numpy as np
 
@@ -11,12 +11,14 @@ EQUALISED_HZ, EQUALISED_DB = np.geomspace(80, 8000, 7), 8  # points of a smooth 
 LOWPASS_HZ, TELEPHONE_HZ = (1500, 6000), 300  # where the band ends and, on the telephone, begins
 LEVEL_DB = (-25, 6)
 MARGIN_S = 0.2  # lips move before a word sounds, and after it
+SPEED = 0.8, 1.25
+RUNNING_S = 2.0  # most of a repeated sound before the clip and after it
 
 
 class SoundAugmentation:
     """One random choice of room, noise, equalisation, low-pass, level and zeroed silences, each with chance `chance`.
 
-    Every sample stays at its time, so that lips go on to fit: speed is never changed, and pitch would cost too much.
+    Every sample stays at its time, so that lips go on to fit; see `Retiming` for what moves them.
     Sound is zeroed only outside words, where the clip shows a mouth at rest; what a mouth does while the sound of a
     word is missing no clip shows.
     rng: a numpy generator; it may be None where the chance is 0.
@@ -26,7 +28,8 @@ class SoundAugmentation:
         def chosen():
             return chance > 0 and rng.random() < chance
 
-        self.rng, self.room, self.noise, self.band, self.curve_db, self.gain = rng, None, None, None, None, 1.0
+        self.chance, self.rng = chance, rng
+        self.room, self.noise, self.band, self.curve_db, self.gain = None, None, None, None, 1.0
         if chosen():
             self.room = rng.uniform(*REVERB_S), 10 ** (rng.uniform(*ECHO_DB) / -20)
         if chosen():
@@ -63,6 +66,10 @@ class SoundAugmentation:
                 if self.rng.random() < 0.5:
                     sound[first:last] = 0
         return sound
+
+    def retiming(self, wav_s, kept_s, times):
+        """A `Retiming` of a sound, by this one's chance and random numbers."""
+        return Retiming(self.chance, self.rng, wav_s, kept_s, times)
 
     def _impulse_response(self):
         """A room's: the sound itself at time 0, then noise that decays: (samples,)."""
@@ -103,3 +110,43 @@ def silences(samples, times):
     ends = np.append((times[:, 0] - MARGIN_S) * RATE, samples)
     begins, ends = (each.round().astype(int).clip(0, samples) for each in (begins, ends))
     return [(first, last) for first, last in zip(begins.tolist(), ends.tolist(), strict=True) if first < last]
+
+
+class Retiming:
+    """One random choice of a cut, another speed, and repetition of a sound, each with chance `chance`.
+
+    A clip without its silences, again and again, is like running speech; at another speed it has another pitch too.
+    wav_s: the length of the sound.  kept_s: times that stay, with `MARGIN_S` around them: of the frames that a sample
+    shows.  times: (N, 2), see `SoundAugmentation.apply`.
+    """
+
+    def __init__(self, chance, rng, wav_s, kept_s, times):
+        def chosen():
+            return chance > 0 and rng.random() < chance
+
+        first, last = max(min(kept_s) - MARGIN_S, 0), min(max(kept_s) + MARGIN_S, wav_s)
+        self.start, self.stop, self.rate, self.before, self.after = 0.0, wav_s, 1.0, 0.0, 0.0  # s of the clip
+        if chosen():
+            self.start, self.stop = rng.uniform(0, first), rng.uniform(last, wav_s)
+        if chosen():
+            self.rate = np.exp(rng.uniform(*np.log(SPEED)))
+        if chosen():
+            if len(times):
+                self.start = np.clip(times.min() - MARGIN_S, self.start, first)
+                self.stop = np.clip(times.max() + MARGIN_S, last, self.stop)
+            self.before, self.after = rng.uniform(0, RUNNING_S, 2)
+        self.alters = (self.start, self.stop, self.rate, self.before, self.after) != (0.0, wav_s, 1.0, 0.0, 0.0)
+
+    def apply(self, wav):
+        """The sound that is heard: (samples,) int16, 16 kHz, of the clip's."""
+        rows = np.arange(int((self.before + self.stop - self.start + self.after) / self.rate * RATE)) / RATE
+        places = self.shown_at(rows) * RATE
+        return np.interp(places, np.arange(len(wav)), wav).round().astype(np.int16)
+
+    def shown_at(self, times_s):
+        """The times in the clip of what is heard at these times."""
+        return self.start + (np.asarray(times_s) * self.rate - self.before) % (self.stop - self.start)
+
+    def heard_at(self, times_s):
+        """The times at which what is shown at these times in the clip is heard."""
+        return (np.asarray(times_s) - self.start + self.before) / self.rate

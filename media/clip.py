@@ -108,6 +108,12 @@ class Clip:
     def times(self):
         return self.array("word_times")
 
+    @property
+    def in_words(self):
+        """1.0 for the frames in whose middle a word is said, 0.0 for the others: (L,)."""
+        middles_s = (np.arange(len(self)) + 0.5) / FPS
+        return ((self.times[:, :1] <= middles_s) & (middles_s < self.times[:, 1:])).any(0).astype(float)
+
     @cached_property
     def wav(self):
         return self.array("wav")

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from faces.blend import DETAIL, SMOOTH
 from faces.landmarks import INNER_LIPS, JAW, OUTER_LIPS
 from faces.shape import BOTTOM, LEFT, NOSE, RIGHT, SHAPE_SCALE, SIDE, TOP
 from models.layers import ConvNorm, in_format_of
-from models.talklip import TalkLip, pick
+from models.talklip import TalkLip
 from models.whisper import PAIR, SpeechRows
 
 LIPS = len(OUTER_LIPS) + len(INNER_LIPS)  # the first of the points
@@ -25,6 +26,7 @@ RIM = 0.03  # of the crop, inside the jaw line, over which what is drawn fades i
 SOFT = 0.008  # of the crop: the rim of a lip's mask
 ROOM = 0.02  # of the crop, beyond the inner lips, where the network may paint too
 MOST_FLOW = 0.08  # of the crop, by which the network moves pixels beyond the splines
+CHOICE = 2.0  # times the logits of the references' weights: a mean of several is less sharp than one
 
 
 class Layers(NamedTuple):
@@ -110,6 +112,14 @@ def sample(pictures, places):
         pictures.flatten(0, 1), 2 * places.flatten(0, 1) - 1, padding_mode="border", align_corners=False
     )
     return flat.unflatten(0, pictures.shape[:2])
+
+
+def blurred(maps):
+    """Maps (N, C, H, W) without what is finer than `SMOOTH`: a Gaussian filter."""
+    kernel = (-0.5 * (torch.arange(-3, 4).to(maps) / SMOOTH).square()).softmax(0).expand(maps.shape[1], 1, 1, -1)
+    maps = F.pad(maps, (3, 3, 3, 3), mode="replicate")
+    with torch.autocast("cpu" if maps.is_meta else maps.device.type, enabled=False):
+        return F.conv2d(F.conv2d(maps, kernel, groups=len(kernel)), kernel.mT, groups=len(kernel))
 
 
 def resized(maps, height, width):
@@ -221,7 +231,7 @@ class ReferenceWarp(nn.Module):
         room = ((inner + ROOM) / SOFT).sigmoid()
         logits = torch.cat([logits[:, :-1], logits[:, -1:] + room.clamp(min=1e-6).log()], 1)
         moved = MOST_FLOW * flow.tanh().unflatten(1, (self.references, 2)).permute(0, 1, 3, 4, 2)
-        return Layers(places + moved, logits.softmax(1), paint.sigmoid(), mask)
+        return Layers(places + moved, (CHOICE * logits).softmax(1), paint.sigmoid(), mask)
 
     def _fine(self, places):
         """Places of half the network's size at its whole size: (N, K, h, w, 2) -> (N, K, H, W, 2)."""
@@ -252,8 +262,12 @@ class ReferenceWarp(nn.Module):
     def compose(self, layers, references):
         """The redrawn part of faces, at the size of the network: (N, 3, H, W), from references (N, K, 3, S, S)."""
         warped = sample(references, self._fine(layers.places))
+        smooth = blurred(warped.flatten(1, 2)).unflatten(1, warped.shape[1:3])
         weights = resized(layers.weights, HEIGHT, WIDTH)
-        return (weights[:, :-1, None] * warped).sum(1) + weights[:, -1:] * layers.paint
+        mixed, paint = weights[:, :-1, None], weights[:, -1:]
+        sharp = mixed.clamp(min=1e-6) ** DETAIL
+        sharp = sharp / sharp.sum(1, keepdim=True) * (1 - paint[:, None])
+        return ((mixed * smooth + sharp * (warped - smooth)).sum(1) + paint * layers.paint).clamp(0, 1)
 
     def generate(self, face, points, resting, turns, speech, told=None):
         """Redraws each face, so that its mouth says the speech.
@@ -278,10 +292,6 @@ class ReferenceWarp(nn.Module):
         out = face[:, :3].clone()
         out[:, :, top : top + HEIGHT, left : left + WIDTH] = part.to(out.dtype)
         return out.unflatten(0, shape)
-
-    def forward(self, face, points, resting, turns, audio, frames, padding=None):
-        """Embeds the speech of whole clips and redraws some of their frames; frames: (B, T) int64, rows of speech."""
-        return self.generate(face, points, resting, turns, pick(self.encode_audio(audio, padding), frames))
 
 
 def window(pictures):

@@ -136,7 +136,7 @@ def test_published_draws_stay_what_they_were(data_root, monkeypatch, knobs):
 
 def share_in_words(found, window):
     """The share of windows at least half of which is said in words."""
-    said = [data.in_words(clip)[start : start + window].mean() >= 0.5 for clip, starts, *_ in found for start in starts]
+    said = [clip.in_words[start : start + window].mean() >= 0.5 for clip, starts, *_ in found for start in starts]
     return np.mean(said)
 
 
@@ -164,7 +164,7 @@ def test_windows_lie_anywhere_in_clips_without_times_of_words(spoken_root, monke
 def test_words_that_leave_no_room_are_followed_by_windows_elsewhere(spoken_root, monkeypatch):
     clips = Clips(spoken_root, "train", replace(HP, window=4, windows=4, speech_windows=1.0))
     for clip, starts, *_ in chosen(clips, monkeypatch, 20):
-        assert len(starts) == 4 and data.in_words(clip)[starts[0] : starts[0] + 4].sum() >= 2
+        assert len(starts) == 4 and clip.in_words[starts[0] : starts[0] + 4].sum() >= 2
         gaps = np.diff(np.unique(starts))
         assert not len(gaps) or gaps.min() >= 4
 

@@ -62,7 +62,7 @@ def test_the_frames_of_a_word_are_those_it_is_said_in(spoken_root, weights):
     clip = Clip(spoken_root / "clips" / "bob" / "one.safetensors")  # BIN 4 to 9, RED 9 to 14
     vectors, labels = embedded(generator, hp, [clip], ["BIN", "RED"])
     assert labels.tolist() == [0] * 5 + [1] * 5
-    heard, _ = audio_features(clip, np.arange(24), "global")
+    heard, *_ = audio_features(clip, np.arange(24), "global")
     with torch.no_grad():
         speech = generator.encode_audio(torch.from_numpy(heard)[None])[0]
     np.testing.assert_allclose(vectors, speech[4:14].numpy(), atol=1e-6)

@@ -14,9 +14,11 @@ from small_experts import GUIDED, reader
 import audio
 import data
 from data import Clips, GuidedClips
+from faces.shape import HeadShape
 from hparams import HParams
-from media.augment import MARGIN_S, SoundAugmentation, silences
+from media.augment import MARGIN_S, RUNNING_S, SPEED, Retiming, SoundAugmentation, silences
 from media.clip import Clip
+from models.whisper import embed
 
 HP = HParams(window=2, windows=2, augment=0.5, sound_augment=0.6)
 NO_WORDS = np.zeros((0, 2), np.float32)
@@ -162,33 +164,35 @@ def test_the_same_draw_has_the_same_sound_and_other_draws_another(spoken_root):
     assert not torch.equal(*heard)
 
 
-@pytest.mark.parametrize("speech", ["global", "local"])
+@pytest.mark.parametrize("speech", ["global", "local", "whisper"])
 def test_pictures_are_the_same_whatever_is_heard(data_root, speech):
     hp = replace(HP, speech=speech, sound_augment=0.0)
     plain, altered = Clips(data_root, "train", hp), Clips(data_root, "train", replace(hp, sound_augment=1.0))
     for draw in range(4):
         before, after = plain[draw], altered[draw]
-        for name in ("face", "target", "mouth", "index"):
+        for name in ("face", "target", "mouth"):
             assert torch.equal(before[name], after[name]), name
         assert not torch.equal(before["audio"][:5], after["audio"][:5])
 
 
 def test_a_sound_that_nothing_alters_keeps_its_stored_features(data_root):
     clip = Clip(data_root / "clips" / "ann" / "one.safetensors")
-    for speech in ("global", "local"):
-        stored, index = data.audio_features(clip, np.arange(5), speech)
-        found, again = data.audio_features(clip, np.arange(5), speech, SoundAugmentation(0.0, None))
-        assert np.array_equal(stored, found) and np.array_equal(index, again)
+    for speech in ("global", "local", "whisper"):
+        stored = data.audio_features(clip, np.arange(5), speech)
+        found = data.audio_features(clip, np.arange(5), speech, SoundAugmentation(0.0, None))
+        assert all(map(np.array_equal, stored, found))
 
 
 def test_altered_features_are_those_of_the_altered_sound(data_root):
     clip = Clip(data_root / "clips" / "ann" / "one.safetensors")
-    made = [only(noise=(0.1, 1.0), gain=0.5) for _ in range(3)]
+    made = [only(noise=(0.1, 1.0), gain=0.5) for _ in range(4)]
     wav = made[0].apply(clip.wav, clip.times)
-    rows, _ = data.audio_features(clip, np.arange(5), "global", made[1])
+    rows, *_ = data.audio_features(clip, np.arange(5), "global", made[1])
     np.testing.assert_allclose(rows, audio.global_features(wav), atol=1e-3)
-    windows, _ = data.audio_features(clip, np.arange(5), "local", made[2])
+    windows, *_ = data.audio_features(clip, np.arange(5), "local", made[2])
     np.testing.assert_allclose(windows, audio.mel_windows(audio.mel_spectrogram(wav), np.arange(5) / 25), atol=1e-3)
+    rows, *_ = data.audio_features(clip, np.arange(5), "whisper", made[3])
+    np.testing.assert_allclose(rows, audio.pairs(embed(data.whisper(), wav).numpy()), atol=1e-5)
 
 
 def test_with_and_without_the_expert_the_sound_is_the_same_and_validation_hears_it_as_it_is(spoken_root):
@@ -200,3 +204,62 @@ def test_with_and_without_the_expert_the_sound_is_the_same_and_validation_hears_
     usual = GuidedClips(spoken_root, "train", GUIDED, tokenizer, "aligned", 100)
     assert torch.equal(guided.whole(0)["audio"], usual.whole(0)["audio"])
     assert torch.equal(guided.validation(0)["audio"], usual.validation(0)["audio"])
+
+
+# What moves sound in time
+
+
+def ramp(seconds=3.0):
+    """A sound whose samples tell their time: 8,000 more a second."""
+    return (np.arange(int(seconds * audio.RATE)) / 2 - 12_000).astype(np.int16)
+
+
+def time_of(samples):
+    return (samples.astype(float) + 12_000) / 8_000
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_retimed_sound_is_heard_where_it_is_said_to_be(seed):
+    """What is shown at a time of the clip is heard at `heard_at`; what is heard at a time is shown at `shown_at`."""
+    shown_s, words = np.array([1.2, 1.24, 1.6]), np.array([[0.6, 1.1], [1.4, 2.3]])
+    made = Retiming(1.0, np.random.default_rng(seed), 3.0, shown_s, words)
+    wav = made.apply(ramp())
+    at_s = np.arange(len(wav)) / audio.RATE
+    heard_s = made.heard_at(shown_s)
+    assert (heard_s > 0).all() and (heard_s < len(wav) / audio.RATE).all()
+    np.testing.assert_allclose(time_of(np.interp(heard_s, at_s, wav)), shown_s, atol=1e-3)
+    shown = made.shown_at(at_s)
+    inside = (np.diff(shown, append=shown[-1]) > 0) & (shown < made.stop - 0.01)  # not at a seam
+    np.testing.assert_allclose(time_of(wav)[inside], shown[inside], atol=1e-3)
+    assert SPEED[0] <= made.rate <= SPEED[1] and made.alters
+
+
+def test_what_a_sample_shows_is_never_cut_off_and_silences_are_where_words_are_known():
+    words = np.array([[0.6, 1.1], [1.4, 2.3]])
+    for seed in range(50):
+        made = Retiming(1.0, np.random.default_rng(seed), 3.0, [0.1, 0.5], words)
+        assert made.start == 0 and 2.3 + MARGIN_S >= made.stop >= 0.5 + MARGIN_S
+        made = Retiming(1.0, np.random.default_rng(seed), 3.0, [1.5, 1.6], words)
+        assert 0.6 - MARGIN_S <= made.start <= 1.5 - MARGIN_S and 1.6 + MARGIN_S <= made.stop <= 2.3 + MARGIN_S
+        assert 0 <= made.before <= RUNNING_S and 0 <= made.after <= RUNNING_S
+
+
+def test_a_chance_of_zero_moves_nothing():
+    made, wav = Retiming(0.0, None, 3.0, [0.0, 1.0], NO_WORDS), ramp()
+    assert not made.alters and np.array_equal(made.apply(wav), wav)
+    np.testing.assert_array_equal(made.shown_at([0.0, 1.0]), [0.0, 1.0])
+
+
+@pytest.mark.parametrize("speech", ["global", "local", "whisper"])
+def test_the_shape_of_the_lips_goes_along_with_a_retimed_sound(data_root, speech):
+    """Each frame's row says the shape that the frame shows, within the frame that a row may be off."""
+    hp = replace(HP, speech=speech, augment=0.0, sound_augment=1.0)
+    clip = Clip(data_root / "clips" / "ann" / "one.safetensors")
+    head = HeadShape(clip.meshes, clip.boxes, 0.0)
+    moves = np.abs(np.diff(head.shapes, axis=0)).max()
+    frames = np.array([8, 9, 20])
+    for seed in range(6):
+        alteration = SoundAugmentation(1.0, np.random.default_rng(seed))
+        _, index, places = data.audio_features(clip, frames, hp.speech, alteration)
+        assert np.abs(places[index] - frames).max() <= 0.5 * SPEED[1]
+        assert np.abs(head.shapes_at(places)[index] - head.shapes[frames]).max() <= moves + 1e-5

@@ -19,7 +19,8 @@ LEVELS = (
     "hparams distributed workers media.*",
     "faces.*",
     "models.*",
-    "checkpoint data",
+    "checkpoint",
+    "data",
     "experts.* renderer",
     "training corpora.*",
     "preprocess train_expert train inference",
@@ -101,7 +102,7 @@ def test_imports_make_no_circle():
 def test_the_tree_is_small():
     found = numbers(ROOT)
     root, levels, to_read, lines, _ = found.values()
-    assert root <= 14 and levels <= 9 and to_read <= 5 and lines <= 200, found
+    assert root <= 14 and levels <= 10 and to_read <= 5 and lines <= 200, found
 
 
 @by_module

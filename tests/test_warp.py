@@ -13,7 +13,9 @@ from models.warp import (
     LIPS,
     MOST_FLOW,
     WIDTH,
+    Layers,
     ReferenceWarp,
+    blurred,
     grid,
     inside,
     lower_face,
@@ -43,7 +45,7 @@ def test_nothing_outside_the_lower_face_changes_a_bit():
     assert out.shape == (1, 2, 3, SIDE, SIDE) and 0 <= out.min() and out.max() <= 1
     changed, may = out[0] != shown["face"][0, :, :3], mask_of(shown["points"][0, :, 0])
     assert not (changed & ~may).any()
-    assert (changed.any(1, keepdim=True) & may).sum() > 0.9 * may.sum(), "what may be redrawn is"
+    assert (changed.any(1, keepdim=True) & may).sum() > 0.8 * may.sum(), "what may be redrawn is"
 
 
 @torch.no_grad()
@@ -193,19 +195,35 @@ def test_a_batch_is_what_its_faces_are_one_by_one():
 
 
 @torch.no_grad()
-def test_each_face_says_the_row_that_frames_names():
-    made, shown, rows = net(), faces(), normal(7, (1, 6, 768))
-    out = made(**shown, audio=rows, frames=torch.tensor([[4, 1]]))
-    assert torch.equal(out, made.generate(**shown, speech=made.encode_audio(rows)[:, [4, 1]]))
-
-
-@torch.no_grad()
 def test_convolutions_in_bfloat16_make_almost_the_same_picture():
     shown, rows = faces(), normal(7, (1, 4, 768))
-    plain = net()(**shown, audio=rows, frames=torch.tensor([[2, 3]]))
+    plain = net().generate(**shown, speech=net().encode_audio(rows)[:, 2:])
     short = fold_norms(net()).to(torch.bfloat16, memory_format=torch.channels_last)
     for part in (short.speech, short.outline):
         part.float()
-    out = short(**shown, audio=rows, frames=torch.tensor([[2, 3]]))
+    out = short.generate(**shown, speech=short.encode_audio(rows)[:, 2:])
     assert out.dtype == torch.float32 and short.enter.conv.weight.dtype == torch.bfloat16
     assert 0 < (out - plain).abs().mean() < 0.01 and (out - plain).abs().max() < 0.2
+
+
+# What is put together
+
+
+def blocks(size, seed=3):
+    """A picture of noise with coarse and fine parts: (1, 1, 3, size, size)."""
+    fine, coarse = normal(seed, (1, 3, size, size)), normal(seed + 1, (1, 3, size // 16, size // 16))
+    return (0.5 + 0.1 * fine + 0.1 * resized(coarse, size, size)).clamp(0, 1)[:, None]
+
+
+@torch.no_grad()
+def test_of_two_references_that_do_not_fit_the_mean_is_as_sharp_as_one():
+    """Fine parts are one reference's, coarse ones the mean of both."""
+    places = grid(HEIGHT // 2, WIDTH // 2, torch.zeros(1)).expand(1, 2, -1, -1, -1)
+    weights = torch.tensor([0.6, 0.4, 0.0]).view(1, 3, 1, 1).expand(-1, -1, HEIGHT // 2, WIDTH // 2)
+    layers = Layers(places, weights, torch.zeros(1, 3, HEIGHT, WIDTH), torch.ones(1, 1, HEIGHT // 2, WIDTH // 2))
+    both = torch.cat([blocks(SIDE, 3), blocks(SIDE, 5)], 1)
+    made, one, other = net(references=2).compose(layers, both), window(both[:, 0]), window(both[:, 1])
+    mean = 0.6 * one + 0.4 * other
+    detail = lambda maps: (maps - blurred(maps)).square().mean()  # noqa: E731
+    assert detail(mean) < 0.6 * detail(one) and detail(made) > 0.85 * detail(one)
+    assert (blurred(made) - blurred(mean)).abs().mean() < 0.5 * (blurred(one) - blurred(mean)).abs().mean()

@@ -245,7 +245,7 @@ def test_an_odd_row_of_features_is_said_twice(tmp_path):
     path = root / "clips" / "ann" / "one.safetensors"
     rows = np.arange(5 * 384, dtype=np.float16).reshape(5, 384)
     retell(path, whisper=rows)
-    found, index = data.audio_features(Clip(path), [0, 1, 2, 7], "whisper")
+    found, index, places = data.audio_features(Clip(path), [0, 1, 2, 7], "whisper")
     assert found.shape == (3, 768) and found.dtype == np.float32 and index.tolist() == [0, 1, 2, 2]
     assert np.array_equal(found[0], np.concatenate([rows[0], rows[1]]))
     assert np.array_equal(found[2], np.concatenate([rows[4], rows[4]]))
