@@ -17,7 +17,7 @@ from errors import InputError, exit_code
 from evaluation import comparison_page, paper_results, table
 from evaluation.bootstrap import LEVEL, RESAMPLES
 from evaluation.landmarks import CLOSED
-from evaluation.rows import BASELINES, OTHER_SOUND, SILENCE, Corpus
+from evaluation.rows import BASELINES, OTHER_SOUND, RUNNING, SILENCE, Corpus
 from evaluation.scoring import ClipScorer, Setup, one_thread, score_clips
 from evaluation.videos import matched
 from evaluation.wer import EVALUATION_READERS
@@ -57,6 +57,7 @@ PROTOCOL = {
     "sync": "against the real clip's own sound in every row, also where a row was generated for another",
     "identity frame copied": "the face of the clip's last frame in its first half, of its first in its second",
     "other clip's lips": "the mouth window of the clip `other` places down the list, aligned by eyes and nose",
+    "running sound": "the clip's sound between twice that of the clip `other` places down the list: 9 s of GRID",
     "intervals": f"{LEVEL:.0%} percentile bootstrap over clips, {RESAMPLES} resamples, seed 0; paired for differences",
 }
 
@@ -78,7 +79,8 @@ def folders_of(args):
     methods = [args.fake] if args.fake else []
     methods += args.compare
     found = dict(zip(names_of(methods), methods, strict=True))
-    for row, folder in ((OTHER_SOUND, args.fake_other), (SILENCE, args.fake_silence)):
+    sounds = (OTHER_SOUND, args.fake_other), (SILENCE, args.fake_silence), (RUNNING, args.fake_running)
+    for row, folder in sounds:
         if folder:
             found[next(iter(found)) + row] = folder
     if args.generator and args.generator.stem in found:
@@ -235,6 +237,7 @@ def parse(argv):
     add("--fake", type=Path, metavar="DIR", help="a method's videos, <speaker>/<clip>.mp4 or <clip>.mp4")
     add("--fake_other", type=Path, metavar="DIR", help="its videos for another clip's sound, for the leak")
     add("--fake_silence", type=Path, metavar="DIR", help="its videos for silence, for the leak")
+    add("--fake_running", type=Path, metavar="DIR", help="its videos for its clips as parts of running sound")
     add("--compare", nargs="+", default=[], type=Path, metavar="DIR", help="methods side by side; also makes page.html")
     generator = {"nargs": "?", "const": WEIGHTS["generator"], "type": Path, "metavar": "FILE"}
     add("--generator", **generator, help="generate the clips with these weights (without FILE: the ones in weights/)")
@@ -259,8 +262,8 @@ def parse(argv):
     args = parser.parse_args(argv)
     if not (args.fake or args.compare or args.generator):
         parser.error("nothing to evaluate: give --fake DIR, --compare DIR DIR or --generator")
-    if (args.fake_other or args.fake_silence) and not args.fake:
-        parser.error("--fake_other and --fake_silence go with --fake")
+    if (args.fake_other or args.fake_silence or args.fake_running) and not args.fake:
+        parser.error("--fake_other, --fake_silence and --fake_running go with --fake")
     low, high = ARTICULATION
     if not low <= args.articulation <= high or (args.articulation != 1 and not args.generator):
         parser.error(f"--articulation {args.articulation}: goes with --generator and is between {low} and {high}")

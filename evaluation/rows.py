@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import torch
 
+from audio import RATE
 from data import Clips, generator_input, to_tensor
 from errors import InputError
 from evaluation.videos import crops_of, frames_of, matched
@@ -18,7 +19,7 @@ from renderer import SpeechTrack, warped_layers
 from renderer import load as load_generator
 
 TRUTH, COPIED, OTHER_LIPS = BASELINES = "ground truth", "identity frame copied", "other clip's lips"
-OTHER_SOUND, SILENCE = ", other clip's sound", ", silence"  # after a method's name
+OTHER_SOUND, SILENCE, RUNNING = ", other clip's sound", ", silence", ", running sound"  # after a method's name
 FEATHER = 0.08  # of the mouth window: the soft rim of lips that are put into another face
 BATCH_FRAMES = 25  # generated at once
 
@@ -130,13 +131,13 @@ class GeneratedRows:
             self.name += f", articulation {articulation:g}"
 
     @torch.inference_mode()
-    def generate(self, real, wav):
+    def generate(self, real, wav, start_s=0.0):
         """The crops of a clip with every face generated for a sound: (L, P, P, 3) uint8. wav: (samples,) int16, 16 kHz.
 
-        The whole face box is generated; around it, the real surroundings.
+        start_s: where the clip begins in the sound. The whole face box is generated; around it, the real surroundings.
         """
         count = len(real.crops)
-        speech = SpeechTrack(self.generator, self.hp, wav, self.articulation)(np.arange(count) / FPS)
+        speech = SpeechTrack(self.generator, self.hp, wav, self.articulation)(start_s + np.arange(count) / FPS)
         if self.hp.model == "warp":
             return self.warped(real, speech)
         shown = to_tensor(real.faces(real.crops))
@@ -170,6 +171,8 @@ class GeneratedRows:
         return crops
 
     def rows(self, real, other):
-        """{row: crops}: generated for the clip's own sound, for that of the `Real` other, and for silence."""
-        sounds = {"": real.clip.wav, OTHER_SOUND: other.clip.wav, SILENCE: np.zeros_like(real.clip.wav)}
-        return {self.name + row: self.generate(real, wav) for row, wav in sounds.items()}
+        """{row: crops}: for the clip's own sound, the `Real` other's, silence, its own between twice the other's."""
+        own, before = real.clip.wav, other.clip.wav
+        running = np.concatenate([before, own, before]), len(before) / RATE
+        sounds = {"": (own,), OTHER_SOUND: (before,), SILENCE: (np.zeros_like(own),), RUNNING: running}
+        return {self.name + row: self.generate(real, *sound) for row, sound in sounds.items()}

@@ -72,6 +72,7 @@ PATCH = (  # in no paper's table: as Isola et al. 2017 have it, with two rows le
     Row(nn.Conv2d,   1, 4, 1, 1,   0,   10),  # a score sees 34x34 px
 )
 # fmt: on
+FINE = 20.0  # what is finer than 5 px varies by about a twentieth of full scale
 
 FACES = {  # size of a face in px: tables of encoder, decoder and colours
     96: (ENCODER, DECODER, TO_RGB),
@@ -222,13 +223,15 @@ class PatchDiscriminator(Discriminator):
     """Discriminates real from generated patches of the mouth: whether it is sharp, not whether it is a mouth.
 
     Differs: not in the papers, whose discriminator has one verdict for a whole half face. Without norms: with batch
-    norm faces would judge each other. Its loss is `hinge_loss`.
+    norm faces would judge each other. It sees what is fine alone: of pictures as they are, which vary by people and
+    light a hundred times as much as real and generated ones do, it learned nothing. Its loss is `hinge_loss`.
     """
 
     def __init__(self, hp, table=PATCH):
         super().__init__(hp, table)
 
     def region(self, faces):
-        """The part of (N, 3, H, W) faces that is judged: the middle of their lower half, (N, 3, H / 2, W / 2)."""
+        """The fine part of the middle of faces' lower half: (N, 3, H, W) -> (N, 3, H / 2, W / 2), about -1 to 1."""
         side = faces.shape[3] // 4
-        return super().region(faces)[..., side:-side]
+        part = super().region(faces)[..., side:-side]
+        return FINE * (part - F.avg_pool2d(part, 5, 1, 2, count_include_pad=False))

@@ -50,14 +50,11 @@ def grid(height, width, like):
     return torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1)
 
 
-def bend(squares):
-    """The kernel of thin-plate splines: r^2 log r of squared distances."""
-    return 0.5 * squares * (squares + 1e-9).log()
-
-
-def squares(a, b):
-    """Squared distances of all pairs of points: (N, P, 2), (N, Q, 2) -> (N, P, Q)."""
-    return (a[:, :, None] - b[:, None]).square().sum(-1)
+def bend(points, places):
+    """The kernel of thin-plate splines, r^2 log r, of all pairs: (N, P, 2), (N, Q, 2) -> (N, P, Q)."""
+    squares = torch.baddbmm(places.square().sum(-1)[:, None], points, places.mT, alpha=-2)
+    squares = (squares + points.square().sum(-1, keepdim=True)).clamp(min=1e-9)
+    return 0.5 * squares * squares.log()
 
 
 def thin_plates(points, others, places):
@@ -70,27 +67,29 @@ def thin_plates(points, others, places):
     device = "cpu" if points.device.type == "mps" else points.device  # which has no 64 bits
     points, others = (each.to(device, torch.float64) for each in (points, others))
     ones = torch.cat([torch.ones_like(points[..., :1]), points], -1)  # (N, P, 3)
-    kernel = bend(squares(points, points)) + STIFF * torch.eye(p).to(points)
+    kernel = bend(points, points) + STIFF * torch.eye(p).to(points)
     system = torch.cat([torch.cat([kernel, ones], 2), F.pad(ones.transpose(1, 2), (0, 3))], 1)
     wished = F.pad(others.permute(0, 2, 1, 3).flatten(2), (0, 0, 0, 3))  # (N, P + 3, 2 K)
     found = torch.linalg.solve(system, wished).to(places)
-    at = places.expand(n, -1, 2)
-    basis = torch.cat([bend(squares(at, points.to(places))), torch.ones_like(at[..., :1]), at], -1)
     kind = "cpu" if places.is_meta else places.device.type
     with torch.autocast(kind, enabled=False):  # bfloat16 would misplace pixels by some px
-        return (basis @ found).unflatten(-1, (k, 2)).transpose(1, 2)
+        flat = F.pad(places, (1, 0), value=1.0) @ found[:, p:]
+        bent = bend(places.expand(n, -1, 2), points.to(places)) @ found[:, :p]
+        return (flat + bent).unflatten(-1, (k, 2)).transpose(1, 2)
 
 
 def inside(polygon, places):
     """The distance of places from the outline of a polygon, positive inside: (N, P, 2), (Q, 2) -> (N, Q)."""
-    a, b = polygon[:, None], polygon.roll(-1, 1)[:, None]  # (N, 1, P, 2)
-    edge, away = b - a, places[None, :, None] - a  # (N, 1, P, 2), (N, Q, P, 2)
-    along = ((away * edge).sum(-1) / edge.square().sum(-1).clamp(min=1e-9)).clamp(0, 1)
-    distance = ((away - along[..., None] * edge).square().sum(-1).amin(-1) + 1e-10).sqrt()
-    y = places[None, :, None, 1]
-    crosses = (a[..., 1] <= y) != (b[..., 1] <= y)
-    right = away[..., 1] * edge[..., 0] > away[..., 0] * edge[..., 1]
-    odd = (crosses & (right == (edge[..., 1] > 0))).sum(-1) % 2 == 1
+    edge = polygon.roll(-1, 1) - polygon
+    length = edge.square().sum(-1).clamp(min=1e-12).sqrt()[:, None]  # (N, 1, P)
+    ahead = edge / length.mT
+    aside = torch.stack([ahead[..., 1], -ahead[..., 0]], -1)
+    along, off = (places @ axis.mT - (polygon * axis).sum(-1)[:, None] for axis in (ahead, aside))  # (N, Q, P)
+    beyond = along - torch.minimum(along.clamp(min=0), length)
+    distance = ((beyond.square() + off.square()).amin(-1) + 1e-10).sqrt()
+    above = polygon[:, None, :, 1] <= places[:, None, 1]  # (N, Q, P)
+    crosses = above != above.roll(-1, 2)
+    odd = (crosses & ((off > 0) == (edge[:, None, :, 1] > 0))).sum(-1) % 2 == 1
     return torch.where(odd, distance, -distance)
 
 

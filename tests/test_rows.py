@@ -1,4 +1,4 @@
-"""The rows of the table: the copied frame, another clip's lips, and a generator under three sounds."""
+"""The rows of the table: the copied frame, another clip's lips, and a generator under four sounds."""
 
 from dataclasses import replace
 
@@ -7,8 +7,10 @@ import pytest
 import torch
 from portraits import WEIGHTS, export_narrow
 
+from audio import RATE
 from evaluation.rows import COPIED, OTHER_LIPS, TRUTH, Corpus, GeneratedRows, baseline_rows, distant, with_lips_of
 from evaluation.wer import mouths
+from media.clip import FPS
 
 
 @pytest.fixture(scope="module")
@@ -55,17 +57,26 @@ def test_the_lips_of_a_shorter_clip_play_forth_and_back(pair):
 
 
 @pytest.mark.parametrize("kind", ["talklip_g", "wav2lip"])
-def test_a_generator_makes_faces_for_three_sounds_within_the_face_box(pair, tmp_path, kind):
+def test_a_generator_makes_faces_for_four_sounds_within_the_face_box(pair, tmp_path, kind):
     torch.manual_seed(0)
     generated = GeneratedRows(export_narrow(tmp_path / "mine.safetensors", **WEIGHTS[kind]))
     real, other = pair
     rows = generated.rows(real, other)
-    assert list(rows) == ["mine", "mine, other clip's sound", "mine, silence"]
+    assert list(rows) == ["mine", "mine, other clip's sound", "mine, silence", "mine, running sound"]
     for crops in rows.values():
         changed = (crops != real.crops).any((0, 3))
         assert changed[16:-16, 16:-16].any() and not changed[:16].any() and not changed[:, -16:].any()
     assert (rows["mine"] != rows["mine, silence"]).any()
     assert (generated.generate(real, real.clip.wav) == rows["mine"]).all()  # the same every time
+
+
+def test_in_running_sound_a_clip_is_in_the_middle(pair, tmp_path):
+    """Its faces are those of its own sound, of which a local encoder knows 0.2 s."""
+    generated, (real, other) = GeneratedRows(export_narrow(tmp_path / "m.safetensors", **WEIGHTS["wav2lip"])), pair
+    assert len(other.clip.wav) % (RATE // FPS) == 0, "frames lie on the same mel steps"
+    rows, last = generated.rows(real, other), -4
+    assert (rows["m, running sound"][3:last] == rows["m"][3:last]).mean() > 0.99
+    assert (rows["m, running sound"] != rows["m, other clip's sound"]).any()
 
 
 @pytest.mark.parametrize("kind", ["talklip_g", "wav2lip"])

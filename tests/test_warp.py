@@ -191,7 +191,7 @@ def test_a_batch_is_what_its_faces_are_one_by_one():
     together = made.generate(**shown, speech=said)
     for i in range(3):
         alone = made.generate(**{name: part[:, i : i + 1] for name, part in shown.items()}, speech=said[:, i : i + 1])
-        torch.testing.assert_close(together[:, i : i + 1], alone, atol=1e-4, rtol=0)
+        torch.testing.assert_close(together[:, i : i + 1], alone, atol=5e-4, rtol=0)
 
 
 @torch.no_grad()
