@@ -314,7 +314,7 @@ def audio_features(clip, frames, speech, alteration=None):
         mel = clip.mel if wav is None else audio.fast_mel_spectrogram(wav)
         return audio.mel_windows(mel, times_s), np.arange(len(frames)), np.asarray(frames)
     if speech == "whisper":
-        rows = audio.pairs(clip.whisper if wav is None else embed(whisper(), wav).numpy())
+        rows = audio.pairs(clip.whisper if wav is None else embed(whisper_encoder(), wav).numpy())
     else:
         rows = audio.stack(clip.logfbank if wav is None else audio.fast_log_filter_banks(wav))
     at_s = np.arange(len(rows)) / audio.ROW_RATE
@@ -323,8 +323,8 @@ def audio_features(clip, frames, speech, alteration=None):
 
 
 @cache
-def whisper():
-    """Whisper's encoder, for sound that is altered anew at every draw: of each process one."""
+def whisper_encoder():
+    """Whisper's encoder, one in each process, for sound whose features are not stored."""
     return checkpoint.load_whisper()[0]
 
 

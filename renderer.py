@@ -5,7 +5,7 @@ import torch
 
 import audio
 import checkpoint
-from data import generator_input
+from data import generator_input, whisper_encoder
 from distributed import has_bf16
 from faces import blend, crop
 from faces.blend import View, composed
@@ -57,7 +57,7 @@ class SpeechTrack:
         if hp.speech == "global":
             self.rows = self._embed(audio.global_features(wav))
         elif hp.speech == "whisper":
-            whisper = checkpoint.load_whisper()[0].to(next(generator.parameters()).device)
+            whisper = whisper_encoder().to(next(generator.parameters()).device)
             self.rows = self._embed(audio.pairs(embed(whisper, wav).cpu().numpy()))
         else:
             self.mel = audio.mel_spectrogram(wav)

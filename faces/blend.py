@@ -13,7 +13,7 @@ RIM = 5  # crop px over which the generated face fades out
 REACH = 3  # crop px by which the generated face reaches over the jaw line
 # Multi-band blending (Burt & Adelson 1983): a mean of references that do not fit to a fraction of a pixel is blurred.
 SMOOTH = 1.0  # px of a crop of `SIDE`, standard deviation: what is coarser is a mean of the references
-DETAIL = 8.0  # power of their weights by which they share what is finer: of nearly one. Both chosen on val, val_unseen
+DETAIL = 16.0  # power of their weights by which they share what is finer: of nearly one. Both chosen on val, val_unseen
 MOST = 0.12  # largest colour correction, of full scale
 
 
@@ -138,8 +138,8 @@ def composed(view, layers, references, fade=1.0):
         return cv2.warpAffine(grid, matrix, (x1 - x0, y1 - y0), flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
     mask, weights = fade * spread(mask[0])[..., None], spread(weights.transpose(1, 2, 0))
-    chosen = weights[..., :-1] ** DETAIL
-    chosen *= (1 - weights[..., -1:]) / chosen.sum(-1, keepdims=True).clip(1e-12)
+    chosen = (weights[..., :-1] / weights[..., :-1].max(-1, keepdims=True).clip(1e-6)) ** DETAIL
+    chosen *= (1 - weights[..., -1:]) / chosen.sum(-1, keepdims=True).clip(1e-6)
     drawn = weights[..., -1:] * 255 * spread(paint.transpose(1, 2, 0))
     sigma = SMOOTH * np.sqrt(abs(np.linalg.det(back[:, :2]))) / SIDE
     for k, reference in enumerate(references):

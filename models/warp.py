@@ -26,7 +26,7 @@ RIM = 0.03  # of the crop, inside the jaw line, over which what is drawn fades i
 SOFT = 0.008  # of the crop: the rim of a lip's mask
 ROOM = 0.02  # of the crop, beyond the inner lips, where the network may paint too
 MOST_FLOW = 0.08  # of the crop, by which the network moves pixels beyond the splines
-CHOICE = 2.0  # times the logits of the references' weights: a mean of several is less sharp than one
+CHOICE = 5.0  # times the logits of the references' weights: a mean of several is less sharp than one
 
 
 class Layers(NamedTuple):
@@ -264,7 +264,7 @@ class ReferenceWarp(nn.Module):
         smooth = blurred(warped.flatten(1, 2)).unflatten(1, warped.shape[1:3])
         weights = resized(layers.weights, HEIGHT, WIDTH)
         mixed, paint = weights[:, :-1, None], weights[:, -1:]
-        sharp = mixed.clamp(min=1e-6) ** DETAIL
+        sharp = (mixed / mixed.amax(1, keepdim=True).clamp(min=1e-6)) ** DETAIL
         sharp = sharp / sharp.sum(1, keepdim=True) * (1 - paint[:, None])
         return ((mixed * smooth + sharp * (warped - smooth)).sum(1) + paint * layers.paint).clamp(0, 1)
 

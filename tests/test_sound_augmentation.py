@@ -192,7 +192,7 @@ def test_altered_features_are_those_of_the_altered_sound(data_root):
     windows, *_ = data.audio_features(clip, np.arange(5), "local", made[2])
     np.testing.assert_allclose(windows, audio.mel_windows(audio.mel_spectrogram(wav), np.arange(5) / 25), atol=1e-3)
     rows, *_ = data.audio_features(clip, np.arange(5), "whisper", made[3])
-    np.testing.assert_allclose(rows, audio.pairs(embed(data.whisper(), wav).numpy()), atol=1e-5)
+    np.testing.assert_allclose(rows, audio.pairs(embed(data.whisper_encoder(), wav).numpy()), atol=1e-5)
 
 
 def test_with_and_without_the_expert_the_sound_is_the_same_and_validation_hears_it_as_it_is(spoken_root):

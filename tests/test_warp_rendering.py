@@ -233,7 +233,7 @@ def test_views_hold_what_crops_show_and_no_more():
 @pytest.fixture
 def sounds(monkeypatch):
     """Stands for Whisper's encoder: made-up features of each 20 ms."""
-    monkeypatch.setattr(renderer.checkpoint, "load_whisper", lambda: [torch.nn.Identity()])
+    monkeypatch.setattr(renderer, "whisper_encoder", torch.nn.Identity)
     monkeypatch.setattr(renderer, "embed", lambda _, wav: normal(8, (max(1, -(-len(wav) // 320)), 384)))
 
 
