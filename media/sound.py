@@ -1,6 +1,6 @@
 """The sound of any media file, on the clock of its picture."""
 
-from itertools import chain
+from itertools import chain, groupby
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from errors import InputError
 from media import clock
 from media.files import check_codec, open_media, pictures_of, sound_of
 
-PART_S = 0.02  # of several channels that are mixed into one, looked at at once
+BLOCK_S, PART_S = 0.25, 0.02  # of several channels that are mixed into one: read, and looked at, at once
 CANCELLED = 0.03  # share of the loudest channel's energy below which a mix of all has lost what they say
 FAINT = 100.0  # mean square below which nothing can be lost: -50 dB
 FADE_S = 0.01  # from a mix to one channel and back
@@ -106,27 +106,44 @@ def mixed(frames, rate):
     if len(first.layout.channels) == 1:
         yield from resampled(frames, "mono", rate)
         return
-    mix, apart, step, before = Resampler("mono", rate), Resampler(None, rate), round(PART_S * rate), ()
+    mix, apart, step, before, block = Resampler("mono", rate), Resampler(None, rate), round(PART_S * rate), (), []
     for frame in chain(frames, [None]):
-        for one, channels in zip(mix(frame), apart(frame), strict=True):
-            for part in (slice(start, start + step) for start in range(0, one.shape[1], step)):
-                after = cancelled(one[:, part], channels[:, part])
+        block += zip(mix(frame), apart(frame), strict=True)
+        if frame is not None and sum(one.shape[1] for one, _ in block) < BLOCK_S * rate:
+            continue
+        for one, channels in joined(block):
+            found = cancelled(one, channels, step)
+            if before in ((), None) and not any(after is not None for after in found):
+                before = None
+                yield one
+                continue
+            for k, after in enumerate(found):
+                part = slice(k * step, (k + 1) * step)
                 before = after if before == () else before
                 yield faded(one[:, part], channels[:, part], before, after, round(FADE_S * rate))
                 before = after
+        block = []
 
 
-def cancelled(one, channels):
-    """The number of the loudest channel where the mix of all has next to nothing of it, otherwise None.
+def joined(block):
+    """The (mix, channels) of a list as few of them: those that follow each other and have as many channels are one."""
+    for _, same in groupby(block, key=lambda pair: len(pair[1])):
+        yield tuple(np.concatenate(each, axis=1) for each in zip(*same, strict=True))
 
-    one: (1, n) int16, the mix.  channels: (C, n) int16.
+
+def cancelled(one, channels, step):
+    """For each part of a sound the number of the loudest channel, where the mix has next to nothing of it, or None.
+
+    one: (1, n) int16, the mix.  channels: (C, n) int16.  step: samples of a part.
     """
-    if len(channels) == 1 or not one.size:
-        return None
-    energies = np.square(channels, dtype=np.float32).mean(1)
-    loudest = int(energies.argmax())
-    lost = np.square(one, dtype=np.float32).mean() < CANCELLED * energies[loudest]
-    return loudest if lost and energies[loudest] > FAINT else None
+    starts = np.arange(0, one.shape[1], step)
+    if len(channels) == 1 or not len(starts):
+        return [None] * len(starts)
+    sizes = np.diff(np.append(starts, one.shape[1]))
+    mean, *energies = (np.add.reduceat(np.square(x, dtype=np.float32), starts) / sizes for x in (one[0], *channels))
+    loudest, most = np.argmax(energies, 0), np.max(energies, 0)
+    lost = (mean < CANCELLED * most) & (most > FAINT)
+    return [int(channel) if is_lost else None for channel, is_lost in zip(loudest, lost, strict=True)]
 
 
 def faded(one, channels, before, after, samples):
