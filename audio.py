@@ -1,6 +1,8 @@
 """Features of a sound for the audio encoders. All positions in them are found by time."""
 
+import atexit
 from functools import cache
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -55,8 +57,7 @@ def mel_spectrogram(wav):
     wav: (samples,) int16 at 16 kHz.
     Returns (80, steps) float32 in [-4, 4], steps = 1 + samples // 200; a sound below 0.05 s is filled up to that.
     """
-    import librosa
-
+    librosa = _librosa()
     wav = _emphasised(wav.astype(np.float64) / 32768)
     wav = np.pad(wav, (0, max(0, 800 - len(wav))))  # one analysis window at least
     wav = np.pad(wav, 400, mode="reflect")
@@ -111,6 +112,24 @@ def fast_mel_spectrogram(wav):
     bands = _slaney_bank(800, 55, 7600) @ np.sqrt(_centred_power(wav, 800, 200)).T
     level = 20 * np.log10(np.maximum(1e-5, bands)) - 20  # dB
     return np.clip(8 * (level + 100) / 100 - 4, -4, 4).astype(np.float32)
+
+
+@cache
+def _librosa():
+    """The library librosa, whose compiler writes a cache: where neither its folder nor a home can be written to,
+    to a temporary folder.
+    """
+    try:
+        from librosa import filters, stft  # noqa: F401  (librosa loads its parts when they are asked for)
+    except RuntimeError:
+        from numba import config
+
+        folder = TemporaryDirectory()
+        atexit.register(folder.cleanup)
+        config.CACHE_DIR = folder.name
+    import librosa
+
+    return librosa
 
 
 def _emphasised(wav):

@@ -11,12 +11,12 @@ import platform
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from errors import InputError, exit_code
 from hparams import ARTICULATION, WEIGHTS
-from media.files import write_text
+from media.files import regular, write_text
 from workers import ahead, progress_bar
 
 SYNTHETIC = "Synthetic media: the mouth in this video was redrawn by a neural network to fit its sound."
@@ -73,14 +73,22 @@ def steady_memory():
 
 
 def lip_sync(args):
-    """Makes `args.outfile` and its report; returns the report as a dict.
+    """Makes `args.outfile` and its report; returns the report as a dict. What comes out of a pipe is copied first."""
+    report_path = args.report or args.outfile.parent / (args.outfile.stem + ".json")
+    check_paths({"--face": args.face, "--audio": args.audio}, args.outfile, report_path)
+    with ExitStack() as stack:
+        report = redraw(args, *(stack.enter_context(regular(path)) for path in (args.face, args.audio)))
+    write_text(report_path, json.dumps(report, indent=1, default=str) + "\n")
+    return report
+
+
+def redraw(args, face, voice):
+    """Makes `args.outfile` of two files that can be read more than once; returns the report as a dict.
 
     Two passes over the video, in constant memory: the first finds the face, the second renders and writes.
     """
     clock, start = Clock(), time.perf_counter()
     steady_memory()
-    report_path = args.report or args.outfile.parent / (args.outfile.stem + ".json")
-    check_paths({"--face": args.face, "--audio": args.audio}, args.outfile, report_path)
     with clock("start"):  # slow imports are here, so that --help answers at once
         import torch
 
@@ -93,9 +101,9 @@ def lip_sync(args):
 
         torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # one core is left for reading and writing
         device = device_of(args.device)
-        video = FaceVideo(args.face, args.resize_factor, args.crop, args.rotate, args.static, args.fps)
-        wav = sound.read_audio(args.audio)
-        writer = Writer(args.outfile, video.like, audio=args.audio, crf=args.crf, metadata={"comment": SYNTHETIC})
+        video = FaceVideo(face, args.resize_factor, args.crop, args.rotate, args.static, args.fps)
+        wav = sound.read_audio(voice)
+        writer = Writer(args.outfile, video.like, audio=voice, crf=args.crf, metadata={"comment": SYNTHETIC})
         generator, hp, model = load(args.checkpoint_path, device, args.precision)
         warps = hp.model == "warp"
         pads = [0, 0, 0, 0] if warps else args.pads or PADS[hp.model]
@@ -112,9 +120,7 @@ def lip_sync(args):
             unchanged, turned = render_frames(renderer, writer, count, args.batch_size, progress)
     seconds = clock.seconds | {"all": time.perf_counter() - start}
     passed = {"passed_through": ranges(unchanged), "turned_away": ranges(turned)}
-    report = describe(args, model, renderer, count, passed, seconds)
-    write_text(report_path, json.dumps(report, indent=1, default=str) + "\n")
-    return report
+    return describe(args, model, renderer, count, passed | {"sound_track": sound.about_track(voice)}, seconds)
 
 
 def find_target(video, count, args, device, pads, progress, warps):
@@ -163,10 +169,10 @@ def render_frames(renderer, writer, count, batch_size, progress):
     return unchanged, turned
 
 
-def describe(args, model, renderer, count, passed, seconds):
+def describe(args, model, renderer, count, found, seconds):
     """The report of a run, a dict for JSON: its files and model, the places of the face, the seconds of each stage.
 
-    passed: {why: ranges of frames} that show the video's own mouth.
+    found: other facts: the track that is heard, and {why: ranges of frames} that show the video's own mouth.
     """
     import av
     import cv2
@@ -181,7 +187,7 @@ def describe(args, model, renderer, count, passed, seconds):
         "articulation": args.articulation,
         "fps": float(renderer.video.fps),
         "frames": count,
-        **passed,
+        **found,
         "source_frames": renderer.target.searched,
         "identity_frames": renderer.sources(),
         "boxes": {str(i): [round(float(v), 1) for v in box] for i, box in sorted(renderer.target.boxes.items())},

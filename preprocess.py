@@ -54,6 +54,16 @@ def chosen_splits(corpus, splits):
     return sorted(splits or corpus.lists)
 
 
+def tell_of_two_lists(lists):
+    """Names on stderr the clips that are in more than one list, where they are trained on and measured."""
+    from corpora.filelists import in_two
+
+    if twice := in_two(lists):
+        first, splits = next(iter(twice.items()))
+        count = f"{len(twice)} clips are" if len(twice) > 1 else "one clip is"
+        print(f"preprocess.py: {count} in more than one list: {first} in {' and '.join(splits)}", file=sys.stderr)
+
+
 def preprocess(args):
     """Extracts every clip of a corpus that is not yet in the data root; prints a summary as JSON."""
     import checkpoint
@@ -69,6 +79,7 @@ def preprocess(args):
         args.data_root, args.out = args.data_root.resolve(), args.out.resolve()
     corpus = read_corpus(args.data_root, args.dataset)
     splits = chosen_splits(corpus, args.splits)
+    tell_of_two_lists(corpus.lists)
     detect.DETECTORS[args.detector]("cpu")  # reports a missing package, which a worker that cannot start does not
     sync = sync_model(args)
     settings = {"face_px": args.face_px, "crop_px": round(args.face_px * SURROUNDINGS), "corpus": corpus.kind}

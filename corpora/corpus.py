@@ -5,10 +5,20 @@ import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from errors import InputError
 from media.clip import leads_out
+from media.kinds import is_video
 
-VIDEOS = (".mp4", ".mpg", ".mpeg", ".mov", ".mkv", ".avi", ".webm", ".m4v")
+VIDEOS = tuple(  # endings of what PyAV opens and has pictures that move
+    ".mp4 .m4v .mov .qt .mj2 .3gp .3g2 .f4v .ismv .psp .mkv .mk3d .webm .avi .divx .mpg .mpeg .mpe .m1v .m2v .mpv .vob"
+    " .ts .mts .m2ts .m2t .tod .mod .wmv .asf .flv .kux .ogv .ogm .rm .rmvb .ivr .mxf .gxf .dv .dif .nut .ivf .y4m .amv"
+    " .wtv .dav .ty .mjpg .mjpeg .h261 .h263 .h264 .h26l .264 .avc .h265 .265 .hevc .h266 .266 .vvc .obu .vc1 .viv"
+    " .imx .smk .bik .roq .nsv .mvi .flm .cavs .avs .avs2 .avs3".split()
+)
+NO_VIDEOS = tuple(  # endings of what lies beside videos, which is not looked into
+    ".txt .align .csv .tsv .json .md .npy .npz .pkl .pt .pth .yaml .yml .xml .srt .vtt .lab .html .pdf .py .sh .h5 .mat"
+    " .wav .mp3 .m4a .m4b .aac .flac .ogg .opus .wma .jpg .jpeg .png .gif .bmp .webp .tif .tiff .avif .heic"
+    " .zip .tar .gz .safetensors".split()
+)
 SPLITS = ("train", "val", "test")
 LONGEST_NAME = 230  # bytes: with what is added to it, file systems take 255
 HELD_OUT = 20  # one in so many is held out for val, as many for test, where the corpus has no lists
@@ -89,57 +99,16 @@ def speaker(name):
     return name.rpartition("/")[0]
 
 
-def filelists(*folders, known=()):
-    """The filelists in folders: {split: [line, ...]}; valid.txt is val. Texts that list no clips are ignored.
-
-    known: names of clips; a text whose first line has no slash must list one of them.
-    Raises InputError where two files name one split.
-    """
-    lists, found = {}, {}
-    for path in (path for folder in folders for path in sorted(folder.glob("*.txt"))):
-        split = {"valid": "val"}.get(path.stem, path.stem)
-        if split not in (*SPLITS, "pretrain") and not split.startswith(("test", "val_")):
-            continue
-        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-        lines = [line.strip() for line in lines if line.strip()]
-        if not lines or "/" not in lines[0].split()[0] and not any(without_suffix(line) in known for line in lines):
-            continue
-        if lists.get(split, lines) != lines:
-            raise InputError(f"{path} and {found[split]} are two lists of one split: take one away")
-        lists[split], found[split] = lines, path
-    return lists
-
-
-def divide_by_lists(corpus, root):
-    """Divides a corpus by the filelists in its root; ids without a video are refused. Returns whether there are lists.
-
-    Raises InputError for lists that name none of its clips.
-    """
-    lists = filelists(root, known=corpus.clips)
-    for split, lines in lists.items():
-        for line in lines:
-            name = without_suffix(line)
-            name = name if name in corpus.clips else line.split()[0]
-            if name in corpus.clips:
-                corpus.lists.setdefault(split, []).append(name)
-            else:
-                corpus.refused[name] = "its path leads out of the root" if leads_out(name) else "there is no such video"
-    if lists and not corpus.lists:
-        first = next(iter(lists.values()))[0]
-        raise InputError(
-            f"{root}: its lists name none of its videos, the first {first!r}; {next(iter(corpus.clips))} is one"
-        )
-    return bool(lists)
-
-
-def without_suffix(line):
-    """A line of a list without the ending of a video's name."""
-    return os.path.splitext(line)[0] if line.lower().endswith(VIDEOS) else line
-
-
 def videos(root, corpus):
-    """Every video below a folder, in order."""
-    return walk(root, VIDEOS, corpus)
+    """Every video below a folder, in order; one that is named as none, but begins as one, is refused."""
+    found = []
+    for path in walk(root, "", corpus):
+        suffix = path.suffix.lower()
+        if suffix in VIDEOS:
+            found.append(path)
+        elif suffix not in NO_VIDEOS and path.is_file() and is_video(path):
+            corpus.refused[path.relative_to(root).as_posix()] = "a video by its content, not by its name: rename it"
+    return found
 
 
 def walk(root, suffixes, corpus):

@@ -13,7 +13,7 @@ from pathlib import Path
 from corpora.layouts import layout_of
 from errors import InputError
 from media.clip import FORMAT, FPS, SUFFIX
-from media.files import make_folder, write_text
+from media.files import make_folder, read_text, write_text
 
 ROUNDS = 3  # times that the lists are written again because another run has finished clips meanwhile
 ATTEMPTS = 2  # times that a clip's extraction may begin without ending in a result or a reason
@@ -24,6 +24,7 @@ def check_data_root(folder, script):
     """Raises InputError with the command to type if a folder that `script` is to train on is no data root."""
     folder = Path(folder)
     if (folder / "dataset.json").is_file():
+        check_lists(folder)
         return
     out = Path("data") / folder.resolve().name
     if out.resolve() == folder.resolve():
@@ -41,6 +42,19 @@ def check_data_root(folder, script):
         raise InputError(f"{folder} {what}: first {make}, then python {script} --data_root data/NAME") from error
     make = f"python preprocess.py --data_root {here} --out {name}"
     raise InputError(f"{folder} is a corpus ({layout}) that is not preprocessed yet: first {make}, then {then}")
+
+
+def check_lists(folder):
+    """Raises InputError for a list of a data root that was saved in another encoding than UTF-8."""
+    for path in sorted(folder.glob("[!.]*.txt")):
+        text = read_text(path)
+        try:
+            path.read_bytes().decode("utf-8")
+        except UnicodeDecodeError as error:
+            first = next(iter(text.split()), "")
+            raise InputError(
+                f"{path} is in another encoding than UTF-8 (it begins {first!r}): save it as UTF-8"
+            ) from error
 
 
 def escaped(name):

@@ -23,6 +23,7 @@ INDEXED = (".mp4", ".m4v", ".mov")  # files whose header has the length of their
 WHOLE = 0.9  # share of its length that a clip must have in pictures that can be decoded, and in sound
 ROOM = 512 << 20  # bytes: pictures of a clip up to this size are kept for the second pass, others decoded again
 MEASURED = 500  # frames on which the offset of the sound is measured: 20 s
+OUTSIDE_S = 0.5  # most by which a word may begin before its clip or end after it
 SOUND_AFTER_S = 0.2  # sound that is kept after the last frame: the window of the local audio encoder
 
 
@@ -126,6 +127,13 @@ def check_length(raw, about, count):
         raise InputError(f"it breaks off: {count / FPS:.2f} of {length_s - raw.start_s:.2f} s can be decoded")
 
 
+def check_times(times, length_s):
+    """Raises InputError for words, (N, 2) s, that lie outside a clip of this length: they are another clip's."""
+    if len(times) and not -OUTSIDE_S <= times.min() <= times.max() <= length_s + OUTSIDE_S:
+        said = f"its words are said from {times.min():.2f} to {times.max():.2f} s"
+        raise InputError(f"{said}, it lasts {length_s:.2f} s: its transcript is another clip's, or in other units")
+
+
 class WhisperFeatures:
     """Whisper's features of a sound, by the encoder in weights/: (50 a s, 384) float16."""
 
@@ -151,6 +159,7 @@ def extract(raw, detector, whisper, face_px=96, sync=None):
     count = len(face.meshes)
     check_length(raw, about, count)
     wav, (text, words, times) = read_sound(raw, count), transcript
+    check_times(times, max(len(wav) / audio.RATE, count / FPS))
     found = crop.face_boxes(dict(enumerate(face.meshes)))
     boxes = np.stack([found[i] for i in range(count)]).astype(np.float32)
     meshes = np.stack([crop.to_crop(m, b) for m, b in zip(face.meshes, boxes, strict=True)])

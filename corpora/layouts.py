@@ -3,10 +3,11 @@
 import csv
 import re
 
-from corpora.corpus import SPLITS, VIDEOS, Corpus, RawClip, divide_by_lists, filelists, speaker, videos, walk
+from corpora.corpus import SPLITS, VIDEOS, Corpus, RawClip, speaker, videos, walk
+from corpora.filelists import PARTS, divide_by_lists, filelists, without_suffix
+from corpora.grid import grid
 from errors import InputError
-
-UNSEEN = ("s1", "s2", "s20", "s22")  # speakers of GRID that LipNet's authors hold out (arXiv:1611.01599)
+from media.files import read_text
 
 
 def lrs2(root):
@@ -17,8 +18,10 @@ def lrs2(root):
     if not lists:
         raise InputError(f"{root}: no filelists (train.txt, val.txt, ...) here. They stand beside the folder main/.")
     for split, lines in lists.items():
-        part = "pretrain" if split == "pretrain" else "main"
-        for each in (line.split()[0] for line in lines):  # after the id, test.txt marks some clips with NF or MV
+        for line in lines:
+            each = without_suffix(line.split()[0])  # after the id, test.txt marks some clips with NF or MV
+            named, each = PARTS.match(each), PARTS.sub("", each)
+            part = named[1] if named else "pretrain" if split == "pretrain" else "main"
             video = home / part / f"{each}.mp4"
             name = f"pretrain/{each}" if part == "pretrain" else each  # both parts number clips from 00001 on
             corpus.add(RawClip(name, video, transcript=video.with_suffix(".txt"), kind="lrs"), split)
@@ -44,38 +47,12 @@ def lrw(root):
     home, corpus = root / "lipread_mp4" if (root / "lipread_mp4").is_dir() else root, Corpus("lrw")
     for video in videos(home, corpus):
         word, split, name = (video.relative_to(home).with_suffix("").parts + ("", ""))[:3]
-        if split in SPLITS:
+        if split in SPLITS and name.rpartition("_")[0].upper() != word.upper():
+            corpus.refused[f"{word}/{split}/{name}"] = f"its name says another word than its folder {word}"
+        elif split in SPLITS:
             raw = RawClip(f"{word}/{split}/{name}", video, transcript=video.with_suffix(".txt"), kind="lrw")
             corpus.add(raw, split)
     return corpus
-
-
-def grid(root):
-    """GRID as distributed: videos and .align files below folders named after the speaker, s1 to s34.
-
-    Lists beside them decide where there are any. Otherwise LipNet's four unseen speakers are test_unseen, if others
-    are here, and of the others some clips of each are held out.
-    """
-    corpus, aligned = Corpus("grid"), {}
-    for path in walk(root, (".align",), corpus):
-        aligned[grid_speaker(path), path.stem] = path
-    for video in videos(root, corpus):
-        who = grid_speaker(video)
-        transcript = aligned.get((who, video.stem), video.with_suffix(".align"))
-        corpus.add(RawClip(f"{who}/{video.stem}" if who else video.stem, video, transcript=transcript, kind="grid"))
-    if not divide_by_lists(corpus, root):
-        unseen = [name for name in corpus.clips if speaker(name) in UNSEEN]
-        unseen = unseen if len(unseen) < len(corpus.clips) else []
-        corpus.divide(names=[name for name in sorted(corpus.clips) if name not in set(unseen)])
-        if unseen:
-            corpus.lists["test_unseen"] = sorted(unseen)
-    return corpus
-
-
-def grid_speaker(path):
-    """The speaker of a GRID file: the nearest folder above it that is named s1 to s34, or begins so (s1.mpg_vcd)."""
-    found = (re.match(r"s\d{1,2}(?![\w-])", part) for part in reversed(path.parent.parts))
-    return next((match[0] for match in found if match), "")
 
 
 def hdtf(root):
@@ -87,7 +64,7 @@ def hdtf(root):
     corpus, tables = Corpus("hdtf"), {"annotion_time": {}, "crop_wh": {}, "resolution": {}}
     for what, table in tables.items():
         for path in walk(root, (f"_{what}.txt",), corpus):
-            rows = (line.split() for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
+            rows = (line.split() for line in read_text(path).splitlines())
             table.update({row[0].removesuffix(".mp4"): row[1:] for row in rows if row})
     here = {re.sub(r"^(RD|WDA|WRA)_", "", path.stem): path for path in videos(root, corpus)}
     for video, spans in tables["annotion_time"].items():
@@ -134,7 +111,7 @@ def voxceleb2(root):
     """
     corpus, sets = Corpus("voxceleb2"), {}
     for path in root.rglob("vox2_meta.csv"):
-        rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
+        rows = list(csv.reader(read_text(path).splitlines()))
         sets = {row[0].strip(): row[-1].strip() for row in rows[1:] if row}
     for home in (root / "dev" / "mp4", root / "test" / "mp4", root / "mp4"):
         for video in videos(home, corpus):
@@ -192,7 +169,8 @@ def layout_of(root):
         return "grid"
     if videos(root, Corpus("")):
         return "folder"
-    raise InputError(f"{root}: no video below this folder ({', '.join(VIDEOS)}), and no corpus that is known here")
+    some = ", ".join(VIDEOS[:6])
+    raise InputError(f"{root}: no video below this folder ({some}, ...), and no corpus that is known here")
 
 
 def read_corpus(root, kind="auto"):
@@ -200,6 +178,7 @@ def read_corpus(root, kind="auto"):
     if not root.is_dir():
         raise InputError(f"{root}: there is no such folder")
     corpus = LAYOUTS[layout_of(root) if kind == "auto" else kind](root)
+    corpus.lists = {split: list(dict.fromkeys(names)) for split, names in corpus.lists.items()}
     if not corpus.clips:
         why = next(iter(corpus.refused.values()), "nothing has the names that this layout asks for")
         raise InputError(f"{root}: no clip of {corpus.kind} here ({why})")

@@ -12,7 +12,7 @@ from corpora.data_root import general
 from corpora.extract import LEAST_FRAMES
 from errors import InputError
 from media.clip import FORMAT, FPS, SUFFIX, Clip, inside
-from media.files import make_folder, write_text
+from media.files import make_folder, read_text, write_text
 from workers import progress_bar
 
 SHEET = (6, 8)  # rows and columns of the contact sheet
@@ -68,7 +68,7 @@ def listed_clips(root):
     lists = {}
     for path in sorted(root.glob("[!.]*.txt")):  # not a partial file of a run at work
         if path.name != "skipped.txt":
-            lists[path.stem] = inside(filter(None, path.read_text(encoding="utf-8").split("\n")), path)
+            lists[path.stem] = inside(read_text(path).split("\n"), path)
     for split in ("train", "val"):
         if not lists.get(split):
             raise InputError(f"{root / f'{split}.txt'}: no clips in this split, training needs some")

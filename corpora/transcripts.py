@@ -1,13 +1,25 @@
 """Transcripts as the corpora write them: the sentence of a clip, its words and their times."""
 
 import re
+import unicodedata
 
 import numpy as np
 
 from errors import InputError
+from media.files import read_text
 
 GRID_HZ = 25_000  # unit of GRID's .align files: samples of its sound
 GRID_SILENCE = ("sil", "sp")
+GRID_NAME = re.compile(r"[blps][bgrw][abiw][a-z][1-9z][anps]")  # of a clip: what is said in it
+GRID_WORDS = (  # by the letters of the name, but for the fourth, which is said itself
+    {"b": "bin", "l": "lay", "p": "place", "s": "set"},
+    {"b": "blue", "g": "green", "r": "red", "w": "white"},
+    {"a": "at", "b": "by", "i": "in", "w": "with"},
+    None,
+    dict(zip("z123456789", "zero one two three four five six seven eight nine".split(), strict=True)),
+    {"a": "again", "n": "now", "p": "please", "s": "soon"},
+)
+UNPRINTED = ("Cc", "Co", "Cn")  # kinds of characters that no text has, but for tabs
 LRW_S = 1.16  # length of LRW's clips: 29 frames, the word in their middle
 
 
@@ -20,10 +32,10 @@ def read_transcript(path, kind):
     """
     if not path.is_file():
         raise InputError(f"its transcript is missing: there is no {path.name}")
-    try:
-        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    text = unicodedata.normalize("NFC", read_text(path))
+    lines = "".join(letter for letter in text if unicodedata.category(letter) != "Cf").splitlines()
+    if bad := next((letter for line in lines for letter in line if is_wrong(letter)), None):
+        raise InputError(f"{path} is no text: it has the character U+{ord(bad):04X}. Save it as UTF-8")
     try:
         sentence, rows = KINDS[kind](lines, path)
         times = np.array([[float(start), float(end)] for _, start, end in rows], np.float32).reshape(-1, 2)
@@ -32,6 +44,11 @@ def read_transcript(path, kind):
     if not np.isfinite(times).all() or (times[:, 1] < times[:, 0]).any():
         raise InputError(f"{path}: a word ends before it starts, or its time is not finite")
     return sentence, [word for word, _, _ in rows], times
+
+
+def is_wrong(letter):
+    """Whether a character tells that a text was read in an encoding that is not its own."""
+    return letter == "\ufffd" or letter != "\t" and unicodedata.category(letter) in UNPRINTED
 
 
 def lrs(lines, path):
@@ -49,8 +66,20 @@ def grid(lines, path):
     rows = [line.split() for line in lines if line.strip()]
     if bad := [row for row in rows if len(row) != 3]:
         raise InputError(f"{path}: {' '.join(bad[0])!r} is not a start, an end and a word")
-    rows = [(word, int(start) / GRID_HZ, int(end) / GRID_HZ) for start, end, word in rows if word not in GRID_SILENCE]
+    rows = [
+        (word, float(start) / GRID_HZ, float(end) / GRID_HZ)
+        for start, end, word in rows
+        if word.lower() not in GRID_SILENCE
+    ]
+    name, said = path.stem.lower(), [word.lower() for word, _, _ in rows]
+    if GRID_NAME.fullmatch(name) and said != (meant := named_sentence(name)):
+        raise InputError(f"{path} says {' '.join(said)!r}, its name says {' '.join(meant)!r}: it is another clip's")
     return " ".join(word for word, _, _ in rows).upper(), [(word.upper(), *times) for word, *times in rows]
+
+
+def named_sentence(name):
+    """The six words that the name of a GRID clip stands for."""
+    return [letter if words is None else words[letter] for letter, words in zip(name, GRID_WORDS, strict=True)]
 
 
 def lrw(lines, path):

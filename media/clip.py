@@ -184,11 +184,16 @@ class Clip:
 
 
 def inside(ids, path):
-    """The clip ids of a filelist, as a list; raises InputError for one that leads out of the root."""
-    ids = list(ids)
+    """The clip ids of a filelist, as a list, each once; raises InputError for one that leads out of the root.
+
+    Spaces around an id, a byte-order mark, and comments, lines that begin with #, are left out.
+    """
+    ids = (name.replace("\ufeff", "").strip() for name in ids)
+    clips = Path(path).parent / "clips"
+    ids = [name for name in ids if name and (name[0] != "#" or (clips / f"{name}{SUFFIX}").is_file())]
     if out := [name for name in ids if leads_out(name)]:
         raise InputError(f"{path}: {out[0]!r} leads out of the root: clip ids look like speaker/clip")
-    return ids
+    return list(dict.fromkeys(ids))
 
 
 def leads_out(name):

@@ -4,7 +4,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from errors import InputError
-from media.video import frames_at, probe, timeline
+from media.video import FASTEST, frames_at, probe, timeline
 
 WHOLE = (0, -1, 0, -1)  # --crop that cuts nothing
 
@@ -22,6 +22,8 @@ class FaceVideo:
         self.path, self.resize_factor, self.crop, self.rotate = path, resize_factor, tuple(crop), rotate
         found = probe(path)
         self.still = found.still or static
+        if not self.still and (found.said_fps or 0) > FASTEST:
+            raise InputError(f"{path}: {float(found.said_fps):g} frames a second; {FASTEST} are the most. Slow it down")
         self.fps = Fraction(str(fps)).limit_denominator(1001) if self.still and fps else found.fps
         self.first = self._edited(next(frames_at(path, found.fps))[1])
         width, height = self.first.size

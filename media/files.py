@@ -1,12 +1,23 @@
 """Files: folders made, files written whole or not at all, local media opened and decoded with PyAV."""
 
+import codecs
 import os
 import shutil
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from errors import InputError
+from media import kinds
+
+MARKS = (  # byte-order marks
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 
 def make_folder(path):
@@ -44,6 +55,48 @@ def write_text(path, text):
         raise InputError(f"{path} cannot be written: {error.strerror}") from error
 
 
+def read_text(path):
+    """A text file of anyone's as a str: UTF-8, or UTF-16 and UTF-32 where a byte-order mark or zeros tell so.
+
+    Raises InputError for a file that cannot be read, or whose bytes are no such text.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    code = next((code for mark, code in MARKS if data.startswith(mark)), "utf-8")
+    if code == "utf-8" and data.count(0) * 3 > len(data) and not len(data) % 2:  # UTF-16 without a mark
+        code = "utf-16-le" if data[1::2].count(0) > data[::2].count(0) else "utf-16-be"
+    try:
+        return data.decode(code)
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        why = f"line {line} has the byte 0x{data[error.start]:02x}"
+        raise InputError(f"{path} is no text in {code.upper()} ({why}): save it as UTF-8") from error
+
+
+@contextmanager
+def regular(path):
+    """Gives `path`, or a copy of what comes out of it if it is a pipe, which could be read only once.
+
+    The copy lies in the folder for temporary files and goes away at the end; errors name the pipe.
+    """
+    if not path.is_fifo():
+        yield path
+        return
+    with TemporaryDirectory() as folder:
+        copy = Path(folder) / "pipe"
+        try:
+            with open(path, "rb") as source, open(copy, "wb") as target:
+                shutil.copyfileobj(source, target)
+        except OSError as error:
+            raise InputError(f"{path} cannot be copied to {folder}: {error.strerror}") from error
+        try:
+            yield copy
+        except InputError as error:
+            raise InputError(str(error).replace(str(copy), str(path))) from error
+
+
 @contextmanager
 def open_media(path):
     """Opens a local media file for reading with PyAV; what goes wrong inside becomes a one-line InputError.
@@ -60,12 +113,14 @@ def open_media(path):
             raise InputError(f"{path} is a folder: name a media file")
         if not path.exists():
             raise InputError(f"{path}: there is no such file")
+        if not path.is_file():
+            raise InputError(f"{path} is a pipe or a device: write it to a file first")
         if path.stat().st_size == 0:
             raise InputError(f"{path} is empty (0 bytes)")
         options = {"protocol_whitelist": "none"}
         with open(path, "rb") as file, av.open(file, container_options=options, metadata_errors="ignore") as container:
             if container.format.name == "tty":  # FFmpeg would show a text file as a video
-                raise InputError(f"{path} is a text, not a media file")
+                raise InputError(f"{path} is a text, not a media file{kinds.named(path)}")
             last = [stream.index_entries[-1] for stream in container.streams if len(stream.index_entries)]
             size, indexed = path.stat().st_size, max((entry.pos + entry.size for entry in last), default=0)
             if indexed > size:
@@ -74,27 +129,41 @@ def open_media(path):
                 )
             yield container
     except av.FFmpegError as error:
-        raise InputError(
-            f"{path} cannot be read as a media file: damaged, or of another kind ({error.strerror})"
-        ) from error
+        kind = kinds.named(path) or f": damaged, or of another kind ({error.strerror})"
+        raise InputError(f"{path} cannot be read as a media file{kind}") from error
     except OSError as error:
         raise InputError(f"{path} cannot be opened: {error.strerror}") from error
 
 
-def decoded(container, stream):
-    """Yields the frames of a stream in order of time. Broken packets are skipped, as players do."""
-    import av
-
-    for packet in container.demux(stream):
-        try:
-            frames = packet.decode()
-        except av.error.InvalidDataError:
-            continue
-        yield from frames
-
-
 def pictures_of(container):
-    """The container's video stream, or None: the cover picture of a song is not a video."""
+    """The container's video stream, or None: the cover of a song is not a video."""
     from av.stream import Disposition
 
-    return next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
+    if container.metadata.get("major_brand") in kinds.SONGS:
+        return None
+    beside = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.dependent
+    shown = [s for s in container.streams.video if not s.disposition & beside]
+    return next((s for s in shown if s.frames > 1), next(iter(shown), None))  # of a moving AVIF the first is its cover
+
+
+def sound_of(container):
+    """The container's sound track, or None: the one that it marks as its default, otherwise the first."""
+    from av.stream import Disposition
+
+    tracks = container.streams.audio
+    return next((s for s in tracks if s.disposition & Disposition.default), next(iter(tracks), None))
+
+
+def tiles_of(container):
+    """The number of tiles of a photograph that is cut into some, as phones do; 0 for anything else."""
+    from av.stream import Disposition
+
+    tiles = [s for s in container.streams.video if s.disposition & Disposition.dependent]
+    return len(tiles) if len(tiles) > 1 else 0
+
+
+def check_codec(stream, path, what):
+    """Raises InputError for a stream, if there is one, that nothing here can decode. what: "pictures" or "sound"."""
+    if stream is not None and stream.codec_context is None:
+        unknown = f": its {what} are coded in a way that is not known here; {kinds.SAVE_VIDEO}"
+        raise InputError(f"{path}{kinds.named(path) or unknown}")

@@ -9,6 +9,7 @@ from media.files import make_folder
 CHROMA_STEPS = {"420p": (2, 2), "422p": (2, 1), "444p": (1, 1)}  # luma pixels per chroma sample: across, down
 KEPT = {f"{yuv}{kind}" for yuv in ("yuv", "yuvj") for kind in CHROMA_STEPS}  # 8-bit formats that stay as they are
 MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}  # colour tag of a frame -> swscale's number of its YUV matrix
+BACKGROUND = np.uint16(255)  # white, behind what is transparent
 FULL = 2  # colour range 0 to 255; 1 is 16 to 235
 TAGS = ("color_range", "colorspace", "color_primaries", "color_trc")
 
@@ -176,7 +177,10 @@ def display_matrix(raw):
 
 
 def upright(raw, place, still):
-    """The picture in 8-bit YUV (stills: 4:2:0), turned and mirrored by its display matrix `place`, sample by sample."""
+    """The picture in 8-bit YUV (stills: 4:2:0), turned and mirrored by its display matrix `place`, sample by sample.
+
+    What is transparent lies on `BACKGROUND`: the colours under it were not meant to be seen.
+    """
     picture, name = raw, raw.format.name
     if name not in KEPT or still and not name.endswith("420p"):
         matrix, full = _colours(raw)
@@ -184,12 +188,34 @@ def upright(raw, place, still):
         source = {} if of_rgb else {"src_colorspace": matrix, "src_color_range": full}
         target = {"dst_colorspace": matrix, "dst_color_range": 1 if of_rgb else full}
         picture = raw.reformat(format="yuv420p", threads=1, **source, **target)
+        if (opaque := _laid_on_background(raw, source)) is not None:
+            laid = opaque.reformat(format="yuv420p", threads=1, **target)
+            for tag in TAGS:
+                setattr(laid, tag, getattr(picture, tag))
+            picture = laid
     a, b, c, d = place
     turned = abs(b) > abs(a)
     if not turned and a > 0 and d > 0:
         return picture
     flip_x, flip_y = (c < 0, b < 0) if turned else (a < 0, d < 0)
     return _turn(picture, flip_x, flip_y, turned)
+
+
+def _laid_on_background(raw, colours):
+    """A picture's colours where it is opaque, and `BACKGROUND` behind the rest, as an RGB picture; None if it is whole.
+
+    colours: of its samples, for swscale.
+    """
+    import av
+
+    if raw.format.name != "pal8" and not any(component.is_alpha for component in raw.format.components):
+        return None
+    rgba = raw.reformat(format="rgba", threads=1, dst_color_range=FULL, **colours).to_ndarray()
+    alpha = rgba[..., 3:].astype(np.uint16)
+    if alpha.min() == 255:
+        return None
+    rgb = (rgba[..., :3] * alpha + BACKGROUND * (255 - alpha) + 127) // 255
+    return av.VideoFrame.from_ndarray(rgb.astype(np.uint8), format="rgb24")
 
 
 def _turn(picture, flip_x, flip_y, turned):

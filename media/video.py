@@ -2,16 +2,19 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from math import ceil
 from pathlib import Path
 
 from errors import InputError
-from media.files import decoded, open_media, pictures_of
+from media import clock, kinds
+from media.files import check_codec, open_media, pictures_of, tiles_of
 from media.frame import TAGS, Frame, display_matrix, upright
 
 EARLY = 0.1  # of a frame: how much after its time a frame may begin, by the rounding of its clock
 HELD_BYTES = 256 << 20  # most that playing backward keeps in memory
 HELD_FRAMES = 64
+FASTEST = 1000  # frames a second; a header that has more has another unit there
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class Video:
     width: int  # px, upright
     height: int
     fps: Fraction  # average rate; 25 for a still
+    said_fps: Fraction | None  # by its header, which may be wrong
     frames: int | None  # by its header, so an estimate
     duration_s: float | None
     rotation: int  # degrees counterclockwise that the frames are turned by to stand upright; already applied to them
@@ -36,10 +40,11 @@ def probe(path):
     """The `Video` facts of a file, by its header and its first picture. Raises InputError if it has none."""
     with open_media(path) as container:
         stream = _stream(container, path)
-        raw = next(decoded(container, stream), None)
+        raw, second = (next(pictures, None) for pictures in [_decoded(container, stream)] * 2)
         if raw is None:
-            raise InputError(f"{path}: none of its pictures can be decoded")
-        still, fps = container.format.name.endswith("_pipe"), _fps(stream)
+            raise InputError(f"{path}: none of its pictures can be decoded{kinds.named(path)}")
+        still = second is None
+        fps = Fraction(25) if still else _fps(stream)
         picture = upright(raw, display_matrix(raw), still)
         duration_s = float(stream.duration * stream.time_base) if stream.duration else None
         if duration_s is None and container.duration:
@@ -52,6 +57,7 @@ def probe(path):
             width=picture.width,
             height=picture.height,
             fps=fps,
+            said_fps=stream.average_rate,
             frames=1 if still else stream.frames or (round(duration_s * fps) if duration_s else None),
             duration_s=duration_s,
             rotation=raw.rotation % 360,
@@ -72,13 +78,16 @@ def read_frames(path, from_s=0.0):
     with open_media(path) as container:
         stream = _stream(container, path)
         stream.thread_type, stream.codec_context.thread_count = "AUTO", 2
-        sought = from_s > 0 and stream.start_time is not None and "mpeg" not in container.format.name
+        sought = from_s > 0 and stream.start_time is not None and clock.is_steady(container, Path(path))
         if sought:
             container.seek(stream.start_time + int(from_s / stream.time_base), stream=stream)
         period = float(1 / _fps(stream))
         start = None if stream.start_time is None else float(stream.start_time * stream.time_base)
         time_s = place = None
-        for raw in decoded(container, stream):
+        pictures = _decoded(container, stream, sought)
+        first, second = next(pictures, None), next(pictures, None)
+        still = second is None and not sought
+        for raw in chain(filter(None, (first, second)), pictures):
             start = start if start is not None or raw.pts is None else raw.time
             known = raw.pts is not None and start is not None
             time_s = raw.time - start if known else 0.0 if time_s is None else time_s + period
@@ -86,9 +95,9 @@ def read_frames(path, from_s=0.0):
                 break  # the file's index is wrong: read from its beginning
             sought = False
             place = place or display_matrix(raw)
-            yield Frame(upright(raw, place, container.format.name.endswith("_pipe")), time_s)
+            yield Frame(upright(raw, place, still), time_s)
     if time_s is None and from_s == 0:
-        raise InputError(f"{path}: none of its pictures can be decoded")
+        raise InputError(f"{path}: none of its pictures can be decoded{kinds.named(path)}")
     if sought:
         yield from read_frames(path)
 
@@ -145,12 +154,19 @@ def timeline(path, count, fps=None):
 
 def _stream(container, path):
     stream = pictures_of(container)
+    if tiles := tiles_of(container):
+        raise InputError(f"{path}: it is a photograph in {tiles} tiles (HEIC, AVIF); {kinds.SAVE_PICTURE}")
+    check_codec(stream, path, "pictures")
     if stream is None:
         sound_file = "it is a sound file: it has no pictures"
         raise InputError(f"{path}: {sound_file if container.streams.audio else 'it has neither pictures nor sound'}")
     return stream
 
 
+def _decoded(container, stream, sought=False):
+    return (frame for frame in clock.frames(container, stream, sought) if frame is not None)
+
+
 def _fps(stream):
     rates = (stream.average_rate, stream.guessed_rate, stream.base_rate)
-    return next((rate for rate in rates if rate and 1 <= rate <= 240), Fraction(25))
+    return next((rate for rate in rates if rate and 1 <= rate <= FASTEST), Fraction(25))

@@ -270,6 +270,13 @@ def test_clips_that_cannot_be_used_are_refused_with_a_reason(detector, tmp_path)
     refused("no such file", "gone.mp4")
 
 
+def test_words_outside_the_clip_are_another_clips(detector, tmp_path):
+    for text in (TRANSCRIPT.replace("0.25 0.40", "0.25 9.40"), TRANSCRIPT.replace("0.10 0.25", "-3 0.25")):
+        path = write_clip(tmp_path / "a.mp4", text=text)
+        with pytest.raises(InputError, match="its words are said from .* to .* s, it lasts 0.5"):
+            extract(RawClip("a", path, transcript=path.with_suffix(".txt"), kind="lrs"), detector, whisper)
+
+
 def test_a_video_that_breaks_off_is_refused(detector, tmp_path):
     path = write_clip(tmp_path / "long.mp4", portrait(count=50), text=TRANSCRIPT)
     whole = path.read_bytes()

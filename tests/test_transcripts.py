@@ -82,3 +82,42 @@ def test_anything_else_is_refused(tmp_path, text, kind, why):
 def test_a_missing_transcript_is_reported(tmp_path):
     with pytest.raises(InputError, match="its transcript is missing: there is no b.txt"):
         read_transcript(tmp_path / "b.txt", "lrs")
+
+
+@pytest.mark.parametrize("code", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_transcripts_in_other_encodings(tmp_path, code):
+    (tmp_path / "a.txt").write_bytes("Text:  BIN BLUE\r\nConf: 3\r\n".encode(code))
+    assert read_transcript(tmp_path / "a.txt", "lrs")[0] == "BIN BLUE"
+    (tmp_path / "a.align").write_bytes("0 100 sil\r\n100 200 bin\r\n".encode(code))
+    assert read_transcript(tmp_path / "a.align", "grid")[0] == "BIN"
+
+
+@pytest.mark.parametrize(
+    "data, why",
+    [
+        ("café".encode("cp1252"), "line 1 has the byte 0xe9"),
+        (b"bin blue\0\0 at f", "the character U\\+0000"),
+        ("bin \ufffd blue".encode(), "the character U\\+FFFD"),
+        (b"\xff\xfeb", "is no text in UTF-16"),
+    ],
+)
+def test_what_does_not_decode_is_refused(tmp_path, data, why):
+    (tmp_path / "a.txt").write_bytes(data)
+    with pytest.raises(InputError, match=f"a.txt.*{why}"):
+        read_transcript(tmp_path / "a.txt", "plain")
+
+
+def test_characters_that_nobody_sees_are_left_out(tmp_path):
+    text = "bin\u00a0blue\u200b at\u2019s\tcafe\u0301\n"
+    assert read(tmp_path, text, "plain")[0] == "bin blue at\u2019s caf\u00e9"
+
+
+def test_the_words_of_grid_are_held_against_the_files_name(tmp_path):
+    align = "0 100 SIL\n" + "".join(
+        f"{k} {k + 9} {word}\n" for k, word in enumerate("Bin blue at f two now".split(), 100)
+    )
+    assert read(tmp_path, align, "grid", "bbaf2n.align")[0] == read(tmp_path, align, "grid", "BBAF2N.align")[0]
+    for name in ("sbaf2n", "bbaf3n", "bbag2n", "bbafzn"):
+        with pytest.raises(InputError, match=f"{name}.align says 'bin blue at f two now', its name says"):
+            read(tmp_path, align, "grid", f"{name}.align")
+    read(tmp_path, align, "grid", "mine.align")
