@@ -1,5 +1,6 @@
-"""Files: folders made, files written whole or not at all, local media opened and decoded with PyAV."""
+"""Files: folders made, files written whole or not at all, logs, local media opened and decoded with PyAV."""
 
+import json
 import os
 import shutil
 import uuid
@@ -98,3 +99,19 @@ def pictures_of(container):
     from av.stream import Disposition
 
     return next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
+
+
+def step_of(line):
+    """The step of a line of a log; -1 for one that a crash, or somebody's editor, has left broken."""
+    try:
+        return int(json.loads(line)["step"])
+    except (KeyError, OverflowError, TypeError, ValueError):
+        return -1
+
+
+def open_log(path, step):
+    """The log of a run, opened to go on after `step`; what a killed run did beyond its last checkpoint is dropped."""
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    with replacing(path) as partial:
+        partial.write_text("".join(f"{line}\n" for line in lines if -1 < step_of(line) <= step))
+    return path.open("a")
