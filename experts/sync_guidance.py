@@ -1,5 +1,7 @@
 """The sync expert in the generator's training: frozen, it tells how well generated lips fit their sound."""
 
+import shlex
+
 import torch
 
 import checkpoint
@@ -64,7 +66,8 @@ def sync_expert_of(path, hp, device, data_root):
         return None
     if path is None:
         name = "wav2lip_sync" if hp.width == 1 else "compact_wav2lip_sync"
-        how = f"python train_expert.py sync --preset {name} --data_root {data_root} --name {name} --export {name}"
+        root = shlex.quote(str(data_root))
+        how = f"python train_expert.py sync --preset {name} --data_root {root} --name {name} --export {name}"
         raise InputError(f"--sync_expert FILE is missing, none is shipped. To train one: {how}.safetensors")
     if path.name == WEIGHTS["sync"].name or (path.is_file() and checkpoint.sha256(path) == judge_sha256()):
         raise InputError(f"--sync_expert {path} is the model that judges sync: what it taught, it could not judge")

@@ -14,7 +14,7 @@ FACE_PX = 96  # side of the faces whose lower half the sync expert sees
 LOWER_FACES = (  # sync expert, in: (15, 48, 96), the lower half of five faces in colour as channels
     #             out  k       s  p  res      size
     Row(ConvNorm,  32, 7,      1, 3,   0, (48, 96)),
-    Row(ConvNorm,  64, 5, (1, 2), 1,   2, (46, 48)),
+    Row(ConvNorm,  64, 5, (1, 2), 1,   2, (46, 47)),
     Row(ConvNorm, 128, 3,      2, 1,   3, (23, 24)),
     Row(ConvNorm, 256, 3,      2, 1,   2,       12),
     Row(ConvNorm, 512, 3,      2, 1,   2,        6),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
-from small_experts import GUIDED, expert, reader, write_expert
+from small_experts import GUIDED, expert, reader, sync_expert, write_expert
 from small_runs import CPU, flags_of, gradients, stilled
 
 import checkpoint
@@ -32,6 +32,7 @@ CASES = {
     "sound": replace(GUIDED, **STILL),
     "faithful": replace(GUIDED, **STILL, faithful=True, lip_sum=True),
     "local": replace(GUIDED, **STILL | {"speech": "local"}, sync_dim=32),
+    "sync": replace(GUIDED, **STILL, window=5, sync_weight=0.1),
 }
 
 
@@ -46,11 +47,12 @@ def samples(root, hp):
 def step(root, hp, mine):
     """One step on the samples `mine`, in float64: its losses, gradients and the statistics of a batch norm."""
     state, teacher = stilled(train.build(hp, CPU), 9), expert(root, faithful=hp.faithful)
-    for net in (*state.nets.values(), teacher.net):
+    sync_teacher = sync_expert() if hp.synced else None
+    for net in (*state.nets.values(), teacher.net, *([sync_teacher.net] if sync_teacher else [])):
         net.double()
     batch = collate(mine, hp.window).items()
     batch = {name: part.double() if part.is_floating_point() else part for name, part in batch}
-    losses = train.train_step(state, [batch], teacher)
+    losses = train.train_step(state, [batch], teacher, sync_teacher)
     norm = state.nets["generator"].encoder[1][0].norm
     statistics = {"mean": norm.running_mean, "var": norm.running_var}
     return {"losses": losses, "gradients": gradients(state.nets), "norm": statistics}
