@@ -112,7 +112,7 @@ class HParams(Knobs):
     audio_train_layers: int = knob(3, "how many of its top blocks train; 0: all of the encoder")
     lip_from: int = knob(60_000, "first step of the lip-reading and contrastive losses (stage 2)")
     sync_from: int = knob(0, "first step of the sync loss")
-    sync_below: float = knob(0.0, "nats: validation's sync loss below which it begins instead; 0: by step")
+    sync_below: float = knob(0.0, "nats: it begins once validation's sync loss is below; published: 0.75. 0: by step")
     lip_batch_size: int = knob(0, "clips in a step from there on; 0: batch_size")
     lip_window: int = knob(0, "frames of a window from there on; 0: window")
     freeze_norms: bool = knob(False, "batch norms keep the statistics they have from there on")

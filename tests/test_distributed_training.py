@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -44,10 +45,16 @@ def samples(root, hp):
     ]
 
 
+@cache
+def narrow_sync_expert():
+    """One whose batch norms learn in one process alone: to be made before others join."""
+    return sync_expert()
+
+
 def step(root, hp, mine):
     """One step on the samples `mine`, in float64: its losses, gradients and the statistics of a batch norm."""
     state, teacher = stilled(train.build(hp, CPU), 9), expert(root, faithful=hp.faithful)
-    sync_teacher = sync_expert() if hp.synced else None
+    sync_teacher = narrow_sync_expert() if hp.synced else None
     for net in (*state.nets.values(), teacher.net, *([sync_teacher.net] if sync_teacher else [])):
         net.double()
     batch = collate(mine, hp.window).items()
@@ -62,6 +69,7 @@ def share(number, port, root, folder):
     """What one of two processes does."""
     os.environ |= {"RANK": str(number), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
+    narrow_sync_expert()
     distributed.join(CPU)
     found = {name: step(root, hp, samples(root, hp)[number : number + 1]) for name, hp in CASES.items()}
     torch.save(found, folder / f"{number}.pt")
