@@ -185,6 +185,18 @@ def mel_windows(mel, times_s):
     return mel[:, columns].transpose(1, 0, 2)[:, None]  # (N, 1, 80, 16)
 
 
+def whole_mel_windows(steps, fps=25):
+    """The number of frames, from the first on, whose 0.2 s of mel are whole. steps: of the mel."""
+    return max((steps - MEL_WINDOW) * fps // MEL_RATE + 1, 0)
+
+
+def known_mel_windows(mel, frames, fps=25):
+    """`mel_windows` of frames (N,), NaN where a window is not whole: (N, 1, 80, 16) float32."""
+    windows = mel_windows(mel, np.asarray(frames) / fps).astype(np.float32)
+    windows[np.asarray(frames) >= whole_mel_windows(mel.shape[1], fps)] = np.nan
+    return windows
+
+
 def rows_at(times_s, rows, rate=ROW_RATE):
     """The row of the features at each time; past the end it is the last.
 

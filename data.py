@@ -24,7 +24,7 @@ from models.decoder import END, PAD
 from models.whisper import embed
 
 # Parts of a sample that belong to faces.
-WINDOWED = ("face", "target", "mouth", "points", "resting", "turns", "told", "index", "frames", "to_face")
+WINDOWED = ("face", "target", "mouth", "points", "resting", "turns", "told", "index", "frames", "to_face", "sync_mel")
 FILL = {"tokens": PAD, "clusters": -1, "said": PAD}  # what stands after the end of other parts: 0
 REFERENCES_APART = 5  # frames at least between a window and its references
 STILL = 0.3  # share of draws whose references are all one picture
@@ -68,9 +68,7 @@ class Clips(Dataset):
         self.names = inside(filter(None, self.listed.read_text(encoding="utf-8").split("\n")), self.listed)
         self.paths = [root / "clips" / f"{name}{SUFFIX}" for name in self.names]
         if missing := [path for path in self.paths if not path.is_file()]:
-            raise InputError(
-                f"{root}: {len(missing)} listed clips are missing, the first is {missing[0]}: preprocess again"
-            )
+            raise InputError(f"{root}: {len(missing)} listed clips are missing, first {missing[0]}: preprocess again")
         self.hp = hp
         self._keep(self.names, self.paths)
 
@@ -142,9 +140,8 @@ class Clips(Dataset):
         alteration = None  # numbers of its own: pictures are the same with and without it
         if self.hp.sound_augment and draw is not None:
             alteration = SoundAugmentation(self.hp.sound_augment, np.random.default_rng((self.hp.seed, 5, draw)))
-        told = draw is None or np.random.default_rng((self.hp.seed, 6, draw)).random() < (
-            self.hp.told if self.guided else 0
-        )
+        chance = self.hp.told if self.guided else 0
+        told = draw is None or np.random.default_rng((self.hp.seed, 6, draw)).random() < chance
         return sample(clip, frames, identity, self.hp, self.about, augmentation, alteration, told)
 
     def _which(self, draw, rng):
@@ -160,6 +157,13 @@ class Clips(Dataset):
         clip = Clip(self.paths[i])
         frames = np.linspace(0, len(clip) - 1, faces).astype(int)
         return sample(clip, frames, fixed_identity(clip, frames, self.hp), self.hp, self.about, Augmentation(0.0, None))
+
+    def whole(self, i):
+        """A fixed batch of clip `i`, for validation by an expert: all its frames are generated."""
+        clip = Clip(self.paths[i])
+        frames = np.arange(len(clip))
+        identity = fixed_identity(clip, frames, self.hp)
+        return collate([self.build(clip, frames, identity, Augmentation(0.0, None), None)], len(clip))
 
 
 def window_places(clip, hp, rng):
@@ -229,6 +233,7 @@ def sample(clip, frames, identity, hp, about, augmentation, alteration=None, tol
     Returns face (T, 6, H, W) in [0, 1]: pose prior, then identity;  target (T, 3, H, W) in [0, 1];
     mouth (T, 1, H, W): 1 inside the mouth region;  audio (L, 104) with index (T,) the row of each frame, or
     (T, 1, 80, 16) with index 0 to T - 1 for the local encoder;  lips (L or T, LIP_NUMBERS): their shape at each row.
+    For a sync expert: sync_mel (T, 1, 80, 16), the clip's own 0.2 s from each frame on, NaN past its end.
     To warp, face is (T, 3 + 3K, H, W), whole crops, with points, resting, turns and told, see `ReferenceWarp.generate`.
     """
     (px, scale, border), warps = crop_of(hp, about), hp.model == "warp"
@@ -265,6 +270,8 @@ def sample(clip, frames, identity, hp, about, augmentation, alteration=None, tol
         found["told"] = torch.full((len(frames),), told)
     else:
         found = {"face": generator_input(prior, shown)}
+    if hp.synced:
+        found["sync_mel"] = torch.from_numpy(audio.known_mel_windows(clip.mel, frames))
     mesh = placed((clip.meshes[frames] + margin) / (1 + 2 * margin))
     sound, index, places = audio_features(clip, frames, hp.speech, alteration)
     return found | {
@@ -388,13 +395,6 @@ class GuidedClips(Clips):
         }
         return super().build(clip, frames, identity, augmentation, draw) | parts
 
-    def whole(self, i):
-        """A fixed batch of clip `i`, for validation: all its frames are generated."""
-        clip = Clip(self.paths[i])
-        frames = np.arange(len(clip))
-        identity = fixed_identity(clip, frames, self.hp)
-        return collate([self.build(clip, frames, identity, Augmentation(0.0, None), None)], len(clip))
-
     def to_generated(self, to_box, augmentation):
         """Matrices (T, 2, 3) from the ROI to the face box, made to end in the augmented face."""
         face_px, border = self.about["face_px"], (self.about["crop_px"] - self.about["face_px"]) / 2
@@ -413,8 +413,8 @@ def collate(samples, window=0):
     """Samples of a generator, a lip reader or a sync model as a batch.
 
     What belongs to a face is cut into windows, each a row, of which `clip` (W,) tells the clip: face, target, mouth,
-    index and, where there is an expert, frames and to_face, (W, window, ...). A window that a short clip repeats is
-    left out. All else has a row for each clip, padded to the longest: `audio_padding` (B, L) is True after the end of
+    index and, with experts, frames, to_face, sync_mel, (W, window, ...). A window that a short clip repeats is left
+    out. All else has a row for each clip, padded to the longest: `audio_padding` (B, L) is True after the end of
     its sound, `roi_padding` (B, L) after that of its pictures, of which there are `lengths` (B,); `previous` (B, N) is
     the token before each.
     """

@@ -16,6 +16,8 @@ WEIGHTS = {  # what is used where no file is named
 ARTICULATION = 0.5, 2.0  # its least and most, see `renderer.SpeechTrack`
 MOST_SEED = 2**31 - 1  # steps and draws are mixed into it in 64 bits
 MOST_DECAY = 0.9999999  # of Adam's moments: with 1 they would never move
+SYNC_WINDOW = 5  # frames that a sync expert sees at once
+SYNC_MODELS = "sync", "wav2lip_sync", "compact_wav2lip_sync"
 
 
 def knob(default, note, choices=None, least=0, most=None, since=None):
@@ -33,6 +35,7 @@ class Knobs:
     presets: ClassVar = {}
     faithful: ClassVar = False  # what all runs can be asked for and only some have as a knob
     patience: ClassVar = 0
+    awaits_sync: ClassVar = False
     later: ClassVar = {}
     last_lr: ClassVar = 0.0
     rise_from: ClassVar = 0.01  # share of the step size that a run begins with, where it rises
@@ -93,6 +96,7 @@ class HParams(Knobs):
     lip_weight: float = knob(1e-5, "lip-reading loss: how badly the expert reads the generated lips", since="lip_from")
     lip_sum: bool = knob(True, "sum it over all tokens of a step, as published, instead of their mean")
     contrastive_weight: float = knob(0.0, "contrastive loss of sound and lips; published (c): 1e-3", since="lip_from")
+    sync_weight: float = knob(0.0, "sync loss: how badly lips and sound fit, says the sync expert", since="sync_from")
     roi: str = knob("lrs2", "mouth ROI that the expert sees; own: its file's", choices=("own", "aligned", "lrs2"))
     faithful: bool = knob(False, "the published code's quirks instead of the sound versions: see docs/differences.md")
     # optimisation
@@ -107,6 +111,8 @@ class HParams(Knobs):
     audio_from: int = knob(36_000, "first step that trains the audio encoder (stage 1); before it, it is frozen")
     audio_train_layers: int = knob(3, "how many of its top blocks train; 0: all of the encoder")
     lip_from: int = knob(60_000, "first step of the lip-reading and contrastive losses (stage 2)")
+    sync_from: int = knob(0, "first step of the sync loss")
+    sync_below: float = knob(0.0, "nats: it begins once validation's sync loss is below; published: 0.75. 0: by step")
     lip_batch_size: int = knob(0, "clips in a step from there on; 0: batch_size")
     lip_window: int = knob(0, "frames of a window from there on; 0: window")
     freeze_norms: bool = knob(False, "batch norms keep the statistics they have from there on")
@@ -136,6 +142,11 @@ class HParams(Knobs):
             raise InputError("--model warp takes crops of 128 px: say --speech whisper --face_size 128 beside it")
         if self.model == "wav2lip" and self.contrastive_weight:
             raise InputError("--contrastive_weight: --model wav2lip has no space in which sound and lips are compared")
+        if self.sync_weight and (self.window < SYNC_WINDOW or 0 < self.lip_window < SYNC_WINDOW):
+            short = f"--window {self.window}" if self.window < SYNC_WINDOW else f"--lip_window {self.lip_window}"
+            raise InputError(f"{short}: the sync expert sees {SYNC_WINDOW} frames that follow each other, say so many")
+        if self.sync_weight and self.model == "warp":
+            raise InputError("--sync_weight: the sync expert sees faces, --model warp generates whole crops")
         if self.batch_size * self.window < 2 and self.windows < 2:
             raise InputError("--batch_size 1 --windows 1 --window 1: batch norm needs two faces in a step at least")
         if not any(loss_weights(self, 0).values()):
@@ -166,6 +177,16 @@ class HParams(Knobs):
     def guided(self):
         """Whether a lip-reading expert guides the training, from `lip_from` on."""
         return bool(self.lip_weight or self.contrastive_weight)
+
+    @property
+    def synced(self):
+        """Whether a sync expert guides the training, from `sync_from` on, or from where validation says."""
+        return bool(self.sync_weight)
+
+    @property
+    def awaits_sync(self):
+        """Whether the sync loss begins once validation finds it low enough."""
+        return bool(self.sync_weight and self.sync_below)
 
     @property
     def later(self):
@@ -228,6 +249,13 @@ def _compact_row(row, **own):
     return {**_COMPACT_ROW, "speech": "global", "contrastive_weight": 0.0, **losses, **weights, **own}
 
 
+_WAV2LIP = {**_LOCAL, "model": "wav2lip", "lip_weight": 0.0, "batch_size": 80, "windows": 1, "sync_below": 0.75}
+_COMPACT_WAV2LIP = {
+    **_EVENING, "model": "wav2lip", "speech": "local", "l1_weight": 1.0, "batch_size": 12, "windows": 1,
+    "lips_weight": 0.0,  # the paper has no such help
+    "sync_weight": 0.003,  # of an InfoNCE, as that of the other compact rows; the paper's weights are of another loss
+    "sync_from": 1000, "max_steps": 3000,
+}
 _WARP = {  # in no paper: see models/warp.py
     "model": "warp", "speech": "whisper", "face_size": 128, "audio_dim": 256, "audio_heads": 4, "audio_from": 0,
     "audio_train_layers": 0, "roi": "own", "batch_size": 12, "window": 1, "windows": 1, "lip_batch_size": 2,
@@ -241,14 +269,19 @@ _WARP = {  # in no paper: see models/warp.py
 # Published sizes are rows of the papers' tables, compact_... the same for a laptop; weights/ began as `compact`.
 PRESETS = {
     **{name: row | _SIZED.get(name, {}) for name, row in _ROWS.items()},
-    "wav2lip": {**_LOCAL, "model": "wav2lip", "lip_weight": 0.0},
+    # L1 takes what the others leave of 1.
+    "wav2lip": {**_WAV2LIP, "l1_weight": 0.99, "adv_weight": 0.0, "sync_weight": 0.01},
+    "wav2lip_gan": {**_WAV2LIP, "l1_weight": 0.9, "adv_weight": 0.07, "sync_weight": 0.03},
+    "compact_wav2lip": {**_COMPACT_WAV2LIP, "adv_weight": 0.0},
+    "compact_wav2lip_gan": {**_COMPACT_WAV2LIP, "adv_from": 2500},
     "compact": {**_EVENING, "batch_size": 16, "window": 2, "windows": 1, "adv_from": 3500, "max_steps": 4400},
     "warp": _WARP,
     "compact_l": {**_HALF_WIDTH, "speech": "local"},
     **{f"compact_{name}": _compact_row(row) for name, row in _ROWS.items()},
 }
 # fmt: on
-METHODS = {"talklip": "compact_talklip_g_c", "warp": "warp"}  # the preset that a method trains where none is given
+# The preset that a method trains where none is given.
+METHODS = {"talklip": "compact_talklip_g_c", "wav2lip": "compact_wav2lip", "warp": "warp"}
 HParams.presets = PRESETS
 
 
@@ -282,6 +315,9 @@ def stage_plan(hp):
     lines = []
     for start in sorted({start for start in starts.values() if start < hp.max_steps}):
         lines.append(f"from step {start}: {', '.join(what for knob, what in parts if starts[knob] == start)}")
+    if hp.awaits_sync and hp.sync_from >= hp.max_steps:
+        what = ", ".join(what for knob, what in parts if knob == "sync_from")
+        lines.append(f"then, when validation has a sync loss below {hp.sync_below:g}: {what}")
     if hp.patience:
         for stage in (knob for knob in hp.later if starts.get(knob) == hp.max_steps):
             lines.append(f"then, at a plateau: {', '.join(what for knob, what in parts if knob == stage)}")
@@ -299,7 +335,7 @@ class ExpertHParams(Knobs):
     """
 
     # model
-    model: str = knob("avhubert", "family", choices=("avhubert", "conformer", "words", "sync"))
+    model: str = knob("avhubert", "family", choices=("avhubert", "conformer", "words", *SYNC_MODELS))
     width: float = knob(1.0, "channels of the ResNet-18 of the mouth ROI, times this", least=1 / 32, most=8)
     shrink: int = knob(1, "px of the mouth ROI averaged before the ResNet, in height and width", least=1, most=8)
     layers: int = knob(12, "blocks of the encoder", least=1)
@@ -336,7 +372,10 @@ class ExpertHParams(Knobs):
     freeze: int = knob(22_500, "steps at the start in which a pre-trained encoder is frozen")
     context: int = knob(3, "frames before and after a word that a word classifier sees")
     # sync model
-    temperature: float = knob(0.07, "what cosines of lips and sound are divided by", least=1e-3)
+    sync_loss: str = knob(
+        "matching", "each window against all of the batch (InfoNCE); published: by pairs", ("matching", "pairs")
+    )
+    temperature: float = knob(0.07, "what cosines of lips and sound are divided by (--sync_loss matching)", least=1e-3)
     # optimisation: a tri-stage schedule
     lr: float = knob(1e-3, "Adam's largest step size")
     beta1: float = knob(0.9, "Adam's first moment decay", most=MOST_DECAY)
@@ -363,7 +402,9 @@ class ExpertHParams(Knobs):
         super().__post_init__()
         if self.model == "sync" and self.shrink != 2:
             raise InputError(f"--shrink {self.shrink}: a sync model takes the mouth ROI at half its size, say 2")
-        if self.model != "sync" and (self.dim % self.heads or self.dim % self.decoder_heads):
+        if self.sync_loss == "pairs" and self.model == "sync":
+            raise InputError("--sync_loss pairs: cosines of --model sync may be below 0 and are no probability")
+        if self.model not in SYNC_MODELS and (self.dim % self.heads or self.dim % self.decoder_heads):
             raise InputError(f"--dim {self.dim} must be a multiple of --heads and of --decoder_heads")
         if self.dim % 16 and self.model == "avhubert":
             raise InputError(f"--dim {self.dim} must be a multiple of 16, the groups of AV-HuBERT's convolution")
@@ -416,6 +457,14 @@ EXPERT_PRESETS = {
         "model": "sync", "shrink": 2, "dim": 128, "max_frames": 800, "frames": 50, "augment": True, "lr": 1e-3,
         "rise": 0.05, "hold": 0.35, "last_lr": 0.01, "clip_norm": 1.0, "max_steps": 900, "valid_every": 100,
         "amp": True, "seed": 4,
+    },
+    "wav2lip_sync": {  # batches of 64 windows, Adam at 1e-3; the number of its steps is nowhere
+        "model": "wav2lip_sync", "sync_loss": "pairs", "frames": 5, "max_frames": 320, "lr": 1e-3, "rise": 0.0,
+        "hold": 1.0, "beta2": 0.999, "weight_decay": 0.0, "max_steps": 500_000, "valid_every": 5000,
+    },
+    "compact_wav2lip_sync": {  # it teaches: of another size and seed than `compact_sync`, which judges
+        "model": "compact_wav2lip_sync", "max_frames": 400, "frames": 25, "augment": True, "rise": 0.05, "hold": 0.35,
+        "last_lr": 0.01, "clip_norm": 1.0, "max_steps": 900, "valid_every": 100, "amp": True, "seed": 5,
     },
 }
 # fmt: on

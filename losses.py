@@ -7,6 +7,7 @@ TEMPERATURE = 0.07  # of the contrastive losses
 APART = 3  # frames
 MOST_OTHERS = 100
 MOST_ADV_WEIGHT = 100.0
+SURE = 1e-6  # how near to 0 and 1 a probability may come whose logarithm is taken
 
 
 def exact(x):
@@ -198,14 +199,35 @@ def ctc_loss(logits, tokens, frames, lengths, blank=0):
     return (loss / lengths).mean()
 
 
-def matching_loss(video, audio, temperature):
+def pair_loss(video, audio, paired):
+    """Binary cross-entropy of pairs of lips and sound, whose cosine is the probability that they belong together.
+
+    With all of them paired it is the sync loss of generated lips (Wav2Lip, sec. 3).
+    video, audio: (N, D) of length 1, none of their values below 0, so that their cosine is in [0, 1].
+    paired: (N,) bool, whether both are of the same 0.2 s.
+    Returns a scalar in nats, in 32 bits at least; 0 of no pair.
+    Differs: published, logarithms are cut at 100 nats; here probabilities stay `SURE` away from 0 and 1, where the
+    gradient would be endless.
+    """
+    with torch.autocast(video.device.type, enabled=False):  # in 16 bits it would be refused
+        cosine = (exact(video) * exact(audio)).sum(-1).clamp(SURE, 1 - SURE)
+        found = F.binary_cross_entropy(cosine, paired.to(cosine.dtype), reduction="sum")
+    return found / max(len(paired), 1)
+
+
+def matching_loss(video, audio, temperature, others=None):
     """InfoNCE between windows of lips and of sound, both ways: each against all windows of the other.
 
     video, audio: (N, D) of length 1: row i of both is of the same 0.2 s; all other rows are its negatives.
-    Returns a scalar in nats; ln N is chance.
-    Differs: the papers' sync experts score one pair at a time (cross-entropy, Wav2Lip sec. 3.1), which long stays at
-    chance; here each window has as many negatives as the batch has windows.
+    others: (K, D) of length 1, more sounds, which belong to none of these lips, or None.
+    Returns a scalar in nats, 0 of no window; without `others` ln N is chance.
+    Differs: the papers' sync experts score one pair at a time (`pair_loss`), which long stays at chance; here each
+    window has as many negatives as the batch has windows.
     """
-    similarity = video @ audio.T / temperature  # (N, N)
+    if not len(video):
+        return video.sum()
+    sounds = audio if others is None else torch.cat([audio, others])
+    similarity = video @ sounds.T / temperature  # (N, N + K)
     own = torch.arange(len(video), device=video.device)
-    return (F.cross_entropy(similarity, own) + F.cross_entropy(similarity.T, own)) / 2
+    back = similarity[:, : len(own)].T
+    return (F.cross_entropy(similarity, own) + F.cross_entropy(back, own)) / 2

@@ -1,7 +1,9 @@
-"""Trains a generator: pixel losses and a discriminator, then, in stages, a lip-reading expert that reads its faces.
+"""Trains a generator: pixel losses and a discriminator, then, in stages, experts that read its lips or hold them to
+the sound.
 
 python train.py --data_root data/grid
 python train.py --data_root data/lrs2 --preset talklip_g_c --name lrs2_g_c --expert lip_expert.pt
+python train.py --data_root data/lrs2 --preset wav2lip_gan --name lrs2_gan --sync_expert lipsync_expert.pth
 """
 
 import argparse
@@ -23,6 +25,7 @@ from data import Clips, GuidedClips, collate, evenly, one_thread
 from errors import InputError, exit_code
 from experts.guidance import LipExpert
 from experts.lip_reader import load_reader
+from experts.sync_guidance import sync_expert_of
 from faces.landmarks import LIP_NUMBERS
 from hparams import METHODS, PRESETS, WEIGHTS, add_flags, loss_weights, override, preset, stage_plan
 from losses import balanced_weight, detail_loss, exact, lips_loss, motion_loss, mouth_loss, pixel_loss, verdict_loss
@@ -31,32 +34,27 @@ from media.frame import write_picture
 from models import build_discriminator, build_generator
 from models.decoder import PAD
 from models.layers import Norm
-from models.talklip import pick
+from models.talklip import redrawn
 from training import TrainState, Validation, check_flags, to, train
 
 STRIP_ROWS, STRIP_FACES = 6, [2, 5]  # clips of a validation's picture strip, and which of their faces it shows
-MOST_READ = 10  # clips of a validation that the expert reads: all their frames are generated
+MOST_JUDGED = 10  # clips of a validation that experts judge: all their frames are generated
 
 # The losses of a step
 
 
-def redrawn(generator, batch):
-    """Generates a batch's faces: (W, T, 3, H, W), the speech of its clips, (B, L, D), and of each face, (W, T, D)."""
-    speech = generator.encode_audio(batch["audio"], batch["audio_padding"])
-    said = pick(speech[batch["clip"]], batch["index"])
-    return generator.generate(**{name: batch[name] for name in generator.inputs}, speech=said), speech, said
-
-
-def generator_losses(nets, batch, weights, hp, expert=None):
+def generator_losses(nets, batch, weights, hp, expert=None, sync_expert=None):
     """Generates a batch's faces, and their losses.
 
     batch: see `data.collate`.  weights: see `loss_weights`; a loss whose weight is 0 costs nothing.
+    expert, sync_expert: a `LipExpert` and a `SyncExpert`, for losses that have a weight.
     Returns fake, (W, T, 3, H, W) in [0, 1], and {name: scalar} of the losses with a weight.
     """
     generator, real = nets["generator"], batch["target"]  # (W, T, 3, H, W)
     fake, speech, said = redrawn(generator, batch)
     guided = weights["lip"] or weights["contrastive"]
     memory = expert.features(fake, batch) if guided else None  # (B, L, D)
+    windows = sync_expert.embed(fake, batch) if weights["sync"] else ()  # of lips and of sound
     terms = {
         "l1": lambda: pixel_loss(fake, real),
         "mouth": lambda: mouth_loss(fake, real, batch["mouth"]),
@@ -68,6 +66,7 @@ def generator_losses(nets, batch, weights, hp, expert=None):
         "adv": lambda: verdict_loss(nets["discriminator"](fake), hp),
         "lip": lambda: expert.reading_loss(memory, batch, hp.lip_sum),
         "contrastive": lambda: expert.contrastive_loss(generator.project(said), memory, batch, hp.faithful),
+        "sync": lambda: sync_expert.loss(*map(distributed.gathered, windows)),
     }
     return fake, {name: terms[name]() for name, weight in weights.items() if weight > 0}
 
@@ -86,8 +85,8 @@ def discriminator_losses(discriminator, fake, real, hp):
 def shares(batches, hp):
     """Factors of each batch's losses that make up the losses of all batches of all processes joined.
 
-    A mean over faces, pixels, rows or tokens counts by how many of them a batch has; contrastive losses, which compare
-    the faces of one batch, of all processes, count alike. Any other loss is taken for a mean over faces.
+    A mean over faces, pixels, rows or tokens counts by how many of them a batch has; contrastive and sync losses, which
+    are of one batch, of all processes, count alike. Any other loss is taken for a mean over faces.
     Returns {name: scalar} for each batch.
     """
 
@@ -108,6 +107,7 @@ def shares(batches, hp):
             "lips": rows,
             "lip": world if hp.lip_sum else tokens,
             "contrastive": 1 / len(batches),
+            "sync": 1 / len(batches),
         }
         found.append(defaultdict(lambda faces=faces: faces, own))
     return found
@@ -116,7 +116,7 @@ def shares(batches, hp):
 # The step
 
 
-def add_gradients(state, batch, weights, expert, share):
+def add_gradients(state, batch, weights, expert, share, sync_expert=None):
     """Adds a batch's gradients to both networks. Returns every loss times its `share`, detached.
 
     Differs: the published code lets the generator's adversarial gradient leak into the discriminator's update:
@@ -125,7 +125,7 @@ def add_gradients(state, batch, weights, expert, share):
     hp, discriminator = state.hp, state.nets["discriminator"]
     discriminator.requires_grad_(hp.faithful)
     with distributed.autocast(batch["face"].device, hp.amp):
-        fake, losses = generator_losses(state.nets, batch, weights, hp, expert)
+        fake, losses = generator_losses(state.nets, batch, weights, hp, expert, sync_expert)
     losses = {name: share[name] * loss for name, loss in losses.items()}
     if hp.adv_ratio and weights["adv"] > 0:
         others = sum(weights[name] * loss for name, loss in losses.items() if name != "adv")
@@ -162,7 +162,7 @@ def balanced_backward(fake, others, adversarial, ratio):
     return found[0]
 
 
-def train_step(state, batches, expert=None):
+def train_step(state, batches, expert=None, sync_expert=None):
     """Updates the generator, and the discriminator where the adversarial loss is on, once.
 
     batches: one, or more whose gradients are gathered; each has batch norms of its own.
@@ -172,7 +172,7 @@ def train_step(state, batches, expert=None):
     state.begin_step()
     set_stage(state.nets["generator"], state.hp, state.step)
     parts = zip(batches, shares(batches, state.hp), strict=True)
-    found = [add_gradients(state, batch, weights, expert, share) for batch, share in parts]
+    found = [add_gradients(state, batch, weights, expert, share, sync_expert) for batch, share in parts]
     losses = {name: sum(each[name] for each in found) for name in found[0]}
     stepped = ["generator", "discriminator"] if weights["adv"] > 0 else ["generator"]
     return state.end_step(losses, state.nets["generator"].parameters(), stepped)  # the lips' head is not clipped
@@ -244,19 +244,14 @@ def pixel_scores(generator, clips, hp, device, strip=None):
 
 
 @torch.no_grad()
-def reading_scores(generator, expert, clips, hp, device):
-    """Scores of the expert on validation clips of which every frame is generated: means over clips.
-
-    lip: its loss, in nats per token.  token_error: the share of tokens that it gets wrong, given those before.
-    """
+def expert_scores(generator, experts, clips, hp, device):
+    """The `scores` of experts on validation clips of which every frame is generated: means over clips."""
     found = []
-    for i in evenly(len(clips), min(hp.valid_clips, MOST_READ)):
+    for i in evenly(len(clips), min(hp.valid_clips, MOST_JUDGED)):
         batch = to(device, clips.whole(i))
         with distributed.autocast(device, hp.amp):
             fake, _, _ = redrawn(generator, batch)
-            memory = expert.features(fake, batch)
-            lip, error = expert.reading_loss(memory, batch, False), expert.token_error(memory, batch)
-        found.append({"lip": lip.item(), "token_error": error.item()})
+            found.append({name: score for each in experts for name, score in each.scores(fake, batch).items()})
     return means(found)
 
 
@@ -265,14 +260,14 @@ def means(found):
     return {name: sum(each[name] for each in found) / len(found) for name in found[0]}
 
 
-def validate(clips, expert, state, strip):
+def validate(clips, expert, state, strip, sync_expert=None):
     """The `Validation` of a run; writes a picture strip."""
     generator, hp = (state.mean or state.nets["generator"]).eval(), state.hp
     scores = pixel_scores(generator, clips, hp, state.device, strip)
-    if expert and isinstance(clips, GuidedClips):
-        scores |= reading_scores(generator, expert, clips, hp, state.device)
-    guided = expert is not None and state.step > hp.lip_from
-    best = scores["mouth"] - guided  # an error is below 1: best.pt under the expert beats any from before it
+    if experts := [each for each in (expert if clips.guided else None, sync_expert) if each]:
+        scores |= expert_scores(generator, experts, clips, hp, state.device)
+    begun = (expert and state.step > hp.lip_from, sync_expert and state.step > hp.sync_from)
+    best = scores["mouth"] - sum(map(bool, begun))  # an error is below 1: best.pt under experts beats any before them
     plateau = scores["l1"] * min(len(clips), hp.valid_clips) if hp.faithful else scores["l1"]  # published: a sum
     return Validation(scores, best, plateau)
 
@@ -315,9 +310,10 @@ def knobs_of(args, last):
     return override(checkpoint.knobs(last, state["hparams"]), args), state
 
 
-def start(args, hp, found, device, expert, reader):
+def start(args, hp, found, device, expert, reader, sync_expert=None):
     """The state of the run that the flags begin, or resume from the checkpoint `found`."""
     facts = {"expert": expert and expert.sha256, "clips": checkpoint.sha256(args.data_root / "train.txt")}
+    facts["sync_expert"] = sync_expert and sync_expert.sha256
     state = build(hp, device, facts)
     generator = state.nets["generator"]
     if expert and hp.contrastive_weight and (size := generator.sync.out_features) != expert.hp.dim:
@@ -378,14 +374,15 @@ def is_bare(args):
     return not hasattr(args, "preset") and args.expert == WEIGHTS["expert"]
 
 
-def described(args, found, expert):
-    """The preset and the expert of a run in words, and the flags of its published size where it has one."""
-    under, row = f" under {args.expert}" if expert else "", args.row.removeprefix("compact_")
+def described(args, found, expert, sync_expert=None):
+    """The preset and the experts of a run in words, and the flags of its published size where it has one."""
+    named = ([args.expert] if expert else []) + ([args.sync_expert] if sync_expert else [])
+    under, row = f" under {' and '.join(map(str, named))}" if named else "", args.row.removeprefix("compact_")
     if found and not hasattr(args, "preset") and args.name != args.row:
         return f"its own knobs{under}"
     if row not in PRESETS.keys() - {args.row}:
         return f"{args.row}{under}"
-    wanted = " --expert FILE" if preset(row).guided else ""
+    wanted = " --expert FILE" * preset(row).guided + " --sync_expert FILE" * preset(row).synced
     return f"{args.row}{under} (the published size: --preset {row}{wanted})"
 
 
@@ -398,6 +395,7 @@ def work(args):
     hp, found = knobs_of(args, args.runs / args.name / "last.pt")
     device = distributed.join(torch.device(distributed.device_of(args.device)))
     expert, reader = load_expert(args, hp, device)
+    sync_expert = sync_expert_of(args.sync_expert, hp, device, args.data_root)
     clips, guided, valid = clips_of(args, hp, expert)
     if not len(guided):
         distributed.say(f"{guided.listed}: the expert reads none of its clips: trained as {args.name}_unguided")
@@ -406,10 +404,9 @@ def work(args):
         expert, hp = None, replace(hp, lip_weight=0.0, contrastive_weight=0.0)
         clips, guided, valid = clips_of(args, hp, None)
     folder = args.runs / args.name
-    state = start(args, hp, found, device, expert, reader)
-    distributed.say(
-        f"{folder}: {described(args, found, expert)} on {len(clips)} clips, step {state.step} of {state.hp.max_steps}"
-    )
+    state = start(args, hp, found, device, expert, reader, sync_expert)
+    what = described(args, found, expert, sync_expert)
+    distributed.say(f"{folder}: {what} on {len(clips)} clips, step {state.step} of {state.hp.max_steps}")
     for line in stage_plan(state.hp):
         distributed.say(line)
     generator, discriminator = state.mean or state.nets["generator"], state.nets["discriminator"]
@@ -418,7 +415,8 @@ def work(args):
     for path, _, _ in exports:
         make_folder(path.parent)
     of_stage, validation = partial(batches, clips, guided, args.workers), partial(validate, valid, expert)
-    train(state, folder, args.stop, of_stage, partial(train_step, expert=expert), validation)
+    step = partial(train_step, expert=expert, sync_expert=sync_expert)
+    train(state, folder, args.stop, of_stage, step, partial(validation, sync_expert=sync_expert))
     for path, net, about in exports:
         checkpoint.export(path, net, state.hp, step=state.step, **about)
     distributed.leave()
@@ -439,6 +437,7 @@ def main(argv=None):
     add("--init", type=Path, help="begin with this generator's weights: ours or a published one")
     add("--init_discriminator", type=Path, help="and with this discriminator's")
     add("--expert", default=WEIGHTS["expert"], type=Path, help="lip-reading expert (default: compact, in weights/)")
+    add("--sync_expert", type=Path, help="sync expert of Wav2Lip's kind: train_expert.py sync, or the published one")
     add("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     add_flags(parser)
     args = parser.parse_args(argv)

@@ -1,10 +1,11 @@
-"""Trains experts: the lip reader that guides the generator, the lip readers that evaluate it, the sync model.
+"""Trains experts: the lip reader and the sync expert that guide the generator, and the models that evaluate it.
 
 python train_expert.py tokenizer --data_root data/grid --out data/grid/tokenizer.model --size 64
 python train_expert.py pretrain --data_root data/grid --preset compact --name clusters
 python train_expert.py finetune --data_root data/grid --preset compact --name expert --init runs/clusters/best.pt
 python train_expert.py words --data_root data/grid --preset compact_words --name words
 python train_expert.py sync --data_root data/grid --preset compact_sync --name sync
+python train_expert.py sync --data_root data/grid --preset compact_wav2lip_sync --name teacher
 """
 
 import argparse
@@ -27,11 +28,11 @@ from data import collate, evenly, one_thread
 from errors import InputError, exit_code
 from experts import lip_reader, sync
 from experts.clusters import cluster_targets
-from experts.data import Batches, SyncWindows, Utterances, Words
+from experts.data import Batches, FaceWindows, SyncWindows, Utterances, Words
 from experts.lip_reader import TrainedLipReader, error_rates, load_reader, packed, read
 from experts.tokenizer import Tokenizer, train_tokenizer, transcripts
-from hparams import ExpertHParams, add_flags, override
-from losses import cluster_loss, ctc_loss, matching_loss, reading_loss
+from hparams import SYNC_MODELS, ExpertHParams, add_flags, override
+from losses import cluster_loss, ctc_loss, matching_loss, pair_loss, reading_loss
 from media.files import make_folder, replacing
 from models import build_reader
 from models.avhubert import ClusterHead, shuffle_spans, spans
@@ -114,26 +115,32 @@ class WordNaming(nn.Module):
 
 
 class Synchrony(nn.Module):
-    """The sync model's task: which sound belongs to which lips, among all windows of all clips of the batch."""
+    """The sync model's task: which sound belongs to which lips, among all windows of all clips of the batch.
+
+    With the knob `sync_loss` at "pairs" (Wav2Lip, sec. 3.1): whether the one sound beside its lips belongs to them.
+    """
 
     def __init__(self, sync, hp):
         super().__init__()
         self.hp, self.sync = hp, sync
 
     def forward(self, batch):
-        """batch: see `data.collate`, with `mel` (B, T - 4, 1, 80, 16).
+        """batch: see `data.collate`, with `mel` (B, T - 4, 1, 80, 16), and for pairs `paired` (B, T - 4) bool.
 
         Returns {"sync": scalar, "chance": what it is for a model that knows nothing}, nats.
         """
         at = torch.arange(batch["mel"].shape[1], device=batch["mel"].device)
         inside = at < batch["lengths"][:, None] - (WINDOW - 1)
         video, audio = self.sync.embed_video(batch["roi"]), self.sync.embed_audio(batch["mel"])  # (B, T - 4, D)
+        if self.hp.sync_loss == "pairs":
+            loss = pair_loss(video[inside], audio[inside], batch["paired"][inside])
+            return {"sync": loss, "chance": loss.new_tensor(math.log(2))}
         loss = matching_loss(video[inside], audio[inside], self.hp.temperature)
         return {"sync": loss, "chance": inside.sum().float().log()}
 
 
 OBJECTIVES = {"pretrain": MaskedPrediction, "finetune": Transcription, "words": WordNaming, "sync": Synchrony}
-ALONE = {"words", "sync"}  # tasks with a model of their own, of the same name
+ALONE = {"words": ("words",), "sync": SYNC_MODELS}  # tasks with models of their own
 
 
 def objective_weights(hp):
@@ -221,7 +228,8 @@ def splits_of(args, hp, tokenizer):
         clips = Words(root, "train", hp)
         return [clips, Words(root, "val", hp, clips.vocabulary)]
     if args.task == "sync":
-        return [SyncWindows(root, split, hp) for split in ("train", "val")]
+        windows = SyncWindows if hp.model == "sync" else FaceWindows
+        return [windows(root, split, hp) for split in ("train", "val")]
     return [Utterances(root, split, hp, tokenizer) for split in ("train", "val")]
 
 
@@ -252,7 +260,8 @@ def knobs_of(args, last):
         raise InputError(f"{last} is a run of {found.get('task', 'train.py')}: give another --name")
     stored = checkpoint.knobs(last, found["hparams"], ExpertHParams) if found else ExpertHParams()
     hp = override(stored, args)
-    if args.task != hp.model and {args.task, hp.model} & ALONE:
+    others = {model for task, models in ALONE.items() if task != args.task for model in models}
+    if hp.model in others or hp.model not in ALONE.get(args.task, (hp.model,)):
         why = f"{args.task} cannot train --model {hp.model}: say another --model, or a --preset that has one"
         raise InputError(why)
     if not found and not args.init and args.task == "finetune" and hp.freeze:
@@ -329,7 +338,7 @@ def main(argv=None):
         "pretrain": "an encoder, by masked prediction of cluster targets",
         "finetune": "a lip reader, on transcripts",
         "words": "a classifier of single words",
-        "sync": "a sync model, by telling each window's sound from all others",
+        "sync": "a sync model or sync expert, by telling each window's sound from others",
     }
     own = {  # flags that not every task has; elsewhere they are None
         "init": (("pretrain", "finetune", "words"), "begin with the encoder of this run or lip reader"),

@@ -14,7 +14,7 @@ from tqdm import tqdm
 import checkpoint
 import distributed
 from errors import InputError
-from media.files import make_folder, replacing
+from media.files import make_folder, open_log
 from workers import progress_bar
 
 UNWATCHED = {"adv", "adv_weight", "d_real", "d_fake", "d_gap", "total", "chance"}  # may rise in a sound run
@@ -41,7 +41,8 @@ def learning_rate(hp, step):
 
 @dataclass
 class Plateaus:
-    """The stages of a run that begin at a plateau of the validation loss instead of at a step (the knob `patience`).
+    """The stages of a run that begin where validation says instead of at a step: all those of the knob `patience` at a
+    plateau of its loss, each after the other, and that of `sync_below` once the sync loss is below it.
 
     starts: {knob that says when a stage begins: its step, None: not yet}.  least, stale: the best validation of this
     stage, and how many since were no better.  over: the last stage has come to its end (only with `faithful`).
@@ -54,8 +55,9 @@ class Plateaus:
 
     @classmethod
     def of(cls, hp):
-        """The beginning of a run. With `patience`, stages that do not begin at step 0 have no step yet."""
-        return cls(dict.fromkeys(hp.later) if hp.patience else {}, 100.0 if hp.faithful else math.inf)
+        """The beginning of a run. Stages that wait for validation have no step yet."""
+        starts = dict.fromkeys([*(hp.later if hp.patience else ()), *(["sync_from"] if hp.awaits_sync else ())])
+        return cls(starts, 100.0 if hp.faithful else math.inf)
 
     def applied(self, hp):
         """`hp` with the steps at which stages have begun; those that have not begin after the last step."""
@@ -64,7 +66,18 @@ class Plateaus:
     @property
     def waiting(self):
         """The knobs of the stages for which a plateau has still to come, in order."""
-        return [name for name, start in self.starts.items() if start is None]
+        return [name for name, start in self.starts.items() if start is None and name != "sync_from"]
+
+    @property
+    def kinds(self):
+        """The knobs by which stages of this run wait for validation: {knob: bool}."""
+        return {"patience": bool(self.starts.keys() - {"sync_from"}), "sync_below": "sync_from" in self.starts}
+
+    def synced(self, loss, hp, step):
+        """Notes the sync loss of a validation; returns whether it is low enough for its stage to begin with `step`."""
+        if begins := self.starts.get("sync_from", 0) is None and loss < hp.sync_below:
+            self.starts["sync_from"] = step
+        return begins
 
     def validated(self, score, hp, step):
         """Notes the loss of a validation; returns the name of the stage that begins with `step`, or None.
@@ -203,9 +216,9 @@ class TrainState:
             self.step, self.best = state["step"], state["best"]
             fresh = Plateaus.of(self.hp)
             self.plateaus, self.guard = Plateaus(**state["plateaus"]), DivergenceGuard(**state["guard"])
-        if bool(self.plateaus.starts) != bool(fresh.starts):
-            began = "with" if self.plateaus.starts else "without"
-            raise InputError(f"{path} began {began} --patience: that cannot change")
+        for flag, began in self.plateaus.kinds.items():
+            if began != fresh.kinds[flag]:
+                raise InputError(f"{path} began {'with' if began else 'without'} --{flag}: that cannot change")
         self.hp = self.plateaus.applied(self.hp)
         if state["hparams"]["lr"] != self.hp.lr:  # chosen anew: what slowed the run down belongs to the old one
             self.guard.brake, self.guard.rollbacks = 1.0, 0
@@ -295,22 +308,6 @@ def not_finite(losses):
     return next((f"{name} is not finite" for name, loss in losses.items() if not loss.isfinite()), None)
 
 
-def step_of(line):
-    """The step of a line of a log; -1 for one that a crash, or somebody's editor, has left broken."""
-    try:
-        return int(json.loads(line)["step"])
-    except (KeyError, OverflowError, TypeError, ValueError):
-        return -1
-
-
-def open_log(path, step):
-    """The log of a run, opened to go on after `step`; what a killed run did beyond its last checkpoint is dropped."""
-    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
-    with replacing(path) as partial:
-        partial.write_text("".join(f"{line}\n" for line in lines if -1 < step_of(line) <= step))
-    return path.open("a")
-
-
 class Log:
     """The record of a run while it goes: metrics.jsonl, validations, checkpoints, the progress bar.
 
@@ -352,7 +349,6 @@ class Log:
         logs, saves, validates = (state.step % n == 0 for n in (hp.log_every, hp.save_every, hp.valid_every))
         logs, saves = (each or state.step == self.stop for each in (logs, saves))
         validates = validates or state.step == hp.max_steps
-        changed = False
         if logs or saves or validates:  # .item() waits for the GPU
             fault = not_finite(losses) or (state.guard.fault() if logs else None)
             if fault:
@@ -361,13 +357,11 @@ class Log:
         if logs and (warning := state.guard.warning()):
             self.say(f"step {state.step}: {warning}")
         if logs:
-            self.write(
-                {"step": state.step} | {name: round(loss.item(), 6) for name, loss in losses.items()} | self.speed()
-            )
+            numbers = {name: round(loss.item(), 6) for name, loss in losses.items()}
+            self.write({"step": state.step} | numbers | self.speed())
             shown = {name: f"{losses[name]:.4f}" for name in ("l1", "lip", "total") if name in losses}
             self.bar.set_postfix(shown, refresh=False)
-        if validates:
-            changed = self.validated()
+        changed = validates and self.validated()
         if (saves or state.plateaus.over) and self.first:
             state.save(self.folder / "last.pt")
         self.bar.update()
@@ -384,19 +378,23 @@ class Log:
 
     def validated(self):
         """Validates; returns whether that begins a stage."""
-        state, plateau = self.state, torch.zeros((), device=self.state.device)
+        state, told = self.state, torch.zeros(2, device=self.state.device)
         if self.first:
             found = self.validate(state, self.folder / "samples" / f"{state.step:07d}.png")
             self.write({"step": state.step, "valid": found.scores})
             if found.score < state.best:
                 state.best = found.score
                 state.save(self.folder / "best.pt")
-            plateau += found.plateau
-        begun = state.plateaus.validated(distributed.from_first(plateau).item(), state.hp, state.step)
-        if begun:
-            state.hp = state.plateaus.applied(state.hp)
-            self.say(f"step {state.step}: a plateau, the stage of {begun} begins")
-        return begun is not None
+            told += torch.tensor([found.plateau, found.scores.get("sync", math.inf)], device=told.device)
+        plateau, sync = distributed.from_first(told).tolist()
+        begun = {state.plateaus.validated(plateau, state.hp, state.step): "a plateau"}
+        if state.plateaus.synced(sync, state.hp, state.step):
+            begun["sync"] = f"a sync loss of {sync:.4f}, below {state.hp.sync_below:g}"
+        begun.pop(None, None)
+        state.hp = state.plateaus.applied(state.hp) if begun else state.hp
+        for name, why in begun.items():
+            self.say(f"step {state.step}: {why}, the stage of {name} begins")
+        return bool(begun)
 
     def roll_back(self, fault):
         """Takes the run back to its last checkpoint because of `fault`, and the log and the bar with it."""
@@ -443,6 +441,8 @@ def train(state, folder, stop, batches, step, validate):
         if state.step >= state.hp.max_steps and (never := state.plateaus.waiting):
             stages = ", ".join(name.removesuffix("_from") for name in never)
             log.say(f"no plateau came in {state.step} steps, so stages never began: {stages}. Raise --max_steps")
+        if state.step >= state.hp.max_steps and state.plateaus.starts.get("sync_from", 0) is None:
+            log.say(f"validation's sync loss never was below {state.hp.sync_below:g}: the sync loss never began")
 
 
 def to(device, batch):

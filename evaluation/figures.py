@@ -19,10 +19,9 @@ from errors import InputError, exit_code
 from faces.augment import Augmentation
 from hparams import HParams
 from media.clip import FPS, Clip
-from media.files import make_folder
+from media.files import make_folder, step_of
 from media.frame import write_picture
 from renderer import load
-from training import step_of
 
 COLOURS = "tab:red", "tab:blue", "tab:green"
 

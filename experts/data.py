@@ -5,13 +5,14 @@ import torch
 from torch.utils.data import Dataset
 
 import audio
-from data import Clips
+from data import Clips, to_tensor
 from errors import InputError
 from faces import mouth
-from faces.augment import augment_roi
+from faces.augment import Augmentation, augment_roi
 from media.clip import FPS, Clip
 from models.decoder import END, PAD
 from models.syncnet import WINDOW
+from models.wav2lip import FACE_PX
 
 ROOM = 2**31  # bytes of decoded pictures that a process keeps
 
@@ -26,7 +27,7 @@ class Utterances(Dataset):
 
     def __init__(self, root, split, hp, tokenizer=None, clusters=None):
         clips = Clips(root, split, hp)
-        self.hp, self.tokenizer, self.clusters = hp, tokenizer, clusters
+        self.hp, self.about, self.tokenizer, self.clusters = hp, clips.about, tokenizer, clusters
         chosen = range(len(clips))
         if split == "train" and hp.fraction < 1:
             order = np.random.default_rng(0).permutation(len(clips))  # the same clips whatever the run's seed
@@ -233,31 +234,29 @@ class Batches:
 LOUDER = 0.5  # steps of the mel spectrogram, 6 dB: how much a training clip's level may be altered
 
 
-def whole_mel_windows(steps):
-    """The number of frames, from the first on, whose 0.2 s of mel are whole. steps: of the mel."""
-    return max((steps - audio.MEL_WINDOW) * FPS // audio.MEL_RATE + 1, 0)
-
-
 class SyncWindows(Utterances):
     """The clips of a split as windows of lips and sound; see `Utterances`.
 
-    Raises InputError for a clip that has no two windows of lips and sound.
+    With the knob `sync_loss` at "pairs" half of the sounds are of another window of the clip, however near (Wav2Lip,
+    sec. 3.1). Raises InputError for a clip that has no two windows of lips and sound.
     """
 
     def __init__(self, root, split, hp):
         super().__init__(root, split, hp)
         self.lengths = [min(length, hp.frames or length) for length in self.lengths]
-        if short := [path for path, length in zip(self.paths, self.lengths, strict=True) if length <= WINDOW]:
-            raise InputError(f"{short[0]}: a sync model needs {WINDOW + 1} frames, of the clip and of --frames")
+        least = WINDOW if hp.sync_loss == "pairs" else WINDOW + 1  # their other sounds are of the whole clip
+        if short := [path for path, length in zip(self.paths, self.lengths, strict=True) if length < least]:
+            raise InputError(f"{short[0]}: a sync model needs {least} frames, of the clip and of --frames")
 
     def __getitem__(self, at):
         """Sample number `draw` of clip `i`, at = (i, draw); draw None is the clip whole and unaltered, for validation.
 
-        roi: (T, 1, 88, 88) grey in [0, 1].  mel: (T - 4, 1, 80, 16): the 0.2 s of sound from each frame on.
+        roi: (T, 1, 88, 88) grey in [0, 1].  mel: (T - 4, 1, 80, 16): the 0.2 s of sound from each frame on, or others.
+        paired: (T - 4,) bool, where others are among them: whether the sound is its own.
         """
         i, draw = at
         (clip, greys), rng = self.load(i), self.rng(draw)
-        length = min(len(clip), whole_mel_windows(clip.mel.shape[1]) + WINDOW - 1)
+        length = min(len(clip), audio.whole_mel_windows(clip.mel.shape[1]) + WINDOW - 1)
         if length <= WINDOW:
             raise InputError(f"{self.paths[i]}: its sound ends after {length} frames: leave the clip out")
         first, count = 0, length
@@ -265,7 +264,37 @@ class SyncWindows(Utterances):
             count = min(self.hp.frames, length)
             first = int(rng.integers(0, length - count + 1))
         frames = first + np.arange(count)
-        mels = audio.mel_windows(clip.mel, frames[: 1 - WINDOW] / FPS)
+        starts, paired = frames[: 1 - WINDOW], {}
+        if rng is not None and self.hp.sync_loss == "pairs":
+            own, places = rng.random(len(starts)) < 0.5, length - WINDOW + 1
+            others = (starts + rng.integers(1, places, len(starts))) % places
+            starts, paired = np.where(own, starts, others), {"paired": torch.from_numpy(own)}
+        mels = audio.mel_windows(clip.mel, starts / FPS)
         if rng is not None and self.hp.augment:
             mels = (mels + np.float32(rng.uniform(-LOUDER, LOUDER))).clip(audio.SILENCE, -audio.SILENCE)
-        return {"roi": self.mouth_roi(greys[frames], rng), "mel": torch.from_numpy(np.float32(mels))}
+        return {"roi": self.shown(clip, greys, frames, rng), "mel": torch.from_numpy(np.float32(mels))} | paired
+
+    def shown(self, clip, greys, frames, rng):
+        """What a sync model sees of a clip's chosen frames: here the mouth ROI in `greys`, see `load`."""
+        return self.mouth_roi(greys[frames], rng)
+
+
+class FaceWindows(SyncWindows):
+    """The same with whole faces in colour in place of mouths, for Wav2Lip's sync expert: roi is (T, 3, 96, 96), RGB.
+
+    Augmented they are flipped, moved, coloured, blurred and compressed as a generator's inputs are.
+    """
+
+    def load(self, i):
+        """Clip `i`, and nothing of its pictures: they are decoded at every use."""
+        return Clip(self.paths[i]), None
+
+    def shown(self, clip, greys, frames, rng):
+        """The faces of frames that follow each other, in [0, 1]."""
+        about = self.about
+        alter = Augmentation(0.5 if rng is not None and self.hp.augment else 0.0, rng)
+        border = (about["crop_px"] - about["face_px"]) / 2
+        matrix = alter.matrix(FACE_PX, FACE_PX / about["face_px"], border)
+        crops = clip.pictures(slice(frames[0], frames[-1] + 1))
+        faces = np.stack([alter.degrade(alter.recolour(alter.warp(crop, matrix, FACE_PX))) for crop in crops])
+        return to_tensor(faces[:, :, ::-1] if alter.flip else faces)

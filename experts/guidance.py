@@ -77,6 +77,15 @@ class LipExpert:
         read = self.net.decoder(batch["previous"], memory, batch["roi_padding"]).argmax(-1)
         return (read != batch["tokens"])[text].float().mean()
 
+    def scores(self, fake, batch):
+        """Scores of a validation clip of which every frame is generated: {name: number}.
+
+        lip: its loss, in nats per token.  token_error: the share of tokens that it gets wrong, given those before.
+        """
+        memory = self.features(fake, batch)
+        lip, error = self.reading_loss(memory, batch, False), self.token_error(memory, batch)
+        return {"lip": lip.item(), "token_error": error.item()}
+
     def reading_loss(self, memory, batch, summed):
         """The lip-reading loss of the true words, given `memory`, the output of `features`, under teacher forcing.
 

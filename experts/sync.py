@@ -1,6 +1,6 @@
 """Sync models at work on a clip, SyncNet v2 or our compact one: distances of lips and sound, offset, scores."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -12,15 +12,16 @@ import audio
 import checkpoint
 from data import evenly
 from errors import InputError
-from experts.data import whole_mel_windows
 from faces import mouth
-from hparams import WEIGHTS, ExpertHParams
+from hparams import WEIGHTS, ExpertHParams, preset
 from media.clip import FPS
 from models import build_reader
 from models.published import archive
 from models.published.archive import kind_of
-from models.published.experts import convert_syncnet
+from models.published.experts import convert_syncnet, convert_wav2lip_sync
+from models.published.generators import length
 from models.syncnet import WINDOW, SyncNet, distances
+from models.wav2lip import LOWER_FACES, Wav2LipSync
 
 VSHIFT = 15  # frames that are tried to each side
 LEVEL, MOST_GAIN = 19_000, 100  # of int16: what 1 % of GRID's samples are above; silence stays silence
@@ -126,7 +127,7 @@ class Compact(Sync):
         wav: (samples,) int16, 16 kHz. Returns (N, D) and (M, D): N windows of pictures as far as there is sound.
         """
         mel = audio.mel_spectrogram(levelled(wav))
-        whole = whole_mel_windows(mel.shape[1])
+        whole = audio.whole_mel_windows(mel.shape[1])
         count = windows_of(min(len(pictures), whole + WINDOW - 1), len(pictures), wav) + 1
         pictures, mels = pictures[: count + WINDOW - 1], audio.mel_windows(mel, np.arange(whole) / FPS)
         parts = [pictures[first : first + LONGEST + WINDOW - 1] for first in range(0, count, LONGEST)]
@@ -181,32 +182,49 @@ def mouths(frames, boxes, meshes):
 
 
 def load_sync(path=None, device="cpu"):
-    """A `Sync` from our weights, a run of train_expert.py sync, or the published syncnet_v2.model, by their content.
+    """A `Sync` that judges, from our weights, a run of train_expert.py sync, or the published syncnet_v2.model.
 
-    path: None for the compact model in weights/. No code of the file is run.
-    Raises InputError for a file that holds no sync model.
+    path: None for the compact model in weights/.
+    Raises InputError for a file that holds no sync model, or one that teaches.
     """
     path = Path(path or WEIGHTS["sync"])
+    net, hp, about = load_network(path)
+    if isinstance(net, Wav2LipSync):
+        raise InputError(f"{path} holds a sync expert of Wav2Lip: it teaches (train.py --sync_expert), and judges none")
+    kind = Compact if hp else Published
+    return kind(net.to(device, memory_format=torch.channels_last), about)
+
+
+def load_network(path):
+    """A sync network from our weights, a run of train_expert.py sync or a published file, by their content.
+
+    No code of the file is run. Returns (network in eval mode, its `ExpertHParams`, None of SyncNet, about: `kind`,
+    `sha256` and what else the file tells). Raises InputError for a file that holds none.
+    """
+    path = Path(path)
     state, about = archive.read(path)
     if archive.is_ours(state) and "sync" in state:
-        kind, weights = Compact, state["sync"]
-        hp = checkpoint.knobs(path, state.get("hparams"), ExpertHParams)
+        weights, hp = state["sync"], checkpoint.knobs(path, state.get("hparams"), ExpertHParams)
     else:
         published = {} if archive.is_ours(state) else archive.state_dict_of(path, state)
-        if kind_of(published) != "SyncNet":
+        kind = kind_of(published)
+        if kind == "SyncNet":
+            weights, hp, about = convert_syncnet(published), None, about | {"kind": "SyncNet v2"}
+        elif kind == "sync expert of Wav2Lip":
+            weights, about = convert_wav2lip_sync(published), about | {"kind": kind}
+            hp, first = preset("wav2lip_sync", ExpertHParams), LOWER_FACES[0].out
+            hp = replace(hp, width=length(weights, "faces.0.0.conv.weight", first) / first)
+        else:
             raise InputError(f"{path} holds no sync model but {archive.describe(state)}: see train_expert.py sync")
-        kind, weights, about = Published, convert_syncnet(published), about | {"kind": "SyncNet v2"}
     with torch.device("meta"):  # without weights: those of the file take their place
-        net = SyncNet() if kind is Published else build_reader(hp, None)
-    net = checkpoint.fill(path, net, weights).to(device, memory_format=torch.channels_last)
-    return kind(net, about | {"sha256": checkpoint.sha256(path)})
+        net = build_reader(hp, None) if hp else SyncNet()
+    return checkpoint.fill(path, net, weights), hp, about | {"sha256": checkpoint.sha256(path)}
 
 
 def export(path, run):
     """Writes the sync model of a run's checkpoint alone, in 16 bits."""
-    sync = load_sync(run)
-    hp = checkpoint.knobs(run, checkpoint.load(run)["hparams"], ExpertHParams)
-    checkpoint.export(path, sync.net, hp, network="sync", step=sync.about.get("step"))
+    net, hp, about = load_network(run)
+    checkpoint.export(path, net, hp, network="sync", step=about.get("step"))
 
 
 @torch.inference_mode()

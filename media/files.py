@@ -1,6 +1,7 @@
-"""Files: folders made, files written whole or not at all, local media opened and decoded with PyAV."""
+"""Files: folders made, files written whole or not at all, logs, local media opened and decoded with PyAV."""
 
 import codecs
+import json
 import os
 import shutil
 import uuid
@@ -167,3 +168,19 @@ def check_codec(stream, path, what):
     if stream is not None and stream.codec_context is None:
         unknown = f": its {what} are coded in a way that is not known here; {kinds.SAVE_VIDEO}"
         raise InputError(f"{path}{kinds.named(path) or unknown}")
+
+
+def step_of(line):
+    """The step of a line of a log; -1 for one that a crash, or somebody's editor, has left broken."""
+    try:
+        return int(json.loads(line)["step"])
+    except (KeyError, OverflowError, TypeError, ValueError):
+        return -1
+
+
+def open_log(path, step):
+    """The log of a run, opened to go on after `step`; what a killed run did beyond its last checkpoint is dropped."""
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    with replacing(path) as partial:
+        partial.write_text("".join(f"{line}\n" for line in lines if -1 < step_of(line) <= step))
+    return path.open("a")

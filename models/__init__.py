@@ -9,7 +9,7 @@ from models.lip_reader import LipReader, WordClassifier
 from models.syncnet import CompactSync
 from models.talklip import Discriminator, PatchDiscriminator, TalkLip
 from models.warp import ReferenceWarp
-from models.wav2lip import Wav2Lip
+from models.wav2lip import SYNC_TABLES, Wav2Lip, Wav2LipSync
 
 CONFORMER_NORMAL = 0.4161, 0.1688  # mean and standard deviation of the grey values it was published with
 
@@ -31,6 +31,8 @@ def build_reader(hp, tokens):
     """
     if hp.model == "sync":
         return CompactSync(hp.dim, hp.width, hp.shrink)
+    if hp.model in SYNC_TABLES:
+        return Wav2LipSync(hp.width, *SYNC_TABLES[hp.model])
     if hp.model == "words":
         return WordClassifier(tokens, hp.layers, hp.dim, hp.dropout, hp.width, hp.shrink)
     sizes = hp.layers, hp.dim, hp.ffn, hp.heads

@@ -169,6 +169,16 @@ def pick(speech, frames):
     return speech.gather(1, frames[..., None].expand(-1, -1, speech.shape[-1]))
 
 
+def redrawn(generator, batch):
+    """Generates a batch's faces: (W, T, 3, H, W), the speech of its clips, (B, L, D), and of each face, (W, T, D).
+
+    batch: see `data.collate`.
+    """
+    speech = generator.encode_audio(batch["audio"], batch["audio_padding"])
+    said = pick(speech[batch["clip"]], batch["index"])
+    return generator.generate(**{name: batch[name] for name in generator.inputs}, speech=said), speech, said
+
+
 class TalkLip(Generator):
     """TalkLip's generator: (g) embeds the sound of the whole clip with a transformer, (l) 0.2 s at a time (hp.speech).
 

@@ -1,14 +1,16 @@
-"""A narrow lip expert that nobody has trained, and what goes with it: knobs of a run under it, its file."""
+"""Narrow experts that nobody has trained, and what goes with them: knobs of a run under them, their files."""
 
 from dataclasses import asdict, replace
 
 import torch
+import torch.nn.functional as F
 
 import checkpoint
 from experts.guidance import LipExpert
 from experts.lip_reader import TrainedLipReader, packed
+from experts.sync_guidance import SyncExpert
 from experts.tokenizer import Tokenizer
-from hparams import ExpertHParams, HParams
+from hparams import ExpertHParams, HParams, preset
 from models import build_reader
 
 NARROW = {"width": 1 / 16, "audio_layers": 2, "audio_dim": 32, "audio_ffn": 64, "audio_heads": 4}
@@ -42,17 +44,64 @@ GUIDED = replace(
     audio_train_layers=1,
     lip_from=4,
 )
+SYNCED = replace(  # a run of Wav2Lip under a sync expert
+    preset("compact_wav2lip"),
+    width=1 / 16,
+    batch_size=2,
+    warmup=0,
+    lr=1e-3,
+    augment=0.0,
+    ema=0.9,
+    sync_weight=0.05,
+    sync_from=3,
+    max_steps=8,
+    log_every=1,
+    save_every=100,
+    valid_every=2,
+    valid_clips=2,
+    amp=False,
+)
+
+
+def shaken(net):
+    """`net` in eval mode, whose batch norms have statistics as if it had been trained."""
+    for name, value in net.named_buffers():
+        if "running" in name:
+            value += 0.1 * torch.rand_like(value)
+    return net.eval()
+
+
+def sync_hparams(**knobs):
+    """The knobs of a narrow sync expert, trained by InfoNCE unless `knobs` say otherwise."""
+    return replace(preset("compact_wav2lip_sync", ExpertHParams), width=1 / 16, **knobs)
+
+
+def sync_expert(**knobs):
+    """A narrow `SyncExpert`, whose batch norms know pictures and sounds: else all its embeddings would be 0."""
+    hp = sync_hparams(**knobs)
+    torch.manual_seed(6 + hp.seed)
+    net = build_reader(hp, None).train()
+    with torch.no_grad():
+        for _ in range(20):
+            faces = F.interpolate(torch.rand(24, 3, 8, 8), size=(96, 96), mode="bilinear")
+            net.embed_video(faces.unflatten(0, (4, 6)))
+            net.embed_audio(8 * torch.rand(1, 16, 1, 80, 16) - 4)
+    return SyncExpert(net, hp, "made up too", torch.device("cpu"))
+
+
+def write_sync_expert(path, **knobs):
+    """Writes it as a file of ours."""
+    made = sync_expert(**knobs)
+    checkpoint.export(path, made.net, made.hp, network="sync", step=0)
+    return path
 
 
 def reader(root):
     """The `Reader` of a data root's tokenizer, with weights of its own."""
     tokenizer = Tokenizer((root / "tokenizer.model").read_bytes())
     torch.manual_seed(5)
-    net = build_reader(EXPERT, len(tokenizer))
-    for name, value in net.named_buffers():
-        if "running" in name:
-            value += 0.1 * torch.rand_like(value)
-    return TrainedLipReader(net.eval(), EXPERT, tokenizer, about={"sha256": "made up"})
+    net = shaken(build_reader(EXPERT, len(tokenizer)))
+    return TrainedLipReader(net, EXPERT, tokenizer, about={"sha256": "made up"})
 
 
 def expert(root, **how):

@@ -32,17 +32,19 @@ def command(root, runs, *more):
     return train.main([str(word) for word in argv])
 
 
-def go(root, folder, stop, hp, expert=None, path=None):
+def go(root, folder, stop, hp, expert=None, path=None, sync_expert=None):
     """The state of a run of `stop` steps, or of one that is resumed from the checkpoint at `path`."""
-    state = train.build(hp, CPU, {"expert": expert and expert.sha256})
+    facts = {"expert": expert and expert.sha256, "sync_expert": sync_expert and sync_expert.sha256}
+    state = train.build(hp, CPU, facts)
     if path:
         state.resume(path, checkpoint.load(path))
     clips, late = Clips(root, "train", hp), hp.paced(hp.lip_from)
     shown = (expert.tokenizer, "aligned", 100) if expert else ()
     guided, valid = ((GuidedClips if expert else Clips)(root, split, late, *shown) for split in ("train", "val"))
     batches = partial(train.batches, clips, guided, 0)
-    validate = partial(train.validate, valid, expert)
-    training.train(state, folder, stop, batches, partial(train.train_step, expert=expert), validate)
+    validate = partial(train.validate, valid, expert, sync_expert=sync_expert)
+    step = partial(train.train_step, expert=expert, sync_expert=sync_expert)
+    training.train(state, folder, stop, batches, step, validate)
     return state
 
 

@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 import torch.multiprocessing as mp
-from small_experts import GUIDED, expert, reader, write_expert
+from small_experts import GUIDED, expert, reader, sync_expert, write_expert
 from small_runs import CPU, flags_of, gradients, stilled
 
 import checkpoint
@@ -32,6 +33,7 @@ CASES = {
     "sound": replace(GUIDED, **STILL),
     "faithful": replace(GUIDED, **STILL, faithful=True, lip_sum=True),
     "local": replace(GUIDED, **STILL | {"speech": "local"}, sync_dim=32),
+    "sync": replace(GUIDED, **STILL, window=5, sync_weight=0.1),
 }
 
 
@@ -43,14 +45,21 @@ def samples(root, hp):
     ]
 
 
+@cache
+def narrow_sync_expert():
+    """One whose batch norms learn in one process alone: to be made before others join."""
+    return sync_expert()
+
+
 def step(root, hp, mine):
     """One step on the samples `mine`, in float64: its losses, gradients and the statistics of a batch norm."""
     state, teacher = stilled(train.build(hp, CPU), 9), expert(root, faithful=hp.faithful)
-    for net in (*state.nets.values(), teacher.net):
+    sync_teacher = narrow_sync_expert() if hp.synced else None
+    for net in (*state.nets.values(), teacher.net, *([sync_teacher.net] if sync_teacher else [])):
         net.double()
     batch = collate(mine, hp.window).items()
     batch = {name: part.double() if part.is_floating_point() else part for name, part in batch}
-    losses = train.train_step(state, [batch], teacher)
+    losses = train.train_step(state, [batch], teacher, sync_teacher)
     norm = state.nets["generator"].encoder[1][0].norm
     statistics = {"mean": norm.running_mean, "var": norm.running_var}
     return {"losses": losses, "gradients": gradients(state.nets), "norm": statistics}
@@ -60,6 +69,7 @@ def share(number, port, root, folder):
     """What one of two processes does."""
     os.environ |= {"RANK": str(number), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
+    narrow_sync_expert()
     distributed.join(CPU)
     found = {name: step(root, hp, samples(root, hp)[number : number + 1]) for name, hp in CASES.items()}
     torch.save(found, folder / f"{number}.pt")

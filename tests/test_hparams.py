@@ -165,9 +165,9 @@ def test_every_weight_is_that_of_a_loss_and_counts_from_its_knob_on():
         assert told == [0.0] * first + [getattr(hp, name)] * (9 - first)
 
 
-def test_every_method_has_a_preset_that_comes_with_its_weights():
+def test_every_method_has_a_preset_under_an_expert_and_the_lip_expert_comes_with_it():
     for name in METHODS.values():
-        assert preset(name).guided and name.removeprefix("compact_") in PRESETS
+        assert preset(name).guided != preset(name).synced and name.removeprefix("compact_") in PRESETS
     assert WEIGHTS["generator"].is_file() and WEIGHTS["expert"].is_file()
 
 

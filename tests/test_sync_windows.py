@@ -12,9 +12,10 @@ from test_sync import HP
 
 import audio
 import train_expert
+from audio import whole_mel_windows
 from data import collate
 from errors import InputError
-from experts.data import SyncWindows, whole_mel_windows
+from experts.data import SyncWindows
 from experts.sync import mismatches
 from hparams import ExpertHParams, preset
 from losses import matching_loss

@@ -20,8 +20,9 @@ from data import Clips, collate
 from hparams import HParams, loss_weights, preset, stage_plan
 from losses import adversarial_loss, mouth_loss, pixel_loss
 from media.clip import Clip
+from media.files import open_log
 from train import balanced_backward, build, set_stage, train_step
-from training import learning_rate, open_log
+from training import learning_rate
 
 torch.set_num_threads(1)
 NARROW = {"width": 1 / 16, "audio_layers": 2, "audio_dim": 32, "audio_ffn": 64, "audio_heads": 4}

@@ -1,10 +1,12 @@
-"""Reads the published weights of AV-HuBERT, the Conformer and SyncNet: the names of others become ours."""
+"""Reads the published weights of AV-HuBERT, the Conformer, SyncNet and Wav2Lip's sync expert: names become ours."""
 
 import re
 
 from models.layers import ConvNorm
-from models.published.generators import BGR, convert_avhubert, join, rename, under
-from models.syncnet import LIPS, SOUND
+from models.published.generators import BGR, GENERATOR, convert_avhubert, flip, join, numbered, rename, under
+from models.syncnet import LIPS, SOUND, WINDOW
+from models.wav2lip import LOWER_FACES
+from models.wav2lip import SOUND as SYNC_SOUND
 
 # (what the published name holds, what ours holds), applied in this order.
 DECODER = (
@@ -131,4 +133,16 @@ def convert_syncnet(published):
         if value.ndim == 5:  # (out, in, frames, H, W)
             value = value[:, BGR] if value.shape[1] == len(BGR) else value
             weights[name] = value.transpose(1, 2).flatten(1, 2)
+    return weights
+
+
+def convert_wav2lip_sync(published):
+    """Wav2Lip's published sync expert as our `Wav2LipSync`, from BGR to RGB.
+
+    The 15 channels that it sees are taken for B, G, R of the first frame, then of the second, and so on.
+    """
+    weights = {}
+    for theirs, ours, table in (("face_encoder.", "faces", LOWER_FACES), ("audio_encoder.", "sound", SYNC_SOUND)):
+        weights |= rename(under(published, theirs), (*numbered(table, f"{ours}."), *GENERATOR))
+    flip(weights, "faces.0.0.conv.weight", 1, [3 * frame + channel for frame in range(WINDOW) for channel in BGR])
     return weights

@@ -73,11 +73,15 @@ def join(weights, parts, whole):
             weights[name.replace(parts[0], whole)] = torch.cat([weights.pop(each) for each in names])
 
 
+def numbered(table, blocks="blocks."):
+    """Rules for the convolutions of a table that a published file numbers through from 0: `blocks` row, layer."""
+    numbers = ((row, layer) for row, line in enumerate(table) for layer in range(line.res + 1))
+    return [(rf"^{i}\.conv_block\.", f"{blocks}{row}.{layer}.conv_block.") for i, (row, layer) in enumerate(numbers)]
+
+
 def convert_speech(published, prefix):
     """Table 1's weights, numbered through from 0 in the published files, as blocks of our `LocalSpeech`."""
-    numbers = ((row, layer) for row, line in enumerate(SPEECH) for layer in range(line.res + 1))
-    rules = [(rf"^{i}\.conv_block\.", f"blocks.{row}.{layer}.conv_block.") for i, (row, layer) in enumerate(numbers)]
-    return rename(under(published, prefix), (*rules, *GENERATOR))
+    return rename(under(published, prefix), (*numbered(SPEECH), *GENERATOR))
 
 
 def convert_avhubert(published, prefix="", video=True):
