@@ -20,6 +20,7 @@ from faces.landmarks import mouth_opening, mouth_region
 from faces.shape import HeadShape, distant_references
 from media.augment import SoundAugmentation
 from media.clip import FORMAT, FPS, SUFFIX, Clip, inside
+from media.files import read_text
 from models.decoder import END, PAD
 from models.whisper import embed
 
@@ -59,13 +60,12 @@ class Clips(Dataset):
         except ValueError as error:
             raise InputError(f"{about} is broken ({error}): preprocess again") from error
         if self.about.get("format") != FORMAT:
-            raise InputError(
-                f"{root}: format {self.about.get('format')}, this code reads {FORMAT}: preprocess it again"
-            )
+            found = self.about.get("format")
+            raise InputError(f"{root}: format {found}, this code reads {FORMAT}: preprocess it again")
         self.listed = root / f"{split}.txt"
-        if not self.listed.is_file() or not self.listed.read_text().strip():
+        self.names = inside(read_text(self.listed).split("\n"), self.listed) if self.listed.is_file() else []
+        if not self.names:
             raise InputError(f"{self.listed}: no clips in this split")
-        self.names = inside(filter(None, self.listed.read_text(encoding="utf-8").split("\n")), self.listed)
         self.paths = [root / "clips" / f"{name}{SUFFIX}" for name in self.names]
         if missing := [path for path in self.paths if not path.is_file()]:
             raise InputError(f"{root}: {len(missing)} listed clips are missing, first {missing[0]}: preprocess again")

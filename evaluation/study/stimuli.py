@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from errors import InputError
-from media.files import open_media, pictures_of
+from media.files import open_media, pictures_of, sound_of
 from media.video import frames_at, probe
 from media.writer import Writer
 from models.published import archive
@@ -127,7 +127,7 @@ def copy(source, target, sound):
     Raises InputError if it cannot be read, or written.
     """
     with open_media(source) as container:
-        streams = [pictures_of(container), *(container.streams.audio[:1] if sound else ())]
+        streams = [pictures_of(container), *filter(None, [sound_of(container)] if sound else ())]
         names = [stream.codec.canonical_name for stream in streams]
         if names[0] in PICTURES and streams[0].codec_context.pix_fmt in PIX_FMTS and set(names[1:]) <= SOUNDS:
             try:
