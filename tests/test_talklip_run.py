@@ -83,7 +83,7 @@ def test_the_last_stage_has_batches_of_its_own_and_frozen_norms(spoken_root, tmp
     hp, seen = replace(GUIDED, lip_batch_size=1, lip_window=5, freeze_norms=True), []
     train_step = train.train_step
 
-    def spied(state, batches, expert):
+    def spied(state, batches, expert, sync_expert=None):
         norm = state.nets["generator"].encoder[0][0].norm
         mean = norm.running_mean.clone()
         losses = train_step(state, batches, expert)
