@@ -177,7 +177,7 @@ class FaceRenderer:
 
 
 def warped_layers(generator, speech, shown, shapes, references):
-    """The `Layers` of faces as numpy arrays: a list of (places, weights, paint, mask).
+    """The `Layers` of faces as numpy arrays: a list of (places, weights, shade, mask).
 
     speech: (N, D).  shown: N `View`s of the frames.  shapes: (points (P, 2), resting, turn) of each frame.
     references: for each frame K pairs of a `View` and its points.

@@ -114,7 +114,7 @@ def composed(view, layers, references, fade=1.0):
     view: the `View` of the frame.  layers: of one face.  references: its K `View`s.  fade: of what is drawn, in [0, 1].
     Returns a patch (H, W, 3) uint8 and the place (x, y) of its corner in the view's picture; None where nothing shows.
     """
-    places, weights, paint, mask = layers
+    places, weights, shade, mask = layers
     h, w = mask.shape[1:]
     rows, columns = np.flatnonzero(mask[0].any(1)), np.flatnonzero(mask[0].any(0))
     if not len(rows) or not fade:
@@ -138,9 +138,9 @@ def composed(view, layers, references, fade=1.0):
         return cv2.warpAffine(grid, matrix, (x1 - x0, y1 - y0), flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
     mask, weights = fade * spread(mask[0])[..., None], spread(weights.transpose(1, 2, 0))
-    chosen = (weights[..., :-1] / weights[..., :-1].max(-1, keepdims=True).clip(1e-6)) ** DETAIL
-    chosen *= (1 - weights[..., -1:]) / chosen.sum(-1, keepdims=True).clip(1e-6)
-    drawn = weights[..., -1:] * 255 * spread(paint.transpose(1, 2, 0))
+    chosen = (weights / weights.max(-1, keepdims=True).clip(1e-6)) ** DETAIL
+    chosen /= chosen.sum(-1, keepdims=True)
+    drawn = np.zeros((y1 - y0, x1 - x0, 3), np.float32)
     sigma = SMOOTH * np.sqrt(abs(np.linalg.det(back[:, :2]))) / SIDE
     for k, reference in enumerate(references):
         there = cv2.invertAffineTransform(reference.to_crop)
@@ -148,5 +148,6 @@ def composed(view, layers, references, fade=1.0):
         moved = np.float32(cv2.remap(reference.rgb, at, None, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE))
         smooth = cv2.GaussianBlur(moved, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
         drawn += weights[..., k : k + 1] * smooth + chosen[..., k : k + 1] * (moved - smooth)
+    drawn *= spread(shade[0])[..., None]
     own = view.rgb[y0:y1, x0:x1]
     return np.clip(np.rint(own + mask * (drawn - own)), 0, 255).astype(np.uint8), (x0, y0)

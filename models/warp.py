@@ -1,4 +1,4 @@
-"""A generator that moves a person's own pixels: it warps references of the same video, and paints what they lack.
+"""A generator that moves a person's own pixels: it warps references of the same video, and shades between the lips.
 
 In no paper of those that this project implements. Thin-plate splines are Bookstein's (1989), their place in face
 generators is that of Zhao & Zhang (CVPR 2022).
@@ -24,7 +24,7 @@ HEIGHT, WIDTH = round((BOTTOM - TOP) * SIDE), round((RIGHT - LEFT) * SIDE)  # (8
 STIFF = 5e-4  # of the splines: points of a mesh that disagree are averaged instead of torn apart
 RIM = 0.03  # of the crop, inside the jaw line, over which what is drawn fades in
 SOFT = 0.008  # of the crop: the rim of a lip's mask
-ROOM = 0.02  # of the crop, beyond the inner lips, where the network may paint too
+DARKEST = 0.2  # of its light, what a place between the lips may keep
 MOST_FLOW = 0.08  # of the crop, by which the network moves pixels beyond the splines
 CHOICE = 5.0  # times the logits of the references' weights: a mean of several is less sharp than one
 
@@ -33,13 +33,14 @@ class Layers(NamedTuple):
     """What a face is made of, on a grid over the part of the crop that is redrawn.
 
     places: (N, K, h, w, 2): where each pixel comes from in each reference, the crop as [0, 1] x [0, 1], x before y.
-    weights: (N, K + 1, h, w): of each reference, then of the paint; their sum is 1.
-    paint: (N, 3, H, W) in [0, 1].  mask: (N, 1, h, w) in [0, 1]: 1 where the face is redrawn.
+    weights: (N, K, h, w): of each reference; their sum is 1.
+    shade: (N, 1, H, W) in [DARKEST, 1]: the light that is left, 1 outside the lips.
+    mask: (N, 1, h, w) in [0, 1]: 1 where the face is redrawn.
     """
 
     places: torch.Tensor
     weights: torch.Tensor
-    paint: torch.Tensor
+    shade: torch.Tensor
     mask: torch.Tensor
 
 
@@ -160,8 +161,8 @@ class ReferenceWarp(nn.Module):
 
     The shape of the lips is told from speech; thin-plate splines from the points of the wished face to those of the
     references bring these to it; a small network, which knows the speech too, moves them further, chooses among them at
-    every pixel, and paints between the lips. Nothing outside `lower_face` changes. Flows and weights are small and
-    smooth, so that they can be applied to the video's own pixels, see `layers`.
+    every pixel, and shades between the lips: it paints nothing of its own. Nothing outside `lower_face` changes. Flows
+    and weights are small and smooth, so that they can be applied to the video's own pixels, see `layers`.
     """
 
     inputs = "face", "points", "resting", "turns", "told"  # parts of a sample that `generate` takes beside speech
@@ -181,7 +182,7 @@ class ReferenceWarp(nn.Module):
         )
         self.up = nn.ModuleList(Up(b, a, a, d) for a, b in reversed(list(zip(c, c[1:], strict=False))))
         self.flow = nn.Conv2d(c[1], 2 * k, 3, padding=1)  # a quarter of the size, smooth
-        self.colours = nn.Conv2d(c[0], (k + 1) + 12, 3, padding=1)
+        self.colours = nn.Conv2d(c[0], k + 4, 3, padding=1)
         for head in (self.flow, self.colours):
             nn.init.normal_(head.weight, std=1e-3)
             nn.init.zeros_(head.bias)
@@ -226,11 +227,10 @@ class ReferenceWarp(nn.Module):
         seen = window(shown) * (1 - resized(mask, HEIGHT, WIDTH))
         warped = sample(references, self._fine(places))  # (N, K, 3, H, W)
         maps = torch.cat([mask, (outer / SOFT).sigmoid(), (inner / SOFT).sigmoid()], 1)
-        flow, logits, paint = self._network(torch.cat([seen, warped.flatten(1, 2)], 1), maps, speech)
-        room = ((inner + ROOM) / SOFT).sigmoid()
-        logits = torch.cat([logits[:, :-1], logits[:, -1:] + room.clamp(min=1e-6).log()], 1)
+        flow, logits, dark = self._network(torch.cat([seen, warped.flatten(1, 2)], 1), maps, speech)
         moved = MOST_FLOW * flow.tanh().unflatten(1, (self.references, 2)).permute(0, 1, 3, 4, 2)
-        return Layers(places + moved, (CHOICE * logits).softmax(1), paint.sigmoid(), mask)
+        shade = 1 - (1 - DARKEST) * resized((inner / SOFT).sigmoid(), HEIGHT, WIDTH) * dark.sigmoid()
+        return Layers(places + moved, (CHOICE * logits).softmax(1), shade, mask)
 
     def _fine(self, places):
         """Places of half the network's size at its whole size: (N, K, h, w, 2) -> (N, K, H, W, 2)."""
@@ -238,7 +238,7 @@ class ReferenceWarp(nn.Module):
         return maps.permute(0, 2, 3, 1).unflatten(0, places.shape[:2])
 
     def _network(self, pictures, maps, speech):
-        """(N, 3 + 3K, H, W), (N, 3, h, w), (N, D) -> flow (N, 2K, h, w), logits (N, K + 1, h, w), paint (N, 3, H, W).
+        """(N, 3 + 3K, H, W), (N, 3, h, w), (N, D) -> flow (N, 2K, h, w), logits (N, K, h, w), dark (N, 1, H, W).
 
         Pictures, maps and speech in; all before tanh, softmax and sigmoid out, float32.
         """
@@ -256,17 +256,16 @@ class ReferenceWarp(nn.Module):
         found = self.colours(x).float()
         flow = resized(flow.float(), *found.shape[-2:])
         k = self.references
-        return flow, found[:, : k + 1], F.pixel_shuffle(found[:, k + 1 :], 2)
+        return flow, found[:, :k], F.pixel_shuffle(found[:, k:], 2)
 
     def compose(self, layers, references):
         """The redrawn part of faces, at the size of the network: (N, 3, H, W), from references (N, K, 3, S, S)."""
         warped = sample(references, self._fine(layers.places))
         smooth = blurred(warped.flatten(1, 2)).unflatten(1, warped.shape[1:3])
-        weights = resized(layers.weights, HEIGHT, WIDTH)
-        mixed, paint = weights[:, :-1, None], weights[:, -1:]
-        sharp = (mixed / mixed.amax(1, keepdim=True).clamp(min=1e-6)) ** DETAIL
-        sharp = sharp / sharp.sum(1, keepdim=True) * (1 - paint[:, None])
-        return ((mixed * smooth + sharp * (warped - smooth)).sum(1) + paint * layers.paint).clamp(0, 1)
+        weights = resized(layers.weights, HEIGHT, WIDTH)[:, :, None]
+        sharp = (weights / weights.amax(1, keepdim=True).clamp(min=1e-6)) ** DETAIL
+        sharp = sharp / sharp.sum(1, keepdim=True)
+        return (layers.shade * (weights * smooth + sharp * (warped - smooth)).sum(1)).clamp(0, 1)
 
     def generate(self, face, points, resting, turns, speech, told=None):
         """Redraws each face, so that its mouth says the speech.

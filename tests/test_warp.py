@@ -8,6 +8,7 @@ from warp_inputs import D, K, faces, knobs, net, parts_of, speech
 from faces.shape import SHAPE_SCALE, SIDE
 from models.layers import fold_norms
 from models.warp import (
+    DARKEST,
     HEIGHT,
     INNER,
     LIPS,
@@ -70,20 +71,24 @@ def test_layers_are_bounded_and_their_weights_are_shares():
     plain.flow.bias.zero_()
     moved = layers.places - plain.layers(*parts_of(shown), speech()[0]).places
     assert 0.9 * MOST_FLOW < moved.abs().max() <= MOST_FLOW + 1e-6
-    assert layers.weights.min() >= 0 and layers.paint.min() >= 0 and layers.paint.max() <= 1
+    assert layers.weights.min() >= 0 and DARKEST <= layers.shade.min() and layers.shade.max() <= 1
     torch.testing.assert_close(layers.weights.sum(1), torch.ones(2, HEIGHT // 2, WIDTH // 2))
     sizes = [tuple(each.shape) for each in layers]
-    assert sizes == [(2, K, 40, 56, 2), (2, K + 1, 40, 56), (2, 3, HEIGHT, WIDTH), (2, 1, 40, 56)]
+    assert sizes == [(2, K, 40, 56, 2), (2, K, 40, 56), (2, 1, HEIGHT, WIDTH), (2, 1, 40, 56)]
 
 
 @torch.no_grad()
-def test_paint_shows_only_between_the_lips():
+def test_shade_falls_only_between_the_lips_and_adds_no_colour():
     shown = faces((0.1,), (0.02, 0.1))
-    told = torch.zeros(1, dtype=torch.bool)
-    weights = net().layers(*parts_of(shown), speech(1)[0], told).weights[0, -1].flatten()
-    half = grid(HEIGHT // 2, WIDTH // 2, shown["points"]).flatten(0, 1)
-    away = -inside(shown["points"][0, :, 0, INNER], half)[0]
-    assert weights[away > 0.08].max() < 0.02 and weights[away < 0].mean() > 0.1
+    made, told = net(), torch.zeros(1, dtype=torch.bool)
+    layers = made.layers(*parts_of(shown), speech(1)[0], told)
+    places = grid(HEIGHT, WIDTH, shown["points"]).flatten(0, 1)
+    away = -inside(shown["points"][0, :, 0, INNER], places)[0]
+    shade = layers.shade[0, 0].flatten()
+    assert shade[away > 0.08].min() > 0.98 and shade[away < 0].mean() < 0.9
+    references = shown["face"][0, :, 3:].unflatten(1, (K, 3))
+    light = made.compose(layers._replace(shade=torch.ones_like(layers.shade)), references)
+    torch.testing.assert_close(made.compose(layers, references), layers.shade * light, atol=0.02, rtol=0)
 
 
 # Lips
@@ -219,8 +224,8 @@ def blocks(size, seed=3):
 def test_of_two_references_that_do_not_fit_the_mean_is_as_sharp_as_one():
     """Fine parts are one reference's, coarse ones the mean of both."""
     places = grid(HEIGHT // 2, WIDTH // 2, torch.zeros(1)).expand(1, 2, -1, -1, -1)
-    weights = torch.tensor([0.6, 0.4, 0.0]).view(1, 3, 1, 1).expand(-1, -1, HEIGHT // 2, WIDTH // 2)
-    layers = Layers(places, weights, torch.zeros(1, 3, HEIGHT, WIDTH), torch.ones(1, 1, HEIGHT // 2, WIDTH // 2))
+    weights = torch.tensor([0.6, 0.4]).view(1, 2, 1, 1).expand(-1, -1, HEIGHT // 2, WIDTH // 2)
+    layers = Layers(places, weights, torch.ones(1, 1, HEIGHT, WIDTH), torch.ones(1, 1, HEIGHT // 2, WIDTH // 2))
     both = torch.cat([blocks(SIDE, 3), blocks(SIDE, 5)], 1)
     made, one, other = net(references=2).compose(layers, both), window(both[:, 0]), window(both[:, 1])
     mean = 0.6 * one + 0.4 * other

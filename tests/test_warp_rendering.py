@@ -46,11 +46,11 @@ def scene(seed, height=420, width=500):
 def layers_of(first=1.0, rows=slice(8, 32), columns=slice(10, 46)):
     """Layers that show references where they are, the first of them with this weight, in part of the crop."""
     places = grid(H, W, torch.zeros(1)).numpy()[None].repeat(2, 0)
-    weights = np.zeros((3, H, W), np.float32)
+    weights = np.zeros((2, H, W), np.float32)
     weights[0], weights[1] = first, 1 - first
     mask = np.zeros((1, H, W), np.float32)
     mask[:, rows, columns] = 1
-    return places, weights, np.zeros((3, 2 * H, 2 * W), np.float32), mask
+    return places, weights, np.ones((1, 2 * H, 2 * W), np.float32), mask
 
 
 def depth(view, rows=slice(8, 32), columns=slice(10, 46)):
