@@ -11,7 +11,7 @@ from faces.landmarks import LIP_POINTS
 from faces.shape import POINTS
 from hparams import METHODS, PRESETS, WEIGHTS, ExpertHParams, HParams, add_flags, loss_weights, override, preset
 from models import build_generator
-from models.talklip import Discriminator
+from models.talklip import Discriminator, pick
 
 
 def parser_of_knobs():
@@ -146,7 +146,9 @@ def test_every_preset_builds(name):
     if hp.model == "warp":
         shapes = {"points": (1 + shown, len(POINTS), 2), "resting": (len(LIP_POINTS), 2), "turns": (2, 2)}
         parts |= {part: torch.zeros(1, 2, *shape) for part, shape in shapes.items()}
-    drawn = generator(**{part: each.to("meta") for part, each in parts.items()})
+    parts = {part: each.to("meta") for part, each in parts.items()}
+    speech = pick(generator.encode_audio(parts.pop("audio")), parts.pop("frames"))
+    drawn = generator.generate(**parts, speech=speech)
     assert drawn.shape == (1, 2, 3, hp.face_size, hp.face_size) and discriminator(drawn).shape == (2, 1)
 
 
