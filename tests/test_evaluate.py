@@ -89,7 +89,9 @@ def test_a_generator_is_evaluated_without_videos_and_its_leak_is_reported(root, 
     assert evaluate(root, tmp_path, "--generator", *PICTURES) == 0
     found = report(tmp_path)["splits"]["test"]
     name = "reference_warp"  # what weights/ holds
-    assert list(found["rows"]) == [*BASELINES, name, f"{name}, other clip's sound", f"{name}, silence"]
+    sounds = [f"{name}, other clip's sound", f"{name}, silence", f"{name}, running sound"]
+    assert list(found["rows"]) == [*BASELINES, name, *sounds]
+    assert f"{name}, running sound - {name}" in found["differences"]
     assert set(found["leak"][name]) == {"other clip's sound", "silence"}
     assert found["rest"][name]["silence"]["value"] == found["rows"][f"{name}, silence"]["opening_mean"]["value"]
     assert found["rest"][name]["closed"]["value"] == found["rows"]["ground truth"]["opening_closed"]["value"]

@@ -76,13 +76,13 @@ def test_every_row_of_the_patch_discriminator_has_the_size_its_table_says():
     assert sizes_of(net.blocks, net, torch.zeros(1, 1, 3, 96, 96)) == sizes_in(narrow(PATCH, WIDTH))
 
 
-def test_a_patch_score_sees_34_px_and_the_mouth_alone():
+def test_a_patch_score_sees_34_px_and_what_they_are_compared_with_of_the_mouth_alone():
     judge, face = filled(PatchDiscriminator(LOCAL)).eval(), torch.rand(1, 1, 3, 96, 96, requires_grad=True)
     scores = judge(face)
     assert scores.shape == (1, 100)
     (seen,) = torch.autograd.grad(scores.view(10, 10)[5, 5], face, retain_graph=True)
     rows, columns = (seen[0, 0].abs().sum((0, other)).nonzero().flatten() for other in (2, 1))
-    assert (len(rows), len(columns)) == (34, 34)
+    assert (len(rows), len(columns)) == (34 + 4, 34 + 4)  # each pixel by the mean of 5 x 5
     (seen,) = torch.autograd.grad(scores.sum(), face)
     rows, columns = (seen[0, 0].abs().sum((0, other)).nonzero().flatten().tolist() for other in (2, 1))
     assert (rows, columns) == (list(range(48, 96)), list(range(24, 72)))
