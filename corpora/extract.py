@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 import audio
-import checkpoint
 from corpora.transcripts import read_transcript
+from data import whisper_encoder
 from errors import InputError
 from faces import crop, detect, mouth
 from faces.track import Tracker, interpolated
@@ -134,20 +134,15 @@ def check_times(times, length_s):
         raise InputError(f"{said}, it lasts {length_s:.2f} s: its transcript is another clip's, or in other units")
 
 
-class WhisperFeatures:
+def whisper_features(wav):
     """Whisper's features of a sound, by the encoder in weights/: (50 a s, 384) float16."""
-
-    def __init__(self):
-        self.encoder = checkpoint.load_whisper()[0]
-
-    def __call__(self, wav):
-        return embed(self.encoder, wav).numpy().astype(np.float16)
+    return embed(whisper_encoder(), wav).numpy().astype(np.float16)
 
 
 def extract(raw, detector, whisper, face_px=96, sync=None):
     """Extracts what is stored of a `RawClip`: (arrays, facts) for `media.clip.write_clip`.
 
-    whisper: see `WhisperFeatures`.
+    whisper: gives a sound's features, see `whisper_features`.
     face_px: height and width at which the face box is kept.
     sync: measures the offset of the sound, which is then corrected, see `SyncOffset`; None leaves the sound as it is.
     Raises InputError with the reason to leave the clip out.
@@ -263,7 +258,7 @@ class Extractor:
         cv2.setNumThreads(1)
         self.root, self.face_px, self.detector = root, face_px, detect.DETECTORS[detector]("cpu")
         torch.set_num_threads(1)  # the processors are taken by other processes
-        self.sync, self.whisper = SyncOffset(*sync) if sync else None, WhisperFeatures()
+        self.sync = SyncOffset(*sync) if sync else None
 
     def __call__(self, raw):
         """Extracts and stores one `RawClip`, unless another run has done so; returns a dict with its `name` and:
@@ -275,7 +270,7 @@ class Extractor:
             return result
         self.root.begin(raw)
         try:
-            arrays, facts = extract(raw, self.detector, self.whisper, self.face_px, self.sync)
+            arrays, facts = extract(raw, self.detector, whisper_features, self.face_px, self.sync)
             write_clip(target, arrays, facts)
         except InputError as error:
             self.root.skip(raw, str(error))

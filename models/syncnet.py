@@ -4,9 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hparams import SYNC_WINDOW
 from models.layers import ConvNorm, Row, build, in_format_of, narrow
 
-WINDOW = 5  # frames of a window: 0.2 s at 25 fps
+WINDOW = SYNC_WINDOW  # frames of a window: 0.2 s at 25 fps
 
 
 class Pool(nn.MaxPool2d):
