@@ -310,7 +310,7 @@ def audio_features(clip, frames, speech, alteration=None):
 
     frames: (T,).  alteration: a `SoundAugmentation`; sound that it alters has features of its own, not the stored ones.
     Returns (L, 104) and (T,) for "global"; mel windows (T, 1, 80, 16) and 0 to T - 1 for "local"; (L, 768) and (T,) for
-    "whisper"; then the place in the clip of each row, in frames: (L,), for "local" (T,).
+    "whisper"; then the place in the clip of each row, in frames, NaN in added silence: (L,), for "local" (T,).
     """
     times_s, wav, timing = np.asarray(frames) / FPS, None, None
     if alteration:
