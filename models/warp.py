@@ -180,8 +180,8 @@ class ReferenceWarp(nn.Module):
         )
         self.up = nn.ModuleList(Up(b, a, a, d) for a, b in reversed(list(zip(c, c[1:], strict=False))))
         self.flow = nn.Conv2d(c[1], 2 * k, 3, padding=1)  # a quarter of the size, smooth
-        self.colours = nn.Conv2d(c[0], k + 4, 3, padding=1)
-        for head in (self.flow, self.colours):
+        self.blend = nn.Conv2d(c[0], k + 4, 3, padding=1)
+        for head in (self.flow, self.blend):
             nn.init.normal_(head.weight, std=1e-3)
             nn.init.zeros_(head.bias)
 
@@ -251,7 +251,7 @@ class ReferenceWarp(nn.Module):
         for up in self.up:
             x, coarse = up(x, skips.pop(), said), x  # at the end `coarse` is (N, 64, 20, 28)
         flow = self.flow(coarse)
-        found = self.colours(x).float()
+        found = self.blend(x).float()
         flow = resized(flow.float(), *found.shape[-2:])
         k = self.references
         return flow, found[:, :k], F.pixel_shuffle(found[:, k:], 2)

@@ -65,7 +65,7 @@ def test_the_lower_face_of_the_frame_itself_is_not_looked_at():
 def test_layers_are_bounded_and_their_weights_are_shares():
     shown = faces()
     made = net()
-    for head in (made.flow, made.colours):
+    for head in (made.flow, made.blend):
         head.weight *= 100  # whatever the network says
     layers, plain = made.layers(*parts_of(shown), speech()[0]), net()
     plain.flow.weight.zero_()
@@ -83,8 +83,8 @@ def test_the_reference_whose_mouth_is_as_open_as_it_is_wished_shows_most():
     """Not a mean of all: that opens less than any of them should."""
     shown = faces((0.0, 0.04, 0.1), (0.0, 0.1))
     made = net()
-    made.colours.weight.zero_()  # the network has no opinion
-    made.colours.bias.zero_()
+    made.blend.weight.zero_()  # the network has no opinion
+    made.blend.bias.zero_()
     layers = made.layers(*parts_of(shown), speech(3)[0], torch.zeros(3, dtype=torch.bool))
     closed, middle, opened = layers.weights.mean((2, 3))
     assert closed[0] > 0.75 and opened[1] > 0.75 and 0.25 < middle[0] < 0.75
