@@ -17,8 +17,7 @@ ARTICULATION = 0.5, 2.0  # its least and most, see `renderer.SpeechTrack`
 MOST_SEED = 2**31 - 1  # steps and draws are mixed into it in 64 bits
 MOST_DECAY = 0.9999999  # of Adam's moments: with 1 they would never move
 SYNC_WINDOW = 5  # frames that a sync expert sees at once
-SYNC_EXPERTS = "wav2lip_sync", "compact_wav2lip_sync", "cals_sync", "compact_cals_sync"  # sync models that teach
-SYNC_MODELS = "sync", *SYNC_EXPERTS
+SYNC_MODELS = "sync", "wav2lip_sync", "compact_wav2lip_sync", "cals_sync", "compact_cals_sync"
 
 
 def knob(default, note, choices=None, least=0, most=None, since=None):
