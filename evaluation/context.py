@@ -42,9 +42,9 @@ def corrupted(wav, span, how, rng):
     span: its first frame, and the one after its last.
     """
     wav, part = wav.copy(), slice(SAMPLES * span[0], SAMPLES * span[1])
-    loud = float(np.sqrt(np.mean(wav.astype(np.float64) ** 2)))
-    noise = rng.normal(0, loud if how == NOISE else 0, len(wav[part]))
-    wav[part] = noise.round().clip(-32768, 32767).astype(np.int16)
+    loud, wav[part] = np.sqrt(np.mean(wav.astype(np.float64) ** 2)), 0
+    if how == NOISE:
+        wav[part] = rng.normal(0, loud, len(wav[part])).round().clip(-32768, 32767)
     return wav
 
 

@@ -140,6 +140,7 @@ class GeneratedRows:
         speech = SpeechTrack(self.generator, self.hp, wav, self.articulation)(times_s)
         return self.warped(real, speech) if self.hp.model == "warp" else self.painted(real, speech)
 
+    @torch.inference_mode()
     def painted(self, real, speech, frames=None):
         """The crops of a clip, or of some of its frames, with the faces of a generator that paints: (T, P, P, 3) uint8.
 

@@ -82,8 +82,6 @@ def test_of_a_window_nothing_beyond_it_is_heard(frames):
 
 
 def test_spans_lie_within_words_and_are_told_when_a_clip_is_too_short():
-    clip = SimpleNamespace(times=np.array([[0.4, 0.8], [0.8, 2.0]]), path="clip", __len__=None)
-
     class Timed(SimpleNamespace):
         def __len__(self):
             return 75
