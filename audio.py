@@ -3,16 +3,39 @@
 import atexit
 from functools import cache
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import numpy as np
 
 RATE = 16_000  # samples a second
 ROW_RATE = 25  # rows of global features a second
-MEL_RATE = 80  # mel steps a second
-MEL_WINDOW = 16  # mel steps of a window: 0.2 s
+BANDS = 80  # of every mel spectrogram
+WINDOW_S = 0.2  # of sound in a mel window
+JOINED = 4  # mel steps of a row, of a spectrogram with 100 steps a second
 WHISPER_RATE = 50  # rows of Whisper's features a second, of two steps of its own mel
 BLOCK_S = 60  # seconds of sound that are analysed at once
 SILENCE = -4.0  # lowest value of the mel spectrogram
+
+
+class MelSetting(NamedTuple):
+    """Setting of a mel spectrogram: samples of an analysis window, and from one step to the next."""
+
+    window: int
+    hop: int
+
+    @property
+    def rate(self):
+        """Steps a second."""
+        return RATE // self.hop
+
+    @property
+    def steps(self):
+        """Steps of a mel window, which is 0.2 s."""
+        return round(WINDOW_S * self.rate)
+
+
+MELS = {"wav2lip": MelSetting(800, 200), "cals": MelSetting(400, 160)}  # whose setting it is
+STORED = MELS["wav2lip"]  # that of the mel in a data root
 
 
 def log_filter_banks(wav):
@@ -51,21 +74,21 @@ def global_features(wav):
     return stack(log_filter_banks(wav))
 
 
-def mel_spectrogram(wav):
-    """The mel spectrogram of Wav2Lip: 80 bands from 55 to 7600 Hz, 80 steps a second.
+def mel_spectrogram(wav, setting=STORED):
+    """The mel spectrogram of Wav2Lip: 80 bands from 55 to 7600 Hz; by its own setting 80 steps a second.
 
     wav: (samples,) int16 at 16 kHz.
-    Returns (80, steps) float32 in [-4, 4], steps = 1 + samples // 200; a sound below 0.05 s is filled up to that.
+    Returns (80, steps) float32 in [-4, 4], steps = 1 + samples // hop; a sound below an analysis window is filled up.
     """
-    librosa = _librosa()
+    librosa, (window, hop) = _librosa(), setting
     wav = _emphasised(wav.astype(np.float64) / 32768)
-    wav = np.pad(wav, (0, max(0, 800 - len(wav))))  # one analysis window at least
-    wav = np.pad(wav, 400, mode="reflect")
-    bank = librosa.filters.mel(sr=RATE, n_fft=800, n_mels=80, fmin=55, fmax=7600)
-    steps, blocks = 1 + (len(wav) - 800) // 200, []
-    for start in range(0, steps, BLOCK_S * MEL_RATE):
-        piece = wav[start * 200 : (start + BLOCK_S * MEL_RATE - 1) * 200 + 800]
-        power = np.abs(librosa.stft(piece, n_fft=800, hop_length=200, win_length=800, center=False))
+    wav = np.pad(wav, (0, max(0, window - len(wav))))
+    wav = np.pad(wav, window // 2, mode="reflect")
+    bank = librosa.filters.mel(sr=RATE, n_fft=window, n_mels=BANDS, fmin=55, fmax=7600)
+    steps, block, blocks = 1 + (len(wav) - window) // hop, BLOCK_S * setting.rate, []
+    for start in range(0, steps, block):
+        piece = wav[start * hop : (start + block - 1) * hop + window]
+        power = np.abs(librosa.stft(piece, n_fft=window, hop_length=hop, win_length=window, center=False))
         level = 20 * np.log10(np.maximum(1e-5, bank @ power)) - 20  # dB
         blocks.append(np.clip(8 * (level + 100) / 100 - 4, -4, 4).astype(np.float32))
     return np.concatenate(blocks, axis=1)
@@ -105,11 +128,11 @@ def fast_log_filter_banks(wav):
     return np.log(np.where(power == 0, np.finfo(float).eps, power)).astype(np.float32)
 
 
-def fast_mel_spectrogram(wav):
+def fast_mel_spectrogram(wav, setting=STORED):
     """`mel_spectrogram` within 1e-3 (tested), in numpy alone: see `fast_log_filter_banks`."""
     wav = _emphasised(wav.astype(np.float64) / 32768)
-    wav = np.pad(wav, (0, max(0, 800 - len(wav))))
-    bands = _slaney_bank(800, 55, 7600) @ np.sqrt(_centred_power(wav, 800, 200)).T
+    wav = np.pad(wav, (0, max(0, setting.window - len(wav))))
+    bands = _slaney_bank(setting.window, 55, 7600) @ np.sqrt(_centred_power(wav, *setting)).T
     level = 20 * np.log10(np.maximum(1e-5, bands)) - 20  # dB
     return np.clip(8 * (level + 100) / 100 - 4, -4, 4).astype(np.float32)
 
@@ -172,29 +195,40 @@ def _slaney_bank(size, lowest_hz, highest_hz):
     return np.minimum((hz - low) / (middle - low), (high - hz) / (high - middle)).clip(0) * 2 / (high - low)
 
 
-def mel_windows(mel, times_s):
+def mel_windows(mel, times_s, setting=STORED):
     """Cuts the 0.2 s of mel from each time on; past the end the last full window stays.
 
     mel:     (80, steps), padded with silence if it is shorter than a window.
     times_s: (N,) seconds: the times of the frames, at any frame rate.
-    Returns (N, 1, 80, 16).
+    Returns (N, 1, 80, S), S = 16 by the stored setting.
     """
-    mel = np.pad(mel, ((0, 0), (0, max(0, MEL_WINDOW - mel.shape[1]))), constant_values=SILENCE)
-    starts = _positions(times_s, MEL_RATE, mel.shape[1] - MEL_WINDOW)
-    columns = starts[:, None] + np.arange(MEL_WINDOW)  # (N, 16)
-    return mel[:, columns].transpose(1, 0, 2)[:, None]  # (N, 1, 80, 16)
+    mel = np.pad(mel, ((0, 0), (0, max(0, setting.steps - mel.shape[1]))), constant_values=SILENCE)
+    starts = _positions(times_s, setting.rate, mel.shape[1] - setting.steps)
+    columns = starts[:, None] + np.arange(setting.steps)  # (N, S)
+    return mel[:, columns].transpose(1, 0, 2)[:, None]  # (N, 1, 80, S)
 
 
-def whole_mel_windows(steps, fps=25):
+def whole_mel_windows(steps, setting=STORED, fps=25):
     """The number of frames, from the first on, whose 0.2 s of mel are whole. steps: of the mel."""
-    return max((steps - MEL_WINDOW) * fps // MEL_RATE + 1, 0)
+    return max((steps - setting.steps) * fps // setting.rate + 1, 0)
 
 
-def known_mel_windows(mel, frames, fps=25):
-    """`mel_windows` of frames (N,), NaN where a window is not whole: (N, 1, 80, 16) float32."""
-    windows = mel_windows(mel, np.asarray(frames) / fps).astype(np.float32)
-    windows[np.asarray(frames) >= whole_mel_windows(mel.shape[1], fps)] = np.nan
+def known_mel_windows(mel, frames, setting=STORED, fps=25):
+    """`mel_windows` of frames (N,), NaN where a window is not whole: (N, 1, 80, S) float32."""
+    windows = mel_windows(mel, np.asarray(frames) / fps, setting).astype(np.float32)
+    windows[np.asarray(frames) >= whole_mel_windows(mel.shape[1], setting, fps)] = np.nan
     return windows
+
+
+def mel_rows(mel):
+    """Joins the four mel steps that begin within each 40 ms to one row: CALS' sound, 25 rows a second.
+
+    mel: (80, steps), 100 steps a second.
+    Returns (rows, 320), one step after the other; there is a row for each 40 ms begun, filled up with silence.
+    """
+    rows = max(-(-(mel.shape[1] - 1) // JOINED), 1)  # the last step is centred on the end of the sound
+    mel = np.pad(mel, ((0, 0), (0, max(0, JOINED * rows - mel.shape[1]))), constant_values=SILENCE)
+    return mel[:, : JOINED * rows].T.reshape(rows, JOINED * BANDS)
 
 
 def rows_at(times_s, rows, rate=ROW_RATE):

@@ -59,8 +59,7 @@ class Clips(Dataset):
             self.about = dict(json.loads(about.read_text()))
         except ValueError as error:
             raise InputError(f"{about} is broken ({error}): preprocess again") from error
-        if self.about.get("format") != FORMAT:
-            found = self.about.get("format")
+        if (found := self.about.get("format")) != FORMAT:
             raise InputError(f"{root}: format {found}, this code reads {FORMAT}: preprocess it again")
         self.listed = root / f"{split}.txt"
         self.names = inside(read_text(self.listed).split("\n"), self.listed) if self.listed.is_file() else []
@@ -131,8 +130,8 @@ class Clips(Dataset):
         if hp.model == "warp":
             identity = np.repeat([reference_places(clip, start, hp, rng) for start in starts], hp.window, axis=0)
         else:
-            elsewhere = [identity_place(clip, start, hp, rng) for start in starts]
-            identity = (np.array(elsewhere)[:, None] + np.arange(hp.window)).ravel()
+            elsewhere = np.array([[identity_place(clip, start, hp, rng)] for start in starts])
+            identity = (elsewhere + np.arange(hp.window)).ravel()
         return self.build(clip, frames, identity, Augmentation(hp.augment, rng, bends), draw)
 
     def build(self, clip, frames, identity, augmentation, draw):
@@ -233,7 +232,7 @@ def sample(clip, frames, identity, hp, about, augmentation, alteration=None, tol
     Returns face (T, 6, H, W) in [0, 1]: pose prior, then identity;  target (T, 3, H, W) in [0, 1];
     mouth (T, 1, H, W): 1 inside the mouth region;  audio (L, 104) with index (T,) the row of each frame, or
     (T, 1, 80, 16) with index 0 to T - 1 for the local encoder;  lips (L or T, LIP_NUMBERS): their shape at each row.
-    For a sync expert: sync_mel (T, 1, 80, 16), the clip's own 0.2 s from each frame on, NaN past its end.
+    For a sync expert: frames (T,), and sync_mel (T, 1, 80, S), the clip's own 0.2 s from each on, NaN past its end.
     To warp, face is (T, 3 + 3K, H, W), whole crops, with points, resting, turns and told, see `ReferenceWarp.generate`.
     """
     (px, scale, border), warps = crop_of(hp, about), hp.model == "warp"
@@ -259,7 +258,7 @@ def sample(clip, frames, identity, hp, about, augmentation, alteration=None, tol
         prior, shown = (np.stack([augmentation.degrade(rgb) for rgb in each]) for each in (target, shown))
     if augmentation.flip:
         target, prior, shown = (each[:, :, ::-1] for each in (target, prior, shown))
-    prior, shown = to_tensor(prior), to_tensor(shown)
+    target, prior, shown = map(to_tensor, (target, prior, shown))
     if warps:
         found = {"face": torch.cat([prior, shown.unflatten(0, (len(prior), -1)).flatten(1, 2)], 1)}
         points = np.stack([head.points[frames], *head.points[identity].swapaxes(0, 1)], axis=1)  # (T, 1 + K, P, 2)
@@ -271,11 +270,12 @@ def sample(clip, frames, identity, hp, about, augmentation, alteration=None, tol
     else:
         found = {"face": generator_input(prior, shown)}
     if hp.synced:
-        found["sync_mel"] = torch.from_numpy(audio.known_mel_windows(clip.mel, frames))
+        mels = audio.known_mel_windows(clip.mel_by(audio.MELS[hp.mel]), frames, audio.MELS[hp.mel])
+        found |= {"sync_mel": torch.from_numpy(mels), "frames": torch.from_numpy(frames)}
     mesh = placed((clip.meshes[frames] + margin) / (1 + 2 * margin))
     sound, index, places = audio_features(clip, frames, hp.speech, alteration)
     return found | {
-        "target": to_tensor(target),
+        "target": target,
         "mouth": mouth_mask(mesh, px),
         "audio": torch.from_numpy(sound),
         "lips": torch.from_numpy(head.shapes_at(places)),
@@ -309,8 +309,9 @@ def audio_features(clip, frames, speech, alteration=None):
     """The input of the audio encoder `speech` for chosen frames, its row for each of them, and what each row is of.
 
     frames: (T,).  alteration: a `SoundAugmentation`; sound that it alters has features of its own, not the stored ones.
-    Returns (L, 104) and (T,) for "global"; mel windows (T, 1, 80, 16) and 0 to T - 1 for "local"; (L, 768) and (T,) for
-    "whisper"; then the place in the clip of each row, in frames, NaN in added silence: (L,), for "local" (T,).
+    Returns mel windows (T, 1, 80, 16) and 0 to T - 1 for "local"; for the others (L, 104), "whisper" (L, 768) or
+    "utterance" (L, 320), and (T,); then the place in the clip of each row, in frames, NaN in added silence: (L,), for
+    "local" (T,).
     """
     times_s, wav, timing = np.asarray(frames) / FPS, None, None
     if alteration:
@@ -322,6 +323,8 @@ def audio_features(clip, frames, speech, alteration=None):
         return audio.mel_windows(mel, times_s), np.arange(len(frames)), np.asarray(frames)
     if speech == "whisper":
         rows = audio.pairs(clip.whisper if wav is None else embed(whisper_encoder(), wav).numpy())
+    elif speech == "utterance":
+        rows = audio.mel_rows(audio.fast_mel_spectrogram(clip.wav if wav is None else wav, audio.MELS["cals"]))
     else:
         rows = audio.stack(clip.logfbank if wav is None else audio.fast_log_filter_banks(wav))
     at_s = np.arange(len(rows)) / audio.ROW_RATE
@@ -361,8 +364,7 @@ class GuidedClips(Clips):
         self.tokenizer, self.roi, self.longest = tokenizer, roi, longest
 
     def check_clip(self, clip, windows):
-        """The tokens of a clip; raises InputError where it is too long, or short, or has no text that the tokenizer
-        knows, or no such ROI."""
+        """The tokens of a clip; raises InputError for one too long or short, without known text, or without its ROI."""
         super().check_clip(clip, windows)
         if len(clip) > self.longest:
             raise InputError(f"{clip.path}: {len(clip)} frames, the lip expert takes {self.longest}: cut it")
@@ -444,7 +446,5 @@ def collate(samples, window=0):
 
 def different(frames, windows, window):
     """The numbers of a clip's windows without those that begin where another one does; all where `frames` is None."""
-    if frames is None:
-        return list(range(windows))
-    starts = frames[::window].tolist()
+    starts = list(range(windows)) if frames is None else frames[::window].tolist()
     return [i for i, start in enumerate(starts) if start not in starts[:i]]

@@ -17,7 +17,7 @@ ARTICULATION = 0.5, 2.0  # its least and most, see `renderer.SpeechTrack`
 MOST_SEED = 2**31 - 1  # steps and draws are mixed into it in 64 bits
 MOST_DECAY = 0.9999999  # of Adam's moments: with 1 they would never move
 SYNC_WINDOW = 5  # frames that a sync expert sees at once
-SYNC_MODELS = "sync", "wav2lip_sync", "compact_wav2lip_sync"
+SYNC_MODELS = "sync", "wav2lip_sync", "compact_wav2lip_sync", "cals_sync", "compact_cals_sync"
 
 
 def knob(default, note, choices=None, least=0, most=None, since=None):
@@ -39,6 +39,12 @@ class Knobs:
     later: ClassVar = {}
     last_lr: ClassVar = 0.0
     rise_from: ClassVar = 0.01  # share of the step size that a run begins with, where it rises
+    model: ClassVar = ""
+
+    @property
+    def mel(self):
+        """Whose setting the mel has: a name in `audio.MELS`."""
+        return "cals" if "cals" in self.model.split("_") else "wav2lip"
 
     def __post_init__(self):
         for f in fields(self):
@@ -56,20 +62,29 @@ class HParams(Knobs):
     """All settings of a generator's run. Defaults are the published TalkLip (g) with its training recipe."""
 
     # model
-    model: str = knob("talklip", "generator family", choices=("talklip", "wav2lip", "warp"))
+    model: str = knob("talklip", "generator family", choices=("talklip", "wav2lip", "cals", "warp"))
     speech: str = knob(
-        "global", "audio encoder: over the clip, 0.2 s of mel, or Whisper's", choices=("global", "local", "whisper")
+        "global",
+        "audio encoder: over the clip, 0.2 s of mel, Whisper's, or CALS' over the clip's mel",
+        choices=("global", "local", "whisper", "utterance"),
     )
     references: int = knob(3, "frames whose pixels are warped (--model warp)", least=1, most=8)
     width: float = knob(1.0, "channels of the layer tables, times this", least=1 / 32, most=8)
     face_size: int = knob(96, "px: height and width of a face crop", choices=(96, 128, 256))
-    audio_layers: int = knob(12, "transformer blocks of the global audio encoder", least=1)
+    audio_layers: int = knob(12, "transformer blocks of an audio encoder over the clip", least=1)
     audio_dim: int = knob(768, "its hidden size", least=1)
     audio_ffn: int = knob(3072, "its feed-forward size", least=1)
     audio_heads: int = knob(12, "its attention heads", least=1)
     audio_dropout: float = knob(0.1, "its dropout", most=1)
     audio_layerdrop: float = knob(0.05, "its chance to skip a block in training", most=1)
     sync_dim: int = knob(0, "size of the space in which sound and lips are compared: the expert's; 0: the speech's")
+    # Audio-to-Lip (--model cals)
+    a2l_steps: int = knob(0, "steps at the start that train Audio-to-Lip alone (stage 1)")
+    a2l_sum: bool = knob(True, "its loss is the sum over masked units, as printed, instead of their mean")
+    a2l_trains: bool = knob(False, "it goes on training after that, by the losses of the faces")
+    mask_share: float = knob(0.5, "share of the sound's 10 ms steps that is masked in stage 1, before overlap", most=1)
+    mask_span: int = knob(50, "10 ms steps of a masked span, more than the 20 that a lip-motion unit is of", least=21)
+    shortest_rows: int = knob(0, "frames of sound at least that training cuts at random; 0: none", most=1000)
     # sampling, by default as published
     batch_size: int = knob(8, "clips in a step of each process", least=1)
     window: int = knob(5, "consecutive frames of a window", least=1)
@@ -97,6 +112,9 @@ class HParams(Knobs):
     lip_sum: bool = knob(True, "sum it over all tokens of a step, as published, instead of their mean")
     contrastive_weight: float = knob(0.0, "contrastive loss of sound and lips; published (c): 1e-3", since="lip_from")
     sync_weight: float = knob(0.0, "sync loss: how badly lips and sound fit, says the sync expert", since="sync_from")
+    av_weight: float = knob(0.0, "CALS' d_av: generated lips find their sound among others", since="sync_from")
+    vv_weight: float = knob(0.0, "CALS' d_vv: generated lips find the real ones among others", since="sync_from")
+    sync_temperature: float = knob(1.0, "what the cosines of both are divided by; printed: 1", least=1e-3)
     roi: str = knob("lrs2", "mouth ROI that the expert sees; own: its file's", choices=("own", "aligned", "lrs2"))
     faithful: bool = knob(False, "the published code's quirks instead of the sound versions: see docs/differences.md")
     # optimisation
@@ -134,15 +152,25 @@ class HParams(Knobs):
         super().__post_init__()
         if self.audio_dim % self.audio_heads:
             raise InputError(f"--audio_dim {self.audio_dim} must be a multiple of --audio_heads {self.audio_heads}")
-        if self.audio_dim % 16 and self.speech == "global":
+        if self.audio_dim % 16 and self.speech in ("global", "utterance"):
             raise InputError(f"--audio_dim {self.audio_dim} must be a multiple of 16, the groups of its convolution")
         if self.model == "wav2lip" and self.speech != "local":
             raise InputError("--model wav2lip takes 0.2 s of mel: say --speech local beside it")
         if self.model == "warp" and (self.speech != "whisper" or self.face_size != 128):
             raise InputError("--model warp takes crops of 128 px: say --speech whisper --face_size 128 beside it")
-        if self.model == "wav2lip" and self.contrastive_weight:
-            raise InputError("--contrastive_weight: --model wav2lip has no space in which sound and lips are compared")
-        if self.sync_weight and (self.window < SYNC_WINDOW or 0 < self.lip_window < SYNC_WINDOW):
+        if (self.model == "cals") != (self.speech == "utterance") or (self.model == "cals" and not self.sync_dim):
+            raise InputError("--model cals, --speech utterance and --sync_dim, the size of its units, go together")
+        if self.model == "cals" and not (self.a2l_steps or self.a2l_trains):
+            raise InputError("--a2l_steps 0 without --a2l_trains: Audio-to-Lip would never be trained")
+        if self.model != "cals" and (self.a2l_steps or self.shortest_rows or self.av_weight or self.vv_weight):
+            raise InputError("--a2l_steps, --shortest_rows, --av_weight and --vv_weight are of --model cals")
+        if self.shortest_rows and self.windows != 1:
+            raise InputError("--shortest_rows: sound is cut around one window of a clip, say --windows 1")
+        if self.a2l_steps and (self.patience or self.sound_augment):
+            raise InputError("--a2l_steps: that stage has neither --patience nor --sound_augment")
+        if self.model in ("wav2lip", "cals") and self.contrastive_weight:
+            raise InputError(f"--contrastive_weight: --model {self.model} has no space to compare sound and lips in")
+        if self.synced and (self.window < SYNC_WINDOW or 0 < self.lip_window < SYNC_WINDOW):
             short = f"--window {self.window}" if self.window < SYNC_WINDOW else f"--lip_window {self.lip_window}"
             raise InputError(f"{short}: the sync expert sees {SYNC_WINDOW} frames that follow each other, say so many")
         if self.sync_weight and self.model == "warp":
@@ -181,7 +209,12 @@ class HParams(Knobs):
     @property
     def synced(self):
         """Whether a sync expert guides the training, from `sync_from` on, or from where validation says."""
-        return bool(self.sync_weight)
+        return bool(self.sync_weight or self.av_weight or self.vv_weight)
+
+    @property
+    def needs_sync_expert(self):
+        """Whether a sync expert has a part in the training: by its losses, or by its lip-motion units."""
+        return bool(self.synced or self.a2l_steps)
 
     @property
     def awaits_sync(self):
@@ -256,6 +289,30 @@ _COMPACT_WAV2LIP = {
     "sync_weight": 0.003,  # of an InfoNCE, as that of the other compact rows; the paper's weights are of another loss
     "sync_from": 1000, "max_steps": 3000,
 }
+_CALS_BATCH = {"batch_size": 20, "windows": 4}  # 80 windows, as Wav2Lip's, but several of a clip: d_vv tells them apart
+_CALS = {
+    **_CALS_BATCH, "model": "cals", "speech": "utterance", "face_size": 128, "audio_layers": 6, "audio_dim": 512,
+    "audio_ffn": 2048, "audio_heads": 8, "audio_from": 0, "audio_train_layers": 0, "sync_dim": 512, "lip_weight": 0.0,
+    "a2l_steps": 50_000, "max_steps": 150_000,
+}
+_COMPACT_CALS_BATCH = {"batch_size": 4, "windows": 3}
+_COMPACT_CALS = {
+    **_EVENING, **_COMPACT_CALS_BATCH, "model": "cals", "speech": "utterance", "sync_dim": 128, "l1_weight": 1.0,
+    "lips_weight": 0.0, "a2l_sum": False, "sync_temperature": 0.07,
+    # faces train for the 3000 steps of the baseline, and their losses begin as late
+    "a2l_steps": 1500, "sync_from": 2500, "adv_from": 4000, "max_steps": 4500, "decay_from": 2 / 3,
+}
+# The rows of CALS' table 1: the baseline is Wav2Lip under its own sync expert.
+_CALS_ROWS = {
+    "cals_baseline": {**_WAV2LIP, **_CALS_BATCH, "face_size": 128, "l1_weight": 0.9, "sync_weight": 0.03},
+    "cals_a2l": {**_CALS, "l1_weight": 0.93},
+    "cals_a2l_av": {**_CALS, "l1_weight": 0.9, "av_weight": 0.03},
+    "cals_a2l_av_vv": {**_CALS, "l1_weight": 0.9, "av_weight": 0.03, "vv_weight": 0.03},
+    "compact_cals_baseline": {**_COMPACT_WAV2LIP, **_COMPACT_CALS_BATCH, "adv_from": 2500},
+    "compact_cals_a2l": _COMPACT_CALS,
+    "compact_cals_a2l_av": {**_COMPACT_CALS, "av_weight": 0.003},
+    "compact_cals_a2l_av_vv": {**_COMPACT_CALS, "av_weight": 0.003, "vv_weight": 0.003},
+}
 _WARP = {  # in no paper: see models/warp.py
     "model": "warp", "speech": "whisper", "face_size": 128, "audio_dim": 256, "audio_heads": 4, "audio_from": 0,
     "audio_train_layers": 0, "roi": "own", "batch_size": 12, "window": 1, "windows": 1, "lip_batch_size": 2,
@@ -274,6 +331,7 @@ PRESETS = {
     "wav2lip_gan": {**_WAV2LIP, "l1_weight": 0.9, "adv_weight": 0.07, "sync_weight": 0.03},
     "compact_wav2lip": {**_COMPACT_WAV2LIP, "adv_weight": 0.0},
     "compact_wav2lip_gan": {**_COMPACT_WAV2LIP, "adv_from": 2500},
+    **_CALS_ROWS,
     "compact": {**_EVENING, "batch_size": 16, "window": 2, "windows": 1, "adv_from": 3500, "max_steps": 4400},
     "warp": _WARP,
     "compact_l": {**_HALF_WIDTH, "speech": "local"},
@@ -281,7 +339,12 @@ PRESETS = {
 }
 # fmt: on
 # The preset that a method trains where none is given.
-METHODS = {"talklip": "compact_talklip_g_c", "wav2lip": "compact_wav2lip", "warp": "warp"}
+METHODS = {
+    "talklip": "compact_talklip_g_c",
+    "wav2lip": "compact_wav2lip",
+    "cals": "compact_cals_a2l_av_vv",
+    "warp": "warp",
+}
 HParams.presets = PRESETS
 
 
@@ -311,8 +374,12 @@ def stage_plan(hp):
         parts.append(("audio_from", f"audio encoder trains ({what})"))
     if hp.freeze_norms:
         parts.append(("lip_from", "batch norms keep their statistics"))
-    starts = {knob: getattr(hp, knob) if knob else 0 for knob, _ in parts}
     lines = []
+    if hp.a2l_steps:
+        how = "sum" if hp.a2l_sum else "mean"
+        lines.append(f"from step 0: Audio-to-Lip alone, by the {how} of squared errors of masked lip-motion units")
+        parts.append((None, "Audio-to-Lip goes on training" if hp.a2l_trains else "Audio-to-Lip is frozen"))
+    starts = {knob: max(getattr(hp, knob) if knob else 0, hp.a2l_steps) for knob, _ in parts}
     for start in sorted({start for start in starts.values() if start < hp.max_steps}):
         lines.append(f"from step {start}: {', '.join(what for knob, what in parts if starts[knob] == start)}")
     if hp.awaits_sync and hp.sync_from >= hp.max_steps:
@@ -402,8 +469,8 @@ class ExpertHParams(Knobs):
         super().__post_init__()
         if self.model == "sync" and self.shrink != 2:
             raise InputError(f"--shrink {self.shrink}: a sync model takes the mouth ROI at half its size, say 2")
-        if self.sync_loss == "pairs" and self.model == "sync":
-            raise InputError("--sync_loss pairs: cosines of --model sync may be below 0 and are no probability")
+        if self.sync_loss == "pairs" and (self.model == "sync" or self.mel == "cals"):
+            raise InputError(f"--sync_loss pairs: cosines of --model {self.model} may be below 0: no probability")
         if self.model not in SYNC_MODELS and (self.dim % self.heads or self.dim % self.decoder_heads):
             raise InputError(f"--dim {self.dim} must be a multiple of --heads and of --decoder_heads")
         if self.dim % 16 and self.model == "avhubert":
@@ -412,6 +479,11 @@ class ExpertHParams(Knobs):
             raise InputError(f"--dim {self.dim} must be even: a conformer's positions are pairs of sine and cosine")
         if self.rise + self.hold > 1:
             raise InputError(f"--rise {self.rise} and --hold {self.hold} are together more than the whole run")
+
+    @property
+    def face_px(self):
+        """Side in px of the faces whose lower half a sync expert sees."""
+        return 128 if self.model == "cals_sync" else 96
 
     @property
     def rise_steps(self):
@@ -465,6 +537,14 @@ EXPERT_PRESETS = {
     "compact_wav2lip_sync": {  # it teaches: of another size and seed than `compact_sync`, which judges
         "model": "compact_wav2lip_sync", "max_frames": 400, "frames": 25, "augment": True, "rise": 0.05, "hold": 0.35,
         "last_lr": 0.01, "clip_norm": 1.0, "max_steps": 900, "valid_every": 100, "amp": True, "seed": 5,
+    },
+    "cals_sync": {  # the poster says that it learns by contrast, and nothing of how
+        "model": "cals_sync", "max_frames": 800, "frames": 25, "rise": 0.05, "hold": 0.35, "last_lr": 0.01,
+        "clip_norm": 1.0, "max_steps": 100_000, "valid_every": 5000, "amp": True, "seed": 7,
+    },
+    "compact_cals_sync": {  # it teaches too: another size and seed than the others
+        "model": "compact_cals_sync", "max_frames": 400, "frames": 25, "augment": True, "rise": 0.05, "hold": 0.35,
+        "last_lr": 0.01, "clip_norm": 1.0, "max_steps": 900, "valid_every": 100, "amp": True, "seed": 6,
     },
 }
 # fmt: on

@@ -21,7 +21,7 @@ from workers import ahead, progress_bar
 
 SYNTHETIC = "Synthetic media: the mouth in this video was redrawn by a neural network to fit its sound."
 M_MMAP_THRESHOLD = -3  # malloc.h
-PADS = {"talklip": [0, 0, 0, 0], "wav2lip": [0, 10, 0, 0]}  # the latter was trained with room below the chin
+PADS = {"wav2lip": [0, 10, 0, 0]}  # trained with room below the chin; the others without
 NO_BOX = (-1, -1, -1, -1)  # --box that is not given
 
 
@@ -106,7 +106,7 @@ def redraw(args, face, voice):
         writer = Writer(args.outfile, video.like, audio=voice, crf=args.crf, metadata={"comment": SYNTHETIC})
         generator, hp, model = load(args.checkpoint_path, device, args.precision)
         warps = hp.model == "warp"
-        pads = [0, 0, 0, 0] if warps else args.pads or PADS[hp.model]
+        pads = [0, 0, 0, 0] if warps else args.pads or PADS.get(hp.model, [0, 0, 0, 0])
     count = max(1, round(len(wav) / audio.RATE * video.fps))
     with torch.inference_mode(), progress_bar(2 * count, "frame", desc="finding faces", disable=args.quiet) as progress:
         with clock("find faces"):

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 TEMPERATURE = 0.07  # of the contrastive losses
-APART = 3  # frames
+APART = 3  # frames between counter-examples of TalkLip's
 MOST_OTHERS = 100
 MOST_ADV_WEIGHT = 100.0
 SURE = 1e-6  # how near to 0 and 1 a probability may come whose logarithm is taken
@@ -107,19 +107,27 @@ def balanced_weight(others, adversarial, ratio):
     return (ratio * others / adversarial.clamp(min=least)).clamp(max=MOST_ADV_WEIGHT)
 
 
+def without_neighbours(scores, clips, frames, apart):
+    """Scores of rows for columns of the same N frames, -inf where both are of one clip and less than `apart` frames
+    from one another: they show nearly the same, so that they are no counter-examples. Each frame's own score stays.
+
+    scores: (N, N).  clips, frames: (N,) int64, where they come from.
+    """
+    near = (clips[:, None] == clips) & ((frames[:, None] - frames).abs() < apart)
+    return scores.masked_fill(near & ~torch.eye(len(scores), dtype=torch.bool, device=scores.device), -torch.inf)
+
+
 def contrastive_loss(audio, video, clips, frames):
     """Matching of generated frames with their sound: InfoNCE, from sound to lips and from lips to sound.
 
     audio: (N, D), speech at N generated frames, in the expert's space.  video: (N, D), its features of these frames.
-    clips, frames: (N,) int64, where they come from. Frames less than `APART` from one another in a clip show nearly the
-    same, so that they are no counter-examples of each other.
+    clips, frames: (N,) int64, where they come from, see `without_neighbours`.
     Returns a scalar in nats.
     Differs: the published one is `published_contrastive_loss`, whose counter-examples are other sounds.
     """
     with torch.autocast(audio.device.type, enabled=False):  # 16 bits are too few for a cosine by 0.07
         scores = F.normalize(audio, dim=-1) @ F.normalize(video, dim=-1).T / TEMPERATURE  # (N, N)
-    near = (clips[:, None] == clips) & ((frames[:, None] - frames).abs() < APART)
-    scores = scores.masked_fill(near & ~torch.eye(len(scores), dtype=torch.bool, device=scores.device), -torch.inf)
+    scores = without_neighbours(scores, clips, frames, APART)
     own = torch.arange(len(scores), device=scores.device)
     return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
 
@@ -231,3 +239,32 @@ def matching_loss(video, audio, temperature, others=None):
     own = torch.arange(len(video), device=video.device)
     back = similarity[:, : len(own)].T
     return (F.cross_entropy(similarity, own) + F.cross_entropy(back, own)) / 2
+
+
+def a2l_loss(predicted, units, masked, summed=False):
+    """Squared error of the lip-motion units of masked frames, predicted from the sound around them (CALS, L_a2l).
+
+    predicted, units: (B, L, D).  masked: (B, L) bool, the frames that count.
+    summed: over frames and over the numbers of a unit, as printed, so that it grows with both, instead of their mean.
+    Returns a scalar; 0 where no frame is masked.
+    """
+    error = (exact(predicted) - exact(units))[masked].square().sum()
+    return error if summed else error / (masked.sum() * units.shape[-1]).clamp(min=1)
+
+
+def cals_sync_loss(lips, own, clips, frames, temperature, apart):
+    """Generated lips have to find what is their own among that of others: CALS' d_vv, and d_av.
+
+    lips: (N, D), F_v of generated lips.  own: (N, D), of the same frames F_v of the real lips (d_vv), or F_a of the
+    sound (d_av, which the poster does not give: ours is d_vv with the sound in place of the real lips).
+    clips, frames: (N,) int64, where they come from.  temperature: what cosines are divided by; printed 1: then of one
+    own cosine of 1 among 31 of 0.9 the loss is 3.37 nats, where chance is 3.47; at 0.07 it is 2.13.
+    apart: frames; nearer ones of a clip are no counter-examples. The printed sum has no such exception.
+    Returns a scalar in nats; 0 of no row.
+    """
+    if not len(lips):
+        return lips.sum()
+    with torch.autocast(lips.device.type, enabled=False):
+        scores = F.normalize(exact(lips), dim=-1) @ F.normalize(exact(own), dim=-1).T / temperature  # (N, N)
+    scores = without_neighbours(scores, clips, frames, apart)
+    return F.cross_entropy(scores, torch.arange(len(scores), device=scores.device))

@@ -56,6 +56,8 @@ class SpeechTrack:
         self.generator, self.speech, self.articulation = generator, hp.speech, articulation
         if hp.speech == "global":
             self.rows = self._embed(audio.global_features(wav))
+        elif hp.speech == "utterance":
+            self.rows = self._embed(audio.mel_rows(audio.mel_spectrogram(wav, audio.MELS["cals"])))
         elif hp.speech == "whisper":
             whisper = whisper_encoder().to(next(generator.parameters()).device)
             self.rows = self._embed(audio.pairs(embed(whisper, wav).cpu().numpy()))
@@ -64,7 +66,7 @@ class SpeechTrack:
         self.mean = None if articulation == 1 else self._mean(len(wav) / audio.RATE)
 
     def _embed(self, rows):
-        """(rows, 104 or 768) -> (rows, D). A long track is embedded in chunks, with `CONTEXT` rows to both sides."""
+        """(rows, features) -> (rows, D). A long track is embedded in chunks, with `CONTEXT` rows to both sides."""
         chunk = len(rows) if len(rows) <= CHUNK + 2 * CONTEXT else CHUNK
         rows, pieces = like(self.generator, rows), []
         for start in range(0, len(rows), chunk):
@@ -75,7 +77,7 @@ class SpeechTrack:
 
     def _at(self, times_s):
         """The speech at each time as the generator embeds it: (T,) seconds -> (T, D)."""
-        if self.speech == "global":
+        if self.speech in ("global", "utterance"):
             return self.rows[torch.from_numpy(audio.rows_at(times_s, len(self.rows)))]
         if self.speech == "whisper":  # between two rows at other rates than theirs
             at = torch.as_tensor(np.asarray(times_s) / ROW_S).clamp(0, len(self.rows) - 1)

@@ -23,6 +23,7 @@ import distributed
 from corpora.data_root import check_data_root
 from data import Clips, GuidedClips, collate, evenly, one_thread
 from errors import InputError, exit_code
+from experts.audio_to_lip import a2l_scores, a2l_step, shortened, unit_clips
 from experts.guidance import LipExpert
 from experts.lip_reader import load_reader
 from experts.sync_guidance import sync_expert_of
@@ -33,8 +34,7 @@ from media.files import make_folder
 from media.frame import write_picture
 from models import build_discriminator, build_generator
 from models.decoder import PAD
-from models.layers import Norm
-from models.talklip import redrawn
+from models.talklip import redrawn, set_stage
 from training import TrainState, Validation, check_flags, to, train
 
 STRIP_ROWS, STRIP_FACES = 6, [2, 5]  # clips of a validation's picture strip, and which of their faces it shows
@@ -55,6 +55,7 @@ def generator_losses(nets, batch, weights, hp, expert=None, sync_expert=None):
     guided = weights["lip"] or weights["contrastive"]
     memory = expert.features(fake, batch) if guided else None  # (B, L, D)
     windows = sync_expert.embed(fake, batch) if weights["sync"] else ()  # of lips and of sound
+    lips = sync_expert.embed_lips(fake, batch) if weights["av"] or weights["vv"] else None
     terms = {
         "l1": lambda: pixel_loss(fake, real),
         "mouth": lambda: mouth_loss(fake, real, batch["mouth"]),
@@ -67,6 +68,8 @@ def generator_losses(nets, batch, weights, hp, expert=None, sync_expert=None):
         "lip": lambda: expert.reading_loss(memory, batch, hp.lip_sum),
         "contrastive": lambda: expert.contrastive_loss(generator.project(said), memory, batch, hp.faithful),
         "sync": lambda: sync_expert.loss(*map(distributed.gathered, windows)),
+        "av": lambda: sync_expert.contrast(lips, sync_expert.embed_sound(batch), batch, hp.sync_temperature),
+        "vv": lambda: sync_expert.contrast(lips, sync_expert.embed_lips(real, batch), batch, hp.sync_temperature),
     }
     return fake, {name: terms[name]() for name, weight in weights.items() if weight > 0}
 
@@ -107,7 +110,7 @@ def shares(batches, hp):
             "lips": rows,
             "lip": world if hp.lip_sum else tokens,
             "contrastive": 1 / len(batches),
-            "sync": 1 / len(batches),
+            **dict.fromkeys(("sync", "av", "vv"), 1 / len(batches)),
         }
         found.append(defaultdict(lambda faces=faces: faces, own))
     return found
@@ -171,6 +174,10 @@ def train_step(state, batches, expert=None, sync_expert=None):
     weights = loss_weights(state.hp, state.step)
     state.begin_step()
     set_stage(state.nets["generator"], state.hp, state.step)
+    if state.hp.shortest_rows:
+        batches = [shortened(batch, state.hp.shortest_rows) for batch in batches]
+    if state.step < state.hp.a2l_steps:
+        return a2l_step(state, batches)
     parts = zip(batches, shares(batches, state.hp), strict=True)
     found = [add_gradients(state, batch, weights, expert, share, sync_expert) for batch, share in parts]
     losses = {name: sum(each[name] for each in found) for name in found[0]}
@@ -178,44 +185,26 @@ def train_step(state, batches, expert=None, sync_expert=None):
     return state.end_step(losses, state.nets["generator"].parameters(), stepped)  # the lips' head is not clipped
 
 
-def set_stage(generator, hp, step):
-    """Freezes what `step` does not train (stage 0: the audio encoder), in weights, dropout and layer drop.
-
-    Differs: the published code leaves a frozen audio encoder in train mode, with its dropout on: `faithful`.
-    """
-    generator.train()
-    if hp.freeze_norms and step >= hp.lip_from:
-        for module in generator.modules():
-            if isinstance(module, Norm):
-                module.eval()
-    if hp.speech != "global":
-        return
-    encoder, trains = generator.speech, step >= hp.audio_from
-    encoder.requires_grad_(trains and not hp.audio_train_layers)
-    encoder.train(trains or hp.faithful)
-    for block in list(encoder.blocks)[-hp.audio_train_layers :] if trains else ():  # 0: all of them
-        block.requires_grad_(True)
-
-
 # Batches
 
 
-def batches(clips, guided, workers, state, stop):
-    """Yields (the batches of a step, how many faces they have) until the next stage's take their place, or `stop`.
+def batches(clips, guided, workers, state, stop, units=None):
+    """Yields (the batches of a step, how many frames they have) until the next stage's take their place, or `stop`.
 
-    clips: for the steps before `lip_from`.  guided: for those after.
+    clips: for the steps before `lip_from`.  guided: for those after.  units: for those before `a2l_steps`.
     """
     rank, world = distributed.rank()
-    hp, late = state.hp.paced(state.step), state.step >= state.hp.lip_from
-    end = stop if late else min(stop, hp.lip_from)
+    hp = state.hp.paced(state.step)
+    chosen = guided if state.step >= hp.lip_from else clips
+    chosen = units if state.step < hp.a2l_steps else chosen
+    end = min([stop, *(first for first in (hp.a2l_steps, hp.lip_from) if first > state.step)])
     numbers = range(state.step * hp.accumulate, end * hp.accumulate)
     draws = [(number * world + rank) * hp.batch_size + i for number in numbers for i in range(hp.batch_size)]
     how = {"num_workers": workers, "worker_init_fn": one_thread, "pin_memory": state.device.type == "cuda"}
-    loader = DataLoader(
-        guided if late else clips, hp.batch_size, sampler=draws, collate_fn=partial(collate, window=hp.window), **how
-    )
+    loader = DataLoader(chosen, hp.batch_size, sampler=draws, collate_fn=partial(collate, window=hp.window), **how)
     for of_step in zip(*[iter(loader)] * hp.accumulate, strict=True):
-        yield [to(state.device, batch) for batch in of_step], sum(batch["index"].numel() for batch in of_step)
+        frames = sum(batch.get("index", batch["audio_padding"]).numel() for batch in of_step)
+        yield [to(state.device, batch) for batch in of_step], frames
 
 
 # Validation
@@ -260,9 +249,12 @@ def means(found):
     return {name: sum(each[name] for each in found) / len(found) for name in found[0]}
 
 
-def validate(clips, expert, state, strip, sync_expert=None):
-    """The `Validation` of a run; writes a picture strip."""
+def validate(clips, expert, state, strip, sync_expert=None, units=None):
+    """The `Validation` of a run; writes a picture strip, but not in stage 1 of CALS, which is validated on `units`."""
     generator, hp = (state.mean or state.nets["generator"]).eval(), state.hp
+    if state.step <= hp.a2l_steps and units:
+        scores = a2l_scores(generator.speech, units, hp, state.device)
+        return Validation(scores, 1 + scores["a2l"])  # an error at the mouth is below 1: any later one is better
     scores = pixel_scores(generator, clips, hp, state.device, strip)
     if experts := [each for each in (expert if clips.guided else None, sync_expert) if each]:
         scores |= expert_scores(generator, experts, clips, hp, state.device)
@@ -382,7 +374,7 @@ def described(args, found, expert, sync_expert=None):
         return f"its own knobs{under}"
     if row not in PRESETS.keys() - {args.row}:
         return f"{args.row}{under}"
-    wanted = " --expert FILE" * preset(row).guided + " --sync_expert FILE" * preset(row).synced
+    wanted = " --expert FILE" * preset(row).guided + " --sync_expert FILE" * preset(row).needs_sync_expert
     return f"{args.row}{under} (the published size: --preset {row}{wanted})"
 
 
@@ -404,6 +396,7 @@ def work(args):
         expert, hp = None, replace(hp, lip_weight=0.0, contrastive_weight=0.0)
         clips, guided, valid = clips_of(args, hp, None)
     folder = args.runs / args.name
+    units, valid_units = unit_clips(args.data_root, hp, sync_expert, folder / "units.safetensors")
     state = start(args, hp, found, device, expert, reader, sync_expert)
     what = described(args, found, expert, sync_expert)
     distributed.say(f"{folder}: {what} on {len(clips)} clips, step {state.step} of {state.hp.max_steps}")
@@ -414,9 +407,10 @@ def work(args):
     exports = [export for export in exports if export[0] and not distributed.rank()[0]]
     for path, _, _ in exports:
         make_folder(path.parent)
-    of_stage, validation = partial(batches, clips, guided, args.workers), partial(validate, valid, expert)
+    of_stage = partial(batches, clips, guided, args.workers, units=units)
     step = partial(train_step, expert=expert, sync_expert=sync_expert)
-    train(state, folder, args.stop, of_stage, step, partial(validation, sync_expert=sync_expert))
+    judges = {"sync_expert": sync_expert if hp.synced else None, "units": valid_units}
+    train(state, folder, args.stop, of_stage, step, partial(validate, valid, expert, **judges))
     for path, net, about in exports:
         checkpoint.export(path, net, state.hp, step=state.step, **about)
     distributed.leave()
@@ -437,7 +431,7 @@ def main(argv=None):
     add("--init", type=Path, help="begin with this generator's weights: ours or a published one")
     add("--init_discriminator", type=Path, help="and with this discriminator's")
     add("--expert", default=WEIGHTS["expert"], type=Path, help="lip-reading expert (default: compact, in weights/)")
-    add("--sync_expert", type=Path, help="sync expert of Wav2Lip's kind: train_expert.py sync, or the published one")
+    add("--sync_expert", type=Path, help="sync expert of Wav2Lip's or CALS' kind: train_expert.py sync, or published")
     add("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     add_flags(parser)
     args = parser.parse_args(argv)

@@ -6,6 +6,7 @@ python train_expert.py finetune --data_root data/grid --preset compact --name ex
 python train_expert.py words --data_root data/grid --preset compact_words --name words
 python train_expert.py sync --data_root data/grid --preset compact_sync --name sync
 python train_expert.py sync --data_root data/grid --preset compact_wav2lip_sync --name teacher
+python train_expert.py sync --data_root data/grid --preset compact_cals_sync --name units
 """
 
 import argparse
@@ -28,7 +29,8 @@ from data import collate, evenly, one_thread
 from errors import InputError, exit_code
 from experts import lip_reader, sync
 from experts.clusters import cluster_targets
-from experts.data import Batches, FaceWindows, SyncWindows, Utterances, Words
+from experts.data import Batches, SyncWindows, Utterances, Words
+from experts.faces import FaceWindows
 from experts.lip_reader import TrainedLipReader, error_rates, load_reader, packed, read
 from experts.tokenizer import Tokenizer, train_tokenizer, transcripts
 from hparams import SYNC_MODELS, ExpertHParams, add_flags, override
@@ -125,7 +127,7 @@ class Synchrony(nn.Module):
         self.hp, self.sync = hp, sync
 
     def forward(self, batch):
-        """batch: see `data.collate`, with `mel` (B, T - 4, 1, 80, 16), and for pairs `paired` (B, T - 4) bool.
+        """batch: see `data.collate`, with `mel` (B, T - 4, 1, 80, S), and for pairs `paired` (B, T - 4) bool.
 
         Returns {"sync": scalar, "chance": what it is for a model that knows nothing}, nats.
         """

@@ -136,17 +136,24 @@ class GeneratedRows:
 
         start_s: where the clip begins in the sound. The whole face box is generated; around it, the real surroundings.
         """
-        count = len(real.crops)
-        speech = SpeechTrack(self.generator, self.hp, wav, self.articulation)(start_s + np.arange(count) / FPS)
-        if self.hp.model == "warp":
-            return self.warped(real, speech)
+        times_s = start_s + np.arange(len(real.crops)) / FPS
+        speech = SpeechTrack(self.generator, self.hp, wav, self.articulation)(times_s)
+        return self.warped(real, speech) if self.hp.model == "warp" else self.painted(real, speech)
+
+    @torch.inference_mode()
+    def painted(self, real, speech, frames=None):
+        """The crops of a clip, or of some of its frames, with the faces of a generator that paints: (T, P, P, 3) uint8.
+
+        speech: (T, D), of these frames.  frames: (T,) int, by default all.
+        """
+        frames = np.arange(len(real.crops)) if frames is None else np.asarray(frames)
         shown = to_tensor(real.faces(real.crops))
         if shown.shape[-1] != self.hp.face_size:
             raise InputError(f"{real.name}: faces of {shown.shape[-1]} px, the generator makes {self.hp.face_size}")
-        face = generator_input(shown, shown[distant(count)])
+        face = generator_input(shown[frames], shown[distant(len(shown))[frames]])
         parts = zip(face.split(BATCH_FRAMES), speech.split(BATCH_FRAMES), strict=True)
         fake = torch.cat([self.generator.generate(f[None].to(s.device), s[None])[0].float().cpu() for f, s in parts])
-        crops, border = real.crops.copy(), (real.crops.shape[1] - shown.shape[-1]) // 2
+        crops, border = real.crops[frames], (real.crops.shape[1] - shown.shape[-1]) // 2
         inside = slice(border, border + shown.shape[-1])
         crops[:, inside, inside] = (fake * 255).round().byte().permute(0, 2, 3, 1).numpy()
         return crops

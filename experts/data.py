@@ -5,14 +5,13 @@ import torch
 from torch.utils.data import Dataset
 
 import audio
-from data import Clips, to_tensor
+from data import Clips
 from errors import InputError
 from faces import mouth
-from faces.augment import Augmentation, augment_roi
+from faces.augment import augment_roi
 from media.clip import FPS, Clip
 from models.decoder import END, PAD
 from models.syncnet import WINDOW
-from models.wav2lip import FACE_PX
 
 ROOM = 2**31  # bytes of decoded pictures that a process keeps
 
@@ -251,12 +250,13 @@ class SyncWindows(Utterances):
     def __getitem__(self, at):
         """Sample number `draw` of clip `i`, at = (i, draw); draw None is the clip whole and unaltered, for validation.
 
-        roi: (T, 1, 88, 88) grey in [0, 1].  mel: (T - 4, 1, 80, 16): the 0.2 s of sound from each frame on, or others.
+        roi: (T, 1, 88, 88) grey in [0, 1].  mel: (T - 4, 1, 80, S): the 0.2 s of sound from each frame on, or others.
         paired: (T - 4,) bool, where others are among them: whether the sound is its own.
         """
         i, draw = at
         (clip, greys), rng = self.load(i), self.rng(draw)
-        length = min(len(clip), audio.whole_mel_windows(clip.mel.shape[1]) + WINDOW - 1)
+        mel, setting = clip.mel_by(audio.MELS[self.hp.mel]), audio.MELS[self.hp.mel]
+        length = min(len(clip), audio.whole_mel_windows(mel.shape[1], setting) + WINDOW - 1)
         if length <= WINDOW:
             raise InputError(f"{self.paths[i]}: its sound ends after {length} frames: leave the clip out")
         first, count = 0, length
@@ -269,7 +269,7 @@ class SyncWindows(Utterances):
             own, places = rng.random(len(starts)) < 0.5, length - WINDOW + 1
             others = (starts + rng.integers(1, places, len(starts))) % places
             starts, paired = np.where(own, starts, others), {"paired": torch.from_numpy(own)}
-        mels = audio.mel_windows(clip.mel, starts / FPS)
+        mels = audio.mel_windows(mel, starts / FPS, setting)
         if rng is not None and self.hp.augment:
             mels = (mels + np.float32(rng.uniform(-LOUDER, LOUDER))).clip(audio.SILENCE, -audio.SILENCE)
         return {"roi": self.shown(clip, greys, frames, rng), "mel": torch.from_numpy(np.float32(mels))} | paired
@@ -277,24 +277,3 @@ class SyncWindows(Utterances):
     def shown(self, clip, greys, frames, rng):
         """What a sync model sees of a clip's chosen frames: here the mouth ROI in `greys`, see `load`."""
         return self.mouth_roi(greys[frames], rng)
-
-
-class FaceWindows(SyncWindows):
-    """The same with whole faces in colour in place of mouths, for Wav2Lip's sync expert: roi is (T, 3, 96, 96), RGB.
-
-    Augmented they are flipped, moved, coloured, blurred and compressed as a generator's inputs are.
-    """
-
-    def load(self, i):
-        """Clip `i`, and nothing of its pictures: they are decoded at every use."""
-        return Clip(self.paths[i]), None
-
-    def shown(self, clip, greys, frames, rng):
-        """The faces of frames that follow each other, in [0, 1]."""
-        about = self.about
-        alter = Augmentation(0.5 if rng is not None and self.hp.augment else 0.0, rng)
-        border = (about["crop_px"] - about["face_px"]) / 2
-        matrix = alter.matrix(FACE_PX, FACE_PX / about["face_px"], border)
-        crops = clip.pictures(slice(frames[0], frames[-1] + 1))
-        faces = np.stack([alter.degrade(alter.recolour(alter.warp(crop, matrix, FACE_PX))) for crop in crops])
-        return to_tensor(faces[:, :, ::-1] if alter.flip else faces)

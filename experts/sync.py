@@ -16,6 +16,7 @@ from faces import mouth
 from hparams import WEIGHTS, ExpertHParams, preset
 from media.clip import FPS
 from models import build_reader
+from models.cals import CalsSync
 from models.published import archive
 from models.published.archive import kind_of
 from models.published.experts import convert_syncnet, convert_wav2lip_sync
@@ -190,7 +191,8 @@ def load_sync(path=None, device="cpu"):
     path = Path(path or WEIGHTS["sync"])
     net, hp, about = load_network(path)
     if isinstance(net, Wav2LipSync):
-        raise InputError(f"{path} holds a sync expert of Wav2Lip: it teaches (train.py --sync_expert), and judges none")
+        whose = "CALS" if isinstance(net, CalsSync) else "Wav2Lip"
+        raise InputError(f"{path} holds a sync expert of {whose}: it teaches (train.py --sync_expert), and judges none")
     kind = Compact if hp else Published
     return kind(net.to(device, memory_format=torch.channels_last), about)
 

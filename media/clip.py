@@ -13,6 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+import audio
 from errors import InputError
 from media.files import replacing
 
@@ -125,6 +126,10 @@ class Clip:
     @cached_property
     def mel(self):
         return self.array("mel")
+
+    def mel_by(self, setting):
+        """The mel spectrogram by a setting of `audio.MELS`: the stored one, or made of the sound: (80, steps)."""
+        return self.mel if setting == audio.STORED else audio.fast_mel_spectrogram(self.wav, setting)
 
     @cached_property
     def whisper(self):

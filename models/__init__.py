@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from models import cals
 from models.avhubert import AVHubert
 from models.conformer import EPS, Conformer
 from models.decoder import Decoder, interleaved
@@ -16,7 +17,7 @@ CONFORMER_NORMAL = 0.4161, 0.1688  # mean and standard deviation of the grey val
 
 def build_generator(hp):
     """An untrained generator of the family and size that `hp` says."""
-    return {"talklip": TalkLip, "wav2lip": Wav2Lip, "warp": ReferenceWarp}[hp.model](hp)
+    return {"talklip": TalkLip, "wav2lip": Wav2Lip, "cals": cals.Cals, "warp": ReferenceWarp}[hp.model](hp)
 
 
 def build_discriminator(hp):
@@ -33,6 +34,8 @@ def build_reader(hp, tokens):
         return CompactSync(hp.dim, hp.width, hp.shrink)
     if hp.model in SYNC_TABLES:
         return Wav2LipSync(hp.width, *SYNC_TABLES[hp.model])
+    if hp.model in cals.TABLES:
+        return cals.CalsSync(hp.width, *cals.TABLES[hp.model])
     if hp.model == "words":
         return WordClassifier(tokens, hp.layers, hp.dim, hp.dropout, hp.width, hp.shrink)
     sizes = hp.layers, hp.dim, hp.ffn, hp.heads

@@ -6,7 +6,7 @@ from torch import nn
 
 from models import larger_faces
 from models.avhubert import AVHubert
-from models.layers import ConvLeaky, ConvNorm, Row, UpNorm, begin, build, in_format_of, narrow, skip_channels
+from models.layers import ConvLeaky, ConvNorm, Norm, Row, UpNorm, begin, build, in_format_of, narrow, skip_channels
 from models.whisper import PAIR, SpeechRows
 
 # fmt: off
@@ -177,6 +177,29 @@ def redrawn(generator, batch):
     speech = generator.encode_audio(batch["audio"], batch["audio_padding"])
     said = pick(speech[batch["clip"]], batch["index"])
     return generator.generate(**{name: batch[name] for name in generator.inputs}, speech=said), speech, said
+
+
+def set_stage(generator, hp, step):
+    """Freezes what `step` does not train, in weights, dropout and layer drop: the audio encoder in TalkLip's stage 0,
+    and in CALS' stage 2 where it does not go on training.
+
+    Differs: the published code leaves a frozen audio encoder in train mode, with its dropout on: `faithful`.
+    """
+    generator.train()
+    if hp.freeze_norms and step >= hp.lip_from:
+        for module in generator.modules():
+            if isinstance(module, Norm):
+                module.eval()
+    if hp.speech == "utterance":
+        trains = step < hp.a2l_steps or hp.a2l_trains
+        generator.speech.requires_grad_(trains).train(trains)
+    if hp.speech != "global":
+        return
+    encoder, trains = generator.speech, step >= hp.audio_from
+    encoder.requires_grad_(trains and not hp.audio_train_layers)
+    encoder.train(trains or hp.faithful)
+    for block in list(encoder.blocks)[-hp.audio_train_layers :] if trains else ():  # 0: all of them
+        block.requires_grad_(True)
 
 
 class TalkLip(Generator):

@@ -8,8 +8,6 @@ from models.layers import ConvNorm, Row, build, in_format_of, narrow
 from models.syncnet import MEL, WINDOW
 from models.talklip import SPEECH, Generator, LocalSpeech
 
-FACE_PX = 96  # side of the faces whose lower half the sync expert sees
-
 # fmt: off
 LOWER_FACES = (  # sync expert, in: (15, 48, 96), the lower half of five faces in colour as channels
     #             out  k       s  p  res      size
@@ -76,7 +74,7 @@ class Wav2LipSync(nn.Module):
     def embed_video(self, faces):
         """Embeds every window of five frames of a clip.
 
-        faces: (B, T, 3, 96, 96) in [0, 1], RGB, whole; T is 5 at least.
+        faces: (B, T, 3, 96, 96) in [0, 1], RGB, whole; T is 5 at least. In CALS they are of 128 px.
         Returns (B, T - 4, D): row t is of the frames t to t + 4.
         """
         lower = faces[..., faces.shape[-2] // 2 :, :]  # (B, T, 3, 48, 96)
@@ -84,7 +82,7 @@ class Wav2LipSync(nn.Module):
         return self.embed_windows(windows.flatten(0, 1).flatten(1, 2)).unflatten(0, windows.shape[:2])
 
     def embed_audio(self, mels):
-        """mels: (B, N, 1, 80, 16): the 0.2 s of sound of each window, see `audio.mel_windows`. Returns (B, N, D)."""
+        """mels: (B, N, 1, 80, S): the 0.2 s of sound of each window, see `audio.mel_windows`. Returns (B, N, D)."""
         return unit(self.sound, mels.flatten(0, 1)).unflatten(0, mels.shape[:2])
 
 

@@ -24,6 +24,7 @@ WEIGHTS = {  # the generators that inference.py knows how to use
     "talklip_g": NARROW,
     "talklip_l": {"width": 1 / 16, "speech": "local"},
     "wav2lip": {"width": 1 / 16, "model": "wav2lip", "speech": "local"},
+    "cals": {**NARROW, "model": "cals", "speech": "utterance", "sync_dim": 16, "a2l_steps": 1},
 }
 
 

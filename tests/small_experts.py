@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 import checkpoint
+from audio import MELS
 from experts.guidance import LipExpert
 from experts.lip_reader import TrainedLipReader, packed
 from experts.sync_guidance import SyncExpert
@@ -62,6 +63,30 @@ SYNCED = replace(  # a run of Wav2Lip under a sync expert
     amp=False,
 )
 
+CALS = replace(  # a run of CALS: two steps of Audio-to-Lip, then faces, whose sync losses begin later
+    preset("compact_cals_a2l_av_vv"),
+    **NARROW,
+    audio_dropout=0.1,
+    batch_size=2,
+    windows=2,
+    warmup=0,
+    lr=1e-3,
+    augment=0.0,
+    ema=0.9,
+    mask_span=21,
+    a2l_steps=2,
+    av_weight=0.05,
+    vv_weight=0.05,
+    sync_from=4,
+    adv_from=5,
+    max_steps=8,
+    log_every=1,
+    save_every=100,
+    valid_every=2,
+    valid_clips=2,
+    amp=False,
+)
+
 
 def shaken(net):
     """`net` in eval mode, whose batch norms have statistics as if it had been trained."""
@@ -72,8 +97,9 @@ def shaken(net):
 
 
 def sync_hparams(**knobs):
-    """The knobs of a narrow sync expert, trained by InfoNCE unless `knobs` say otherwise."""
-    return replace(preset("compact_wav2lip_sync", ExpertHParams), width=1 / 16, **knobs)
+    """The knobs of a narrow sync expert, trained by InfoNCE unless `knobs` say otherwise; model: a preset's name."""
+    row = knobs.get("model", "compact_wav2lip_sync")
+    return replace(preset(row, ExpertHParams), width=1 / 16, **knobs)
 
 
 def sync_expert(**knobs):
@@ -83,9 +109,9 @@ def sync_expert(**knobs):
     net = build_reader(hp, None).train()
     with torch.no_grad():
         for _ in range(20):
-            faces = F.interpolate(torch.rand(24, 3, 8, 8), size=(96, 96), mode="bilinear")
+            faces = F.interpolate(torch.rand(24, 3, 8, 8), size=(hp.face_px, hp.face_px), mode="bilinear")
             net.embed_video(faces.unflatten(0, (4, 6)))
-            net.embed_audio(8 * torch.rand(1, 16, 1, 80, 16) - 4)
+            net.embed_audio(8 * torch.rand(1, 16, 1, 80, MELS[hp.mel].steps) - 4)
     return SyncExpert(net, hp, "made up too", torch.device("cpu"))
 
 

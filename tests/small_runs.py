@@ -10,6 +10,7 @@ import checkpoint
 import train
 import training
 from data import Clips, GuidedClips
+from experts.audio_to_lip import unit_clips
 from hparams import HParams
 
 CPU = torch.device("cpu")
@@ -41,8 +42,10 @@ def go(root, folder, stop, hp, expert=None, path=None, sync_expert=None):
     clips, late = Clips(root, "train", hp), hp.paced(hp.lip_from)
     shown = (expert.tokenizer, "aligned", 100) if expert else ()
     guided, valid = ((GuidedClips if expert else Clips)(root, split, late, *shown) for split in ("train", "val"))
-    batches = partial(train.batches, clips, guided, 0)
-    validate = partial(train.validate, valid, expert, sync_expert=sync_expert)
+    units, valid_units = unit_clips(root, hp, sync_expert, folder / "units.safetensors")
+    batches = partial(train.batches, clips, guided, 0, units=units)
+    judges = {"sync_expert": sync_expert if hp.synced else None} | ({"units": valid_units} if units else {})
+    validate = partial(train.validate, valid, expert, **judges)
     step = partial(train.train_step, expert=expert, sync_expert=sync_expert)
     training.train(state, folder, stop, batches, step, validate)
     return state

@@ -149,6 +149,9 @@ def test_a_play_list_cannot_open_other_files(tmp_path):
 def test_sound_analysed_in_blocks_is_the_same_as_at_once(monkeypatch, samples):
     wav = np.random.default_rng(0).integers(-8000, 8000, samples).astype(np.int16)
     banks, mel = audio.log_filter_banks(wav), audio.mel_spectrogram(wav)
+    other = audio.mel_spectrogram(wav, audio.MELS["cals"])
+    assert mel.shape[1] == 1 + max(samples, 800) // 200 and other.shape[1] == 1 + max(samples, 400) // 160
     monkeypatch.setattr(audio, "BLOCK_S", 1)
     np.testing.assert_allclose(audio.log_filter_banks(wav), banks, atol=1e-5)
     np.testing.assert_allclose(audio.mel_spectrogram(wav), mel, atol=1e-5)
+    np.testing.assert_allclose(audio.mel_spectrogram(wav, audio.MELS["cals"]), other, atol=1e-5)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
-from small_experts import GUIDED, expert, reader, sync_expert, write_expert
+from small_experts import CALS, GUIDED, expert, reader, sync_expert, write_expert
 from small_runs import CPU, flags_of, gradients, stilled
 
 import checkpoint
@@ -34,6 +34,7 @@ CASES = {
     "faithful": replace(GUIDED, **STILL, faithful=True, lip_sum=True),
     "local": replace(GUIDED, **STILL | {"speech": "local"}, sync_dim=32),
     "sync": replace(GUIDED, **STILL, window=5, sync_weight=0.1),
+    "cals": replace(CALS, **STILL, a2l_trains=True, clip_norm=0.0),
 }
 
 
@@ -46,15 +47,16 @@ def samples(root, hp):
 
 
 @cache
-def narrow_sync_expert():
+def narrow_sync_expert(model="compact_wav2lip_sync"):
     """One whose batch norms learn in one process alone: to be made before others join."""
-    return sync_expert()
+    return sync_expert(model=model)
 
 
 def step(root, hp, mine):
     """One step on the samples `mine`, in float64: its losses, gradients and the statistics of a batch norm."""
     state, teacher = stilled(train.build(hp, CPU), 9), expert(root, faithful=hp.faithful)
-    sync_teacher = narrow_sync_expert() if hp.synced else None
+    kinds = ("compact_cals_sync",) if hp.model == "cals" else ()
+    sync_teacher = narrow_sync_expert(*kinds) if hp.synced else None
     for net in (*state.nets.values(), teacher.net, *([sync_teacher.net] if sync_teacher else [])):
         net.double()
     batch = collate(mine, hp.window).items()
@@ -70,6 +72,7 @@ def share(number, port, root, folder):
     os.environ |= {"RANK": str(number), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     narrow_sync_expert()
+    narrow_sync_expert("compact_cals_sync")
     distributed.join(CPU)
     found = {name: step(root, hp, samples(root, hp)[number : number + 1]) for name, hp in CASES.items()}
     torch.save(found, folder / f"{number}.pt")

@@ -139,7 +139,7 @@ def test_every_preset_builds(name):
     hp = preset(name)
     with torch.device("meta"):
         generator, discriminator = build_generator(hp), Discriminator(hp)
-    heard = {"global": (104,), "local": (1, 80, 16), "whisper": (768,)}[hp.speech]
+    heard = {"global": (104,), "local": (1, 80, 16), "whisper": (768,), "utterance": (320,)}[hp.speech]
     parts = {"audio": torch.zeros(1, 4, *heard), "frames": torch.zeros(1, 2, dtype=torch.long)}
     shown = hp.references if hp.model == "warp" else 1
     parts["face"] = torch.zeros(1, 2, 3 * (1 + shown), hp.face_size, hp.face_size)

@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from hparams import HParams
 from losses import (
     MOST_ADV_WEIGHT,
+    a2l_loss,
     adversarial_loss,
     balanced_weight,
+    cals_sync_loss,
     cluster_loss,
     ctc_loss,
     detail_loss,
@@ -247,3 +249,58 @@ def test_gradients_come_from_what_counts_and_from_nothing_else(loss):
         "ctc": lambda: ctc_loss(logits, tokens, torch.tensor([2]), torch.tensor([1])),
     }[loss]().backward()
     assert logits.grad[0, :2].abs().min() > 0 and not logits.grad[0, 2:].any()
+
+
+def test_a2l_loss_is_the_squared_error_of_masked_units():
+    units, masked = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]]), torch.tensor([[True, False, True]])
+    predicted = torch.tensor([[[0.5, 0.5], [9.0, 9.0], [0.6, -0.2]]], requires_grad=True)
+    assert a2l_loss(predicted, units, masked, summed=True).item() == pytest.approx(0.25 + 0.25 + 1.0)
+    mean = a2l_loss(predicted, units, masked)
+    assert mean.item() == pytest.approx(1.5 / (2 * 2), rel=1e-6)
+    mean.backward()
+    assert predicted.grad[0, 1].tolist() == [0, 0] and predicted.grad[0, 2].tolist() == pytest.approx([0, -0.5])
+    for summed in (False, True):
+        assert a2l_loss(predicted, units, torch.zeros_like(masked), summed).item() == 0
+    assert a2l_loss(predicted.bfloat16(), units, masked).dtype == torch.float32
+
+
+def alike(count, cosine):
+    """So many vectors of length 1, each pair of which has this cosine: (N, N)."""
+    return torch.linalg.cholesky((1 - cosine) * torch.eye(count, dtype=torch.float64) + cosine).float()
+
+
+def apart(count):
+    """The clips and the frames of rows that are all of other clips."""
+    return torch.arange(count), torch.zeros(count, dtype=torch.long)
+
+
+def test_the_printed_sync_loss_is_nearly_flat_and_a_temperature_mends_it():
+    lips = alike(32, 0.9)
+    for temperature, wanted in ((1.0, log(1 + 31 * exp(-0.1))), (0.07, log(1 + 31 * exp(-0.1 / 0.07)))):
+        assert cals_sync_loss(lips, lips, *apart(32), temperature, 5).item() == pytest.approx(wanted, rel=1e-4)
+    found = [round(cals_sync_loss(lips, lips, *apart(32), each, 5).item(), 2) for each in (1.0, 0.07)]
+    assert found == [3.37, 2.13] and round(log(32), 2) == 3.47
+
+
+def test_generated_lips_look_for_their_own_and_not_the_other_way_round():
+    lips = torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.6, 0.8]], requires_grad=True)  # any length: cosines
+    own = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 3.0]])
+    cosines = [[1.0, 0.6, 0.0], [0.0, 0.8, 1.0], [0.6, 1.0, 0.8]]
+    wanted = sum(log(sum(exp(c / 0.5) for c in row)) - row[i] / 0.5 for i, row in enumerate(cosines)) / 3
+    loss = cals_sync_loss(lips, own, *apart(3), 0.5, 5)
+    assert loss.item() == pytest.approx(wanted, rel=1e-5)
+    loss.backward()
+    assert lips.grad.any()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert cals_sync_loss(lips, own, *apart(3), 0.5, 5).item() == pytest.approx(wanted, rel=1e-5)
+    assert cals_sync_loss(lips[:0], own[:0], *apart(0), 0.5, 5).item() == 0
+
+
+def test_neighbouring_frames_of_a_clip_are_no_negatives():
+    lips, own = torch.eye(4), torch.eye(4) + 0.1
+    clips, frames = torch.tensor([0, 0, 0, 1]), torch.tensor([10, 14, 15, 10])
+    cosine = F.normalize(lips, dim=-1) @ F.normalize(own, dim=-1).T
+    kept = [[0, 2, 3], [1, 3], [0, 2, 3], [0, 1, 2, 3]]  # 4 frames apart is too near, 5 is not
+    each = [cosine[i, columns].logsumexp(0) - cosine[i, i] for i, columns in enumerate(kept)]
+    assert cals_sync_loss(lips, own, clips, frames, 1.0, 5).item() == pytest.approx(torch.stack(each).mean().item())
+    assert cals_sync_loss(lips, own, torch.zeros(4), torch.zeros(4), 1.0, 5).item() == pytest.approx(0, abs=1e-6)

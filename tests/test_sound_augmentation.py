@@ -46,20 +46,22 @@ def test_fast_features_are_those_of_the_libraries(samples):
     quiet = np.where(np.arange(48_128) % 9000 < 3000, 0, rng.integers(-3, 4, 48_128)).astype(np.int16)
     loud = rng.integers(-32768, 32767, 48_128).astype(np.int16)
     for wav in (buzz(3.008), quiet, loud, np.zeros(48_128, np.int16)):
-        for fast, by_library in (
+        for fast, by_library, *setting in (
             (audio.fast_log_filter_banks, audio.log_filter_banks),
-            (audio.fast_mel_spectrogram, audio.mel_spectrogram),
+            *((audio.fast_mel_spectrogram, audio.mel_spectrogram, setting) for setting in audio.MELS.values()),
         ):
-            found, wanted = fast(wav[:samples]), by_library(wav[:samples])
+            found, wanted = fast(wav[:samples], *setting), by_library(wav[:samples], *setting)
             assert found.dtype == wanted.dtype == np.float32
             np.testing.assert_allclose(found, wanted, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("speech", ["global", "local"])
+@pytest.mark.parametrize("speech", ["global", "local", "utterance"])
 def test_training_on_altered_sound_imports_no_library_of_sound(data_root, speech):
+    more = {"model": "cals", "sync_dim": 8, "a2l_trains": True, "av_weight": 1.0} if speech == "utterance" else {}
+    more |= {"window": 5}
     spy = (
         "import sys\nfrom data import Clips\nfrom hparams import HParams\n"
-        f"hp = HParams(window=2, windows=2, sound_augment=1.0, speech={speech!r})\n"
+        f"hp = HParams(windows=2, sound_augment=1.0, speech={speech!r}, **{more!r})\n"
         f"Clips({str(data_root)!r}, 'train', hp)[0]\n"
         "print([name for name in ('av', 'librosa', 'python_speech_features', 'scipy') if name in sys.modules])"
     )

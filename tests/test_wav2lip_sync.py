@@ -19,7 +19,7 @@ from audio import mel_windows
 from checkpoint import fill, load
 from data import collate
 from errors import InputError
-from experts.data import FaceWindows
+from experts.faces import FaceWindows
 from experts.sync import load_network, load_sync, mismatches
 from hparams import WEIGHTS, ExpertHParams, preset
 from losses import SURE, matching_loss, pair_loss
