@@ -266,7 +266,10 @@ _SYNCTALKLIP = {  # what weights its losses have is nowhere: they are TalkLip's,
     "audio_layers": 24, "audio_dim": 1024, "audio_ffn": 4096, "audio_heads": 16, "audio_from": 0,
     "audio_train_layers": 0, "lip_from": 0, "max_steps": 60_000, "cav_weight": 1e-3, "supervisor": "avsyncnet",
 }
-_COMPACT_SYNCTALKLIP = {"cav_weight": 0.03, "supervisor": "avsyncnet"}
+_COMPACT_SYNCTALKLIP = {
+    "cav_weight": 0.006,  # its gradient at the faces is about as long as that of TalkLip's contrastive loss times 0.003
+    "supervisor": "avsyncnet",
+}
 _SYNCTALKLIP_ROWS = {  # its variants, then the rows of its table 3
     "synctalklip": {},
     "synctalklip_conv": {"supervisor": "conv"},

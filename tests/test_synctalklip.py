@@ -273,7 +273,7 @@ def test_each_network_takes_its_own_part_of_the_printed_adversarial_loss(spoken_
 
 @pytest.mark.parametrize("summed", [False, True])
 def test_gathered_contrastive_losses_are_those_of_the_joined_batch(spoken_root, summed):
-    hp = replace(ALONE, l1_weight=1e-12, cav_sum=summed, freeze_norms=True, ema=0.0)
+    hp = replace(ALONE, l1_weight=1e-12, cav_weight=1.0, cav_sum=summed, freeze_norms=True, ema=0.0)
     tokenizer, found = reader(spoken_root).tokenizer, []
     clips = [GuidedClips(spoken_root, "train", replace(hp, windows=n), tokenizer, "aligned", 100)[n] for n in (1, 2)]
     for batches in ([clips], [clips[:1], clips[1:]]):
