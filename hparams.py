@@ -100,6 +100,7 @@ class HParams(Knobs):
     )
     # losses
     l1_weight: float = knob(0.92999, "mean absolute pixel error: 1 - adv_weight - the lip loss's 1e-5")
+    rec_weight: float = knob(0.0, "absolute error summed over a face's pixels, as SyncTalklip prints it")
     mouth_weight: float = knob(0.0, "mean absolute pixel error inside the mouth region of the mesh")
     lips_weight: float = knob(0.0, "shape of the lips, predicted from the speech embedding alone")
     detail_weight: float = knob(0.0, "mean absolute error of three levels of a Laplacian pyramid")
@@ -108,9 +109,17 @@ class HParams(Knobs):
     adv_from: int = knob(0, "first step of the discriminator and of the adversarial loss")
     adv_ratio: float = knob(0.0, "length of its pixel gradient, as a share of the others'; 0: adv_weight as it is")
     discriminator: str = knob("talklip", "a verdict on each lower face, or on patches", choices=("talklip", "patch"))
+    adv_form: str = knob("stable", "cross-entropy, or SyncTalklip's eq. 8 and 9 as printed", ("stable", "printed"))
     lip_weight: float = knob(1e-5, "lip-reading loss: how badly the expert reads the generated lips", since="lip_from")
     lip_sum: bool = knob(True, "sum it over all tokens of a step, as published, instead of their mean")
     contrastive_weight: float = knob(0.0, "contrastive loss of sound and lips; published (c): 1e-3", since="lip_from")
+    cav_weight: float = knob(0.0, "SyncTalklip's contrastive loss of sound and lips, in L1", since="lip_from")
+    cav_scale: float = knob(0.0, "what its distances are multiplied by, tau and F of eq. 11; 0: 1 / audio_dim")
+    cav_apart: int = knob(3, "frames from a generated frame to its nearest negative; printed: 1", least=1)
+    cav_sum: bool = knob(False, "sum it over the generated frames, as printed, instead of their mean")
+    cav_audio: str = knob("tuned", "sound that it takes: the generator's, or the expert's", choices=("tuned", "frozen"))
+    cav_negatives: str = knob("video", "its negatives: other lips, or the expert's sounds", choices=("video", "audio"))
+    supervisor: str = knob("any", "kind that --expert has to be", choices=("any", "avhubert", "avsyncnet", "conv"))
     sync_weight: float = knob(0.0, "sync loss: how badly lips and sound fit, says the sync expert", since="sync_from")
     av_weight: float = knob(0.0, "CALS' d_av: generated lips find their sound among others", since="sync_from")
     vv_weight: float = knob(0.0, "CALS' d_vv: generated lips find the real ones among others", since="sync_from")
@@ -170,6 +179,8 @@ class HParams(Knobs):
             raise InputError("--a2l_steps: that stage has neither --patience nor --sound_augment")
         if self.model in ("wav2lip", "cals") and self.contrastive_weight:
             raise InputError(f"--contrastive_weight: --model {self.model} has no space to compare sound and lips in")
+        if self.cav_weight and (self.model != "talklip" or self.speech != "global"):
+            raise InputError("--cav_weight holds lips against the speech of --model talklip --speech global: say these")
         if self.synced and (self.window < SYNC_WINDOW or 0 < self.lip_window < SYNC_WINDOW):
             short = f"--window {self.window}" if self.window < SYNC_WINDOW else f"--lip_window {self.lip_window}"
             raise InputError(f"{short}: the sync expert sees {SYNC_WINDOW} frames that follow each other, say so many")
@@ -183,6 +194,8 @@ class HParams(Knobs):
             raise InputError("--adv_ratio is a share of L1's gradient: --l1_weight or --mouth_weight must be above 0")
         if self.faithful and (self.adv_ratio or self.discriminator != "talklip"):
             raise InputError("--faithful: the published code has neither --adv_ratio nor --discriminator patch")
+        if self.adv_form == "printed" and (self.faithful or self.discriminator != "talklip"):
+            raise InputError("--adv_form printed is SyncTalklip's: it goes with --no-faithful --discriminator talklip")
         if self.patience and not self.later:
             raise InputError("--patience: no stage begins after step 0 (--audio_from, --lip_from), none could wait")
 
@@ -204,7 +217,7 @@ class HParams(Knobs):
     @property
     def guided(self):
         """Whether a lip-reading expert guides the training, from `lip_from` on."""
-        return bool(self.lip_weight or self.contrastive_weight)
+        return bool(self.lip_weight or self.contrastive_weight or self.cav_weight)
 
     @property
     def synced(self):
@@ -282,6 +295,23 @@ def _compact_row(row, **own):
     return {**_COMPACT_ROW, "speech": "global", "contrastive_weight": 0.0, **losses, **weights, **own}
 
 
+_SYNCTALKLIP = {  # what weights its losses have is nowhere: they are TalkLip's, its contrastive loss's for the new one
+    "audio_layers": 24, "audio_dim": 1024, "audio_ffn": 4096, "audio_heads": 16, "audio_from": 0,
+    "audio_train_layers": 0, "lip_from": 0, "max_steps": 60_000, "cav_weight": 1e-3, "supervisor": "avsyncnet",
+}
+_COMPACT_SYNCTALKLIP = {
+    "cav_weight": 0.006,  # its gradient at the faces is about as long as that of TalkLip's contrastive loss times 0.003
+    "supervisor": "avsyncnet",
+}
+_SYNCTALKLIP_ROWS = {  # its variants, then the rows of its table 3
+    "synctalklip": {},
+    "synctalklip_conv": {"supervisor": "conv"},
+    "synctalklip_freeze": {"cav_audio": "frozen"},
+    "synctalklip_wo_novel": {"cav_weight": 0.0, "contrastive_weight": 1e-3},
+    "synctalklip_wo_contrastive": {"cav_weight": 0.0},
+    "synctalklip_wo_lip": {"lip_weight": 0.0},
+    "synctalklip_wo_avsyncnet": {"supervisor": "avhubert"},
+}
 _WAV2LIP = {**_LOCAL, "model": "wav2lip", "lip_weight": 0.0, "batch_size": 80, "windows": 1, "sync_below": 0.75}
 _COMPACT_WAV2LIP = {
     **_EVENING, "model": "wav2lip", "speech": "local", "l1_weight": 1.0, "batch_size": 12, "windows": 1,
@@ -334,6 +364,8 @@ PRESETS = {
     **_CALS_ROWS,
     "compact": {**_EVENING, "batch_size": 16, "window": 2, "windows": 1, "adv_from": 3500, "max_steps": 4400},
     "warp": _WARP,
+    **{name: _SYNCTALKLIP | row for name, row in _SYNCTALKLIP_ROWS.items()},
+    **{f"compact_{name}": _compact_row(_COMPACT_SYNCTALKLIP | row) for name, row in _SYNCTALKLIP_ROWS.items()},
     "compact_l": {**_HALF_WIDTH, "speech": "local"},
     **{f"compact_{name}": _compact_row(row) for name, row in _ROWS.items()},
 }
@@ -343,6 +375,7 @@ METHODS = {
     "talklip": "compact_talklip_g_c",
     "wav2lip": "compact_wav2lip",
     "cals": "compact_cals_a2l_av_vv",
+    "synctalklip": "compact_synctalklip",
     "warp": "warp",
 }
 HParams.presets = PRESETS
@@ -436,6 +469,9 @@ class ExpertHParams(Knobs):
     label_smoothing: float = knob(0.1, "share of the probability that is spread over all tokens", most=1)
     ctc_weight: float = knob(0.0, "CTC's share of the loss", most=1)
     frames_weight: float = knob(0.0, "loss of naming the word said in each frame, where the transcript has times")
+    align_weight: float = knob(0.0, "AV-SyncNet: L1 between a clip's features by its sound and by its lips")
+    align_scale: float = knob(0.0, "what that is multiplied by, tau and F of SyncTalklip's eq. 5; 0: 1 / dim")
+    align_kernel: int = knob(1, "frames of the convolution before it, an odd number; 1: none (local)", least=1)
     freeze: int = knob(22_500, "steps at the start in which a pre-trained encoder is frozen")
     context: int = knob(3, "frames before and after a word that a word classifier sees")
     # sync model
@@ -477,6 +513,10 @@ class ExpertHParams(Knobs):
             raise InputError(f"--dim {self.dim} must be a multiple of 16, the groups of AV-HuBERT's convolution")
         if self.dim % 2 and self.model == "conformer":
             raise InputError(f"--dim {self.dim} must be even: a conformer's positions are pairs of sine and cosine")
+        if self.model != "avhubert" and (self.align_weight or self.align_kernel > 1):
+            raise InputError(f"--align_weight, --align_kernel: --model {self.model} has no sound, avhubert has")
+        if self.align_kernel % 2 == 0 or (self.align_kernel > 1 and not self.align_weight):
+            raise InputError(f"--align_kernel {self.align_kernel} must be odd, and more than 1 asks for --align_weight")
         if self.rise + self.hold > 1:
             raise InputError(f"--rise {self.rise} and --hold {self.hold} are together more than the whole run")
 
@@ -503,12 +543,19 @@ _COMPACT_READER = {
     "audio_dropout": 0.75, "unmasked_weight": 1.0, "freeze": 0, "lr": 1e-3, "rise": 0.1, "hold": 0.4,
     "clip_norm": 1.0, "max_steps": 700, "valid_every": 100, "amp": True,
 }
+_LARGE = {
+    "layers": 24, "dim": 1024, "ffn": 4096, "heads": 16,
+    "decoder_layers": 9, "decoder_ffn": 4096, "decoder_heads": 8,
+}
+_AVSYNCNET = {"align_weight": 1.0}  # published weights are nowhere: both losses count alike
+_AVSYNCNET_CONV = {**_AVSYNCNET, "align_kernel": 5}  # the published kernel is nowhere
 EXPERT_PRESETS = {
     "base": {},
-    "large": {
-        "layers": 24, "dim": 1024, "ffn": 4096, "heads": 16,
-        "decoder_layers": 9, "decoder_ffn": 4096, "decoder_heads": 8,
-    },
+    "large": _LARGE,
+    "avsyncnet": {**_LARGE, **_AVSYNCNET, "max_steps": 180_000},
+    "avsyncnet_conv": {**_LARGE, **_AVSYNCNET_CONV, "max_steps": 180_000},
+    "compact_avsyncnet": {**_COMPACT_READER, **_AVSYNCNET},
+    "compact_avsyncnet_conv": {**_COMPACT_READER, **_AVSYNCNET_CONV},
     "conformer": {
         "model": "conformer", "dim": 256, "ffn": 2048, "heads": 4,
         "decoder_ffn": 2048, "ctc_weight": 0.1, "grad_mult": 1.0,

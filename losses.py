@@ -16,10 +16,11 @@ def exact(x):
 
 
 def pixel_loss(fake, real):
-    """Mean absolute error of all pixels (TalkLip's reconstruction loss).
+    """Mean absolute error of all pixels (TalkLip's reconstruction loss; SyncTalklip, eq. 7).
 
     fake, real: (B, T, 3, H, W) in [0, 1].
     Returns a scalar in units of full scale.
+    Differs: eq. 7 prints the sum over a face's pixels, which grows with faces: the term "rec", 27,648 times as large.
     """
     return F.l1_loss(fake, real)
 
@@ -86,13 +87,27 @@ def hinge_loss(logits, real=None):
     return F.relu(1 - logits if real else 1 + logits).mean()
 
 
+def printed_adversarial_loss(logits, real=None):
+    """The adversarial losses as SyncTalklip prints them: the generator's (eq. 8), the discriminator's terms (eq. 9).
+
+    logits, real: as in `hinge_loss`. Returns a scalar in nats, never above 0.
+    Differs: `adversarial_loss`, which takes its place unless this is asked for, wants the same. Here the generator has
+    no gradient where the discriminator is sure, and the discriminator's loss has no lower end. Eq. 10 adds both up: of
+    generated faces that would cancel at a verdict of 1/2, so each network is given its own part.
+    """
+    return F.logsigmoid(logits if real is False else -logits).mean()
+
+
 def verdict_loss(logits, hp, real=None):
     """The loss of a discriminator's verdicts, by its kind.
 
-    hp: has `discriminator`, its kind, and `faithful`.  logits, real: as above; None: of what the generator wants.
+    hp: has `discriminator`, its kind, `faithful` and `adv_form`.  logits, real: as above; None: of what the generator
+    wants.
     """
     if hp.discriminator == "patch":
         return hinge_loss(logits, real)
+    if hp.adv_form == "printed":
+        return printed_adversarial_loss(logits, real)
     return adversarial_loss(logits, real is not False, hp.faithful)
 
 
@@ -151,6 +166,35 @@ def counter_examples(count):
     if not chosen:
         return torch.zeros(count, 0, dtype=torch.long)
     return torch.multinomial(1 - torch.eye(count), chosen)
+
+
+def l1_distance(a, b, scale=0.0):
+    """L1 distance of features times a fixed number: theta of SyncTalklip's eq. 11, and what eq. 5 takes the mean of.
+
+    a, b: (..., D).  scale: tau and F in one; 0: 1 / D, which makes it a mean over D.
+    Returns (...), never below 0, in 32 bits at least.
+    Differs: F is printed as a linear layer. Trained, its slope would turn, and the losses run to minus infinity.
+    """
+    return (exact(a) - exact(b)).abs().sum(-1) * (scale or 1 / a.shape[-1])
+
+
+def cav_loss(audio, video, negatives, clips, frames, scale, apart, summed=False):
+    """L1 contrastive loss: a frame's sound near its lips, and away from other frames of its clip (SyncTalklip, eq. 12).
+
+    audio, video: (N, D), of N generated frames.  negatives: (N, D), what the sound is driven away from: `video` as
+    printed, or other sounds, as the released code has it.  scale: see `l1_distance`.
+    clips, frames: (N,) int64, where they come from. Frames less than `apart` (printed: 1) from one another in a clip
+    are no negatives of each other: at the loss's lower end, all that are have been driven apart.
+    Returns a scalar, a mean over frames; `summed`, as printed, it grows with N. It is not below minus the mean distance
+    of `video` to its negatives, so it has an end only where these have one, as behind a frozen layer norm.
+    Differs: Upsilon is printed as the frame alone, which divides by 0. Here it is all generated frames of the clip; a
+    frame without negatives has the first term alone.
+    """
+    with torch.autocast(audio.device.type, enabled=False):
+        away = torch.cdist(exact(audio), exact(negatives), p=1) * (scale or 1 / audio.shape[-1])  # (N, N)
+        others = (clips[:, None] == clips) & ((frames[:, None] - frames).abs() >= apart)
+        each = l1_distance(audio, video, scale) - (away * others).sum(1) / others.sum(1).clamp(min=1)
+    return each.sum() if summed else each.mean()
 
 
 def lips_loss(predicted, lips, padding):

@@ -24,8 +24,7 @@ from corpora.data_root import check_data_root
 from data import Clips, GuidedClips, collate, evenly, one_thread
 from errors import InputError, exit_code
 from experts.audio_to_lip import a2l_scores, a2l_step, shortened, unit_clips
-from experts.guidance import LipExpert
-from experts.lip_reader import load_reader
+from experts.guidance import lip_expert_of
 from experts.sync_guidance import sync_expert_of
 from faces.landmarks import LIP_NUMBERS
 from hparams import METHODS, PRESETS, WEIGHTS, add_flags, loss_weights, override, preset, stage_plan
@@ -52,12 +51,13 @@ def generator_losses(nets, batch, weights, hp, expert=None, sync_expert=None):
     """
     generator, real = nets["generator"], batch["target"]  # (W, T, 3, H, W)
     fake, speech, said = redrawn(generator, batch)
-    guided = weights["lip"] or weights["contrastive"]
+    guided = weights["lip"] or weights["contrastive"] or weights["cav"]
     memory = expert.features(fake, batch) if guided else None  # (B, L, D)
     windows = sync_expert.embed(fake, batch) if weights["sync"] else ()  # of lips and of sound
     lips = sync_expert.embed_lips(fake, batch) if weights["av"] or weights["vv"] else None
     terms = {
         "l1": lambda: pixel_loss(fake, real),
+        "rec": lambda: real[0, 0].numel() * pixel_loss(fake, real),  # summed over a face, as SyncTalklip's eq. 7
         "mouth": lambda: mouth_loss(fake, real, batch["mouth"]),
         "detail": lambda: detail_loss(fake, real),
         "motion": lambda: motion_loss(fake, real, batch["mouth"]),
@@ -67,6 +67,7 @@ def generator_losses(nets, batch, weights, hp, expert=None, sync_expert=None):
         "adv": lambda: verdict_loss(nets["discriminator"](fake), hp),
         "lip": lambda: expert.reading_loss(memory, batch, hp.lip_sum),
         "contrastive": lambda: expert.contrastive_loss(generator.project(said), memory, batch, hp.faithful),
+        "cav": lambda: expert.cav_loss(speech, memory, batch, hp),
         "sync": lambda: sync_expert.loss(*map(distributed.gathered, windows)),
         "av": lambda: sync_expert.contrast(lips, sync_expert.embed_sound(batch), batch, hp.sync_temperature),
         "vv": lambda: sync_expert.contrast(lips, sync_expert.embed_lips(real, batch), batch, hp.sync_temperature),
@@ -110,6 +111,7 @@ def shares(batches, hp):
             "lips": rows,
             "lip": world if hp.lip_sum else tokens,
             "contrastive": 1 / len(batches),
+            "cav": world if hp.cav_sum else faces,
             **dict.fromkeys(("sync", "av", "vv"), 1 / len(batches)),
         }
         found.append(defaultdict(lambda faces=faces: faces, own))
@@ -284,14 +286,6 @@ def build(hp, device, facts=None):
     return TrainState(hp, device, nets, optims, mean, facts)
 
 
-def load_expert(args, hp, device):
-    """The lip expert that a run will need, and the reader that it is made of; (None, None) for a run without."""
-    if not hp.guided or (hp.lip_from >= hp.max_steps and not hp.patience):
-        return None, None
-    reader = load_reader(args.expert, roi=None if hp.roi == "own" else hp.roi)
-    return LipExpert(reader, device, hp.faithful, hp.recompute), reader
-
-
 def knobs_of(args, last):
     """The knobs of the run that the flags begin, or resume from `last`: (hparams, its checkpoint or None)."""
     if not last.is_file():
@@ -308,9 +302,8 @@ def start(args, hp, found, device, expert, reader, sync_expert=None):
     facts["sync_expert"] = sync_expert and sync_expert.sha256
     state = build(hp, device, facts)
     generator = state.nets["generator"]
-    if expert and hp.contrastive_weight and (size := generator.sync.out_features) != expert.hp.dim:
-        other = f"the --expert has features of {expert.hp.dim}, sound is projected to {size}"
-        raise InputError(f"{other}: say --sync_dim {expert.hp.dim}")
+    if expert:
+        expert.check(generator, hp)
     both = [net for net in (generator, state.mean) if net]
     if found:
         state.resume(args.runs / args.name / "last.pt", found)
@@ -386,14 +379,14 @@ def work(args):
     args.name = args.name or args.row
     hp, found = knobs_of(args, args.runs / args.name / "last.pt")
     device = distributed.join(torch.device(distributed.device_of(args.device)))
-    expert, reader = load_expert(args, hp, device)
+    expert, reader = lip_expert_of(args.expert, hp, device, args.data_root)
     sync_expert = sync_expert_of(args.sync_expert, hp, device, args.data_root)
     clips, guided, valid = clips_of(args, hp, expert)
     if not len(guided):
         distributed.say(f"{guided.listed}: the expert reads none of its clips: trained as {args.name}_unguided")
         args.name += "_unguided"
         hp, found = knobs_of(args, args.runs / args.name / "last.pt")
-        expert, hp = None, replace(hp, lip_weight=0.0, contrastive_weight=0.0)
+        expert, hp = None, replace(hp, lip_weight=0.0, contrastive_weight=0.0, cav_weight=0.0)
         clips, guided, valid = clips_of(args, hp, None)
     folder = args.runs / args.name
     units, valid_units = unit_clips(args.data_root, hp, sync_expert, folder / "units.safetensors")

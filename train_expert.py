@@ -34,7 +34,7 @@ from experts.faces import FaceWindows
 from experts.lip_reader import TrainedLipReader, error_rates, load_reader, packed, read
 from experts.tokenizer import Tokenizer, train_tokenizer, transcripts
 from hparams import SYNC_MODELS, ExpertHParams, add_flags, override
-from losses import cluster_loss, ctc_loss, matching_loss, pair_loss, reading_loss
+from losses import cluster_loss, ctc_loss, l1_distance, matching_loss, pair_loss, reading_loss
 from media.files import make_folder, replacing
 from models import build_reader
 from models.avhubert import ClusterHead, shuffle_spans, spans
@@ -78,6 +78,8 @@ class MaskedPrediction(nn.Module):
 class Transcription(nn.Module):
     """Fine-tuning: the tokens of the transcript with label smoothing; beside them, where asked for, CTC and frames.
 
+    With `align_weight` it makes an AV-SyncNet (SyncTalklip, eq. 6): "align" is its eq. 5, "reading" its eq. 4.
+    Differs: "lib" in eq. 6 is "lip". Eq. 5 is a mean over frames; printed, its norm is of all frames of a clip.
     Raises InputError if CTC is asked for and the reader has no layer for it.
     """
 
@@ -100,6 +102,10 @@ class Transcription(nn.Module):
             losses["ctc"] = ctc_loss(reader.ctc(memory).float(), batch["tokens"], batch["lengths"], lengths)
         if hp.frames_weight:
             losses["frames"] = reading_loss(self.said(memory).float(), batch["said"], PAD)
+        if hp.align_weight:
+            heard, there = reader.encode(None, batch["roi_padding"], batch["audio"]), ~batch["roi_padding"]
+            both = (reader.align(each, batch["roi_padding"])[there] for each in (heard, memory))
+            losses["align"] = l1_distance(*both, hp.align_scale).mean()
         return losses
 
 
@@ -148,6 +154,7 @@ ALONE = {"words": ("words",), "sync": SYNC_MODELS}  # tasks with models of their
 def objective_weights(hp):
     """The weight of each loss of the tasks; `chance` is no loss but what one is held against."""
     reading = {"reading": 1 - hp.ctc_weight, "ctc": hp.ctc_weight, "frames": hp.frames_weight}
+    reading["align"] = hp.align_weight
     return {"clusters": 1.0, "word": 1.0, "sync": 1.0, "chance": 0.0, **reading}
 
 

@@ -17,7 +17,7 @@ from errors import InputError
 from media.files import make_folder, open_log
 from workers import progress_bar
 
-UNWATCHED = {"adv", "adv_weight", "d_real", "d_fake", "d_gap", "total", "chance"}  # may rise in a sound run
+UNWATCHED = {"adv", "adv_weight", "d_real", "d_fake", "d_gap", "total", "chance", "cav"}  # may rise in a sound run
 MEMORY = 0.98  # decay of the running means
 ENOUGH = 100  # steps before they are judged
 DIVERGED = 3.0  # times the least running mean so far
@@ -149,7 +149,7 @@ class DivergenceGuard:
     def fault(self):
         """A fault of the run, in words, or None."""
         means = self.judged()
-        if (mean := means.get("discriminator", math.inf)) < SATURATED:
+        if 0 <= (mean := means.get("discriminator", math.inf)) < SATURATED:  # as SyncTalklip prints it, it is below 0
             return f"the discriminator is saturated: its loss is {mean:.1e}, and its gradient teaches nothing"
         for name, mean in means.items():
             if name in ("discriminator", "gap"):

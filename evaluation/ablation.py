@@ -18,13 +18,15 @@ from itertools import product
 from pathlib import Path
 
 from errors import InputError, exit_code
-from hparams import HParams, add_flags, preset
+from hparams import PRESETS, HParams, add_flags, preset
 from media.files import make_folder, replacing, write_text
 from workers import processors
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = ("base_wo_lip_gan", "base_wo_lip", "talklip_l", "talklip_l_c", "talklip_g", "talklip_g_c")
-OF_THE_EXPERT = {"lip_weight", "contrastive_weight"}  # nothing before `lip_from` depends on these
+OTHER_ROWS = tuple(name for name in PRESETS if name.startswith("synctalklip"))  # under the --expert that they ask for
+# Nothing before `lip_from` depends on these.
+OF_THE_EXPERT = {"lip_weight", "contrastive_weight", "cav_weight", "cav_audio"}
 KEPT = ("last.pt", "best.pt", "metrics.jsonl")  # of a trunk, by a row that resumes from it
 
 
@@ -173,7 +175,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_root", required=True, type=Path, help="made by preprocess.py")
     parser.add_argument("--corpus", type=Path, help="what it was made of: rows generate its videos, and are evaluated")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, help="(default: all)")
+    parser.add_argument("--rows", nargs="+", choices=ROWS + OTHER_ROWS, default=ROWS, help="(default: TalkLip's six)")
     parser.add_argument(
         "--splits", nargs="+", help="lists of the data root (default: test and, if it is there, test_unseen)"
     )

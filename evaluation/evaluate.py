@@ -50,9 +50,8 @@ PROTOCOL = {
     "the mouth is sharper than its face",
     "sharpness, own size": "the same on the pixels of the videos, with --videos, for rows that are videos",
     "follows": "correlation of these changes with the real clip's, mean over clips; other clip's lips: chance",
-    "WER 1, CER 1": "reader 1, beam search that runs free, errors of all clips by all words",
-    "WER 2": "reader 2, teacher forced, mean of each sentence's rate, as TalkLip's; not a free WER",
-    "WER 3, CER 3": "reader 2, beam search that runs free, errors of all clips by all words",
+    "WER, CER, free": "beam search that runs free, errors of all clips by all words or letters",
+    "WER, teacher-forced": "told all true words before each; mean of each sentence's rate, as TalkLip's WER2",
     "words": "single words cut out at the transcript's times, share named right",
     "sync": "against the real clip's own sound in every row, also where a row was generated for another",
     "identity frame copied": "the face of the clip's last frame in its first half, of its first in its second",
@@ -246,7 +245,7 @@ def parse(argv):
     add("--split", nargs="+", default=["test"], help="lists of the data root (default: test)")
     add("--out", default=Path("results/evaluation"), type=Path, help="folder for the table (default: %(default)s)")
     add("--measures", nargs="+", choices=measures, default=list(measures), help="(default: all)")
-    for name, what in (("reader1", "lip reader for WER 1"), ("reader2", "for WER 2, 3"), ("words", "for words")):
+    for name, what in (("reader1", "lip reader 1"), ("reader2", "lip reader 2"), ("words", "single words")):
         add(f"--{name}", default=WEIGHTS[name], type=Path, metavar="FILE", help=what)
     add("--sync", type=Path, metavar="FILE", help="syncnet_v2.model, or ours (default: the compact model in weights/)")
     add("--sync_protocol", choices=("lrs", "track"), default="lrs", help="SyncNet sees the whole frame, or the face")

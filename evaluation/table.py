@@ -42,11 +42,11 @@ COLUMNS = {
     "sync_c": Column("sync C", 2, 1, "high"),
     "sync_d": Column("sync D", 2, 1, "low"),
     "sync_offset": Column("offset, frames", 1),
-    "wer_1": Column("WER 1, %", 1, 100, "low"),
-    "cer_1": Column("CER 1, %", 1, 100, "low"),
-    "wer_2": Column("WER 2 (teacher forced), %", 1, 100, "low"),
-    "wer_3": Column("WER 3, %", 1, 100, "low"),
-    "cer_3": Column("CER 3, %", 1, 100, "low"),
+    "wer_1": Column("WER reader 1, free, %", 1, 100, "low"),
+    "cer_1": Column("CER reader 1, free, %", 1, 100, "low"),
+    "wer_2": Column("WER reader 2, teacher-forced, %", 1, 100, "low"),
+    "wer_3": Column("WER reader 2, free, %", 1, 100, "low"),
+    "cer_3": Column("CER reader 2, free, %", 1, 100, "low"),
     "words": Column("words right, %", 1, 100, "high"),
 }
 REST = {

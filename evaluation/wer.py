@@ -59,7 +59,7 @@ def count_errors(said, read):
 
 
 class EvaluationReaders:
-    """Lip readers under which no generator was trained: WER 1 to 3, CER and word accuracy.
+    """Lip readers under which no generator was trained: their WER and CER, free and teacher-forced, and word accuracy.
 
     paths: {"reader1", "reader2", "words": path or None}; those that are None do not read.
     Raises InputError for a file that holds no reader, or one of the other kind.

@@ -1,15 +1,20 @@
 """The lip-reading expert in the generator's training: frozen, it reads clips of which some frames are generated."""
 
+import shlex
+
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 import distributed
 from errors import InputError
+from experts.lip_reader import load_reader
 from faces.mouth import splice
-from losses import contrastive_loss, counter_examples, exact, published_contrastive_loss, reading_loss
+from hparams import WEIGHTS
+from losses import cav_loss, contrastive_loss, counter_examples, exact, published_contrastive_loss, reading_loss
 from models.avhubert import STEM_FRAMES
 from models.decoder import PAD
+from models.talklip import pick
 
 
 class LipExpert:
@@ -109,6 +114,63 @@ class LipExpert:
             others = distributed.from_first(counter_examples(len(audio)).to(audio.device))
             return published_contrastive_loss(audio, video, others)
         return contrastive_loss(audio, video, clip, frames)
+
+    @torch.no_grad()
+    def embed_sound(self, batch):
+        """What its encoder makes of the clips' sound alone: (B, L, D). No gradient comes back from it."""
+        audio = batch["audio"].to(self.net.encoder.fusion.weight.dtype)
+        return self.net.encode(None, batch["audio_padding"], audio)
+
+    def cav_loss(self, speech, memory, batch, hp):
+        """SyncTalklip's contrastive loss of generated frames and their sound (eq. 12): a scalar.
+
+        Negatives are of a frame's own clip, so that no other process has any.
+        speech: (B, L, D), what the generator's audio encoder makes of the clips. With `cav_audio` "frozen" (variant
+        freeze) what this expert's does takes its place, and the loss reaches the generated faces alone.
+        memory: (B, L, D), see `features`.
+        """
+
+        def rows(features, padding, at):
+            """(B, L, D) -> (N, D), those of the generated frames, in the space in which they are compared."""
+            return pick(self.net.align(features, padding)[batch["clip"]], at).flatten(0, 1)
+
+        video = rows(memory, batch["roi_padding"], batch["frames"])
+        heard = {"tuned": speech}
+        if hp.cav_audio == "frozen" or hp.cav_negatives == "audio":
+            heard["frozen"] = self.embed_sound(batch)
+        heard = {name: rows(each, batch["audio_padding"], batch["index"]) for name, each in heard.items()}
+        negatives = heard["frozen"] if hp.cav_negatives == "audio" else video
+        clips = batch["clip"][:, None].expand_as(batch["frames"]).flatten()
+        places = clips, batch["frames"].flatten()
+        return cav_loss(heard[hp.cav_audio], video, negatives, *places, hp.cav_scale, hp.cav_apart, hp.cav_sum)
+
+    def check(self, generator, hp):
+        """Raises InputError for a generator whose sound is not in the space of this expert's features."""
+        if hp.contrastive_weight and (size := generator.sync.out_features) != self.hp.dim:
+            other = f"the --expert has features of {self.hp.dim}, sound is projected to {size}"
+            raise InputError(f"{other}: say --sync_dim {self.hp.dim}")
+        if hp.cav_weight and generator.speech_size != self.hp.dim:
+            other = f"--cav_weight compares features of {generator.speech_size}, --audio_dim, with the --expert's"
+            raise InputError(f"{other}, which have {self.hp.dim}: both have to be of one size")
+
+
+def lip_expert_of(path, hp, device, data_root):
+    """The `LipExpert` that a run with the knobs `hp` will need, from the file at `path`, and the reader it is made of.
+
+    (None, None) for a run without. Raises InputError for one that is not the `supervisor` which the knobs ask for.
+    """
+    if not hp.guided or (hp.lip_from >= hp.max_steps and not hp.patience):
+        return None, None
+    reader = load_reader(path, roi=None if hp.roi == "own" else hp.roi)
+    found = "avhubert" if not reader.hp.align_weight else "conv" if reader.hp.align_kernel > 1 else "avsyncnet"
+    if hp.supervisor not in ("any", found):
+        kinds = {"avhubert": "an AV-HuBERT", "avsyncnet": "an AV-SyncNet", "conv": "an AV-SyncNet (conv)"}
+        name = ("" if hp.width == 1 else "compact_") + ("avsyncnet_conv" if hp.supervisor == "conv" else "avsyncnet")
+        begun, root = "PRETRAINED" if hp.width == 1 else WEIGHTS["expert"], shlex.quote(str(data_root))
+        how = f"python train_expert.py finetune --preset {name} --data_root {root} --name {name} --init {begun}"
+        how = "" if hp.supervisor == "avhubert" else f". To train one: {how} --export {name}.safetensors"
+        raise InputError(f"--expert {path} is {kinds[found]}, this run wants {kinds[hp.supervisor]}{how}")
+    return LipExpert(reader, device, hp.faithful, hp.recompute), reader
 
 
 def shrunk(fake, px=96):

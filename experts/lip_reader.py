@@ -63,7 +63,7 @@ def load_reader(path, whole=True, roi=None):
     if roi:
         reader.hp = replace(reader.hp, roi=roi)
     if not whole:
-        weights = {name: part for name, part in weights.items() if name.startswith("encoder.")}
+        weights = {name: part for name, part in weights.items() if name.startswith(("encoder.", "neighbours."))}
     size = len(reader.tokenizer or reader.words) if whole else None
     rows = length(weights, "words.weight" if reader.words else "decoder.embedding.weight", size)
     if rows != size:

@@ -8,6 +8,7 @@ from models.conformer import EPS, Conformer
 from models.decoder import Decoder, interleaved
 from models.lip_reader import LipReader, WordClassifier
 from models.syncnet import CompactSync
+from models.synctalklip import AVSyncNetConv
 from models.talklip import Discriminator, PatchDiscriminator, TalkLip
 from models.warp import ReferenceWarp
 from models.wav2lip import SYNC_TABLES, Wav2Lip, Wav2LipSync
@@ -48,4 +49,7 @@ def build_reader(hp, tokens):
         return LipReader(encoder, decoder, CONFORMER_NORMAL, nn.Linear(hp.dim, tokens))
     front = {"video": True, "width": hp.width, "shrink": hp.shrink, "grad_mult": hp.grad_mult}
     encoder = AVHubert(*sizes, hp.dropout, hp.layerdrop, **front)
-    return LipReader(encoder, None if tokens is None else Decoder(*written))
+    decoder = None if tokens is None else Decoder(*written)
+    if hp.align_kernel > 1:
+        return AVSyncNetConv(encoder, decoder, hp.dim, hp.align_kernel)
+    return LipReader(encoder, decoder)

@@ -37,6 +37,10 @@ class LipReader(nn.Module):
         video = (roi - mean) / deviation
         return video if padding is None else video.masked_fill(padding[..., None, None, None], 0)
 
+    def align(self, features, padding=None):
+        """The features, (B, T, D), of a sound or of lips, in the form in which both are compared: here as they are."""
+        return features
+
     def forward(self, roi, previous, padding=None):
         """The scores of each next token, given those before it.
 

@@ -122,12 +122,12 @@ def write_sync_expert(path, **knobs):
     return path
 
 
-def reader(root):
-    """The `Reader` of a data root's tokenizer, with weights of its own."""
-    tokenizer = Tokenizer((root / "tokenizer.model").read_bytes())
+def reader(root, **knobs):
+    """The `Reader` of a data root's tokenizer, with weights of its own; `knobs` take the place of EXPERT's."""
+    hp, tokenizer = replace(EXPERT, **knobs), Tokenizer((root / "tokenizer.model").read_bytes())
     torch.manual_seed(5)
-    net = shaken(build_reader(EXPERT, len(tokenizer)))
-    return TrainedLipReader(net, EXPERT, tokenizer, about={"sha256": "made up"})
+    net = shaken(build_reader(hp, len(tokenizer)))
+    return TrainedLipReader(net, hp, tokenizer, about={"sha256": "made up"})
 
 
 def expert(root, **how):
@@ -135,9 +135,9 @@ def expert(root, **how):
     return LipExpert(reader(root), torch.device("cpu"), **how)
 
 
-def write_expert(path, root):
+def write_expert(path, root, **knobs):
     """Writes it as a file of ours."""
-    made = reader(root)
+    made = reader(root, **knobs)
     facts = {"words": None, "tokenizer": packed(made.tokenizer)}
-    checkpoint.save(path, hparams=asdict(EXPERT), reader=made.net.state_dict(), step=0, **facts)
+    checkpoint.save(path, hparams=asdict(made.hp), reader=made.net.state_dict(), step=0, **facts)
     return path

@@ -14,7 +14,7 @@ import train
 from checkpoint import sha256
 from errors import InputError
 from evaluation import ablation
-from evaluation.ablation import ROWS, at_once, trunks
+from evaluation.ablation import OTHER_ROWS, ROWS, at_once, trunks
 
 torch.set_num_threads(1)
 SHORT = {"max_steps": 4, "lip_from": 2, "adv_from": 1, "batch_size": 2, "lip_window": 4}
@@ -45,6 +45,10 @@ def test_rows_that_differ_in_the_expert_alone_share_their_first_steps():
     late = trunks(ROWS, {})
     assert set(late.values()) == {"base_wo_lip_gan", "talklip_g"}, "the discriminator has not joined either"
     assert trunks(("talklip_l_c", "base_wo_lip"), {})["base_wo_lip"] == "talklip_l_c"
+    shared = trunks(OTHER_ROWS, {})
+    alone = {"synctalklip_conv", "synctalklip_wo_avsyncnet"}  # under experts of their own
+    assert {row for row, trunk in shared.items() if trunk == "synctalklip"} == set(OTHER_ROWS) - alone
+    assert all(shared[row] == row for row in alone)
 
 
 def test_a_row_that_resumes_from_a_trunk_is_the_row_trained_alone(spoken_root, tmp_path, monkeypatch):

@@ -72,7 +72,7 @@ def test_a_method_stands_beside_the_baselines_in_table_and_files(root, soft, tmp
     assert {"wer_1", "wer_2", "wer_3", "cer_1", "words", "sync_c", "sync_d", "lmd"} <= set(numbers["soft"])
     assert set(found["splits"]["test"]["clips"]) == set(SPLIT["test"])
     assert all(len(each["soft"]) == 64 for each in found["splits"]["test"]["sha256"].values())
-    assert found["weights"]["reader1"]["sha256"] and found["versions"]["torch"] and found["protocol"]["WER 2"]
+    assert found["weights"]["reader1"]["sha256"] and found["versions"]["torch"] and found["protocol"]["WER, CER, free"]
     assert found["splits"]["test"]["list"]["sha256"] and found["decoding"]["reader2"]["beam"]
     assert (tmp_path / "evaluation.md").read_text().startswith("| test, 3 clips |")
     assert (tmp_path / "evaluation.csv").read_text().startswith("split,row,clips,psnr,psnr_low")

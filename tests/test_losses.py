@@ -13,14 +13,17 @@ from losses import (
     adversarial_loss,
     balanced_weight,
     cals_sync_loss,
+    cav_loss,
     cluster_loss,
     ctc_loss,
     detail_loss,
     hinge_loss,
+    l1_distance,
     lips_loss,
     motion_loss,
     mouth_loss,
     pixel_loss,
+    printed_adversarial_loss,
     reading_loss,
     verdict_loss,
 )
@@ -41,6 +44,13 @@ def test_pixel_loss_is_the_mean_absolute_error():
     fake, real = two_frames()
     assert pixel_loss(fake, real).item() == pytest.approx((4 * 0.1 + 1 * 0.4) / 8)
     assert pixel_loss(real, real).item() == 0
+
+
+def test_the_sum_over_pixels_is_the_mean_times_their_number():
+    """SyncTalklip's eq. 7 as printed, the term "rec"."""
+    fake, real = two_frames()
+    printed = sum((fake - real)[0, t].abs().sum().item() for t in range(2)) / 2
+    assert real[0, 0].numel() * pixel_loss(fake, real).item() == pytest.approx(printed)
 
 
 def test_mouth_loss_is_the_mean_absolute_error_inside_the_mask():
@@ -158,6 +168,123 @@ def test_the_balanced_weight_makes_a_gradient_a_share_of_another():
     ):
         found = balanced_weight(torch.tensor(others), torch.tensor(adversarial), ratio)
         assert found.item() == pytest.approx(wanted), (others, adversarial, ratio)
+
+
+# SyncTalklip's, printed and stable
+
+
+def test_the_printed_adversarial_losses_are_eq_8_and_9():
+    logits = torch.tensor([[0.0], [2.0]])
+    verdicts = [0.5, 1 / (1 + exp(-2))]
+    eq_8 = eq_9_real = sum(log(1 - verdict) for verdict in verdicts) / 2
+    eq_9_fake = sum(log(verdict) for verdict in verdicts) / 2
+    assert printed_adversarial_loss(logits).item() == pytest.approx(eq_8, rel=1e-6)
+    assert printed_adversarial_loss(logits, real=True).item() == pytest.approx(eq_9_real, rel=1e-6)
+    assert printed_adversarial_loss(logits, real=False).item() == pytest.approx(eq_9_fake, rel=1e-6)
+    hp = HParams(adv_form="printed")
+    for real in (None, True, False):
+        assert verdict_loss(logits, hp, real) == printed_adversarial_loss(logits, real)
+
+
+def pull(loss, logit):
+    """The gradient of a loss at a verdict of these logits."""
+    logits = torch.tensor([[logit]], requires_grad=True)
+    loss(logits).backward()
+    return logits.grad.item()
+
+
+def test_printed_and_stable_adversarial_losses_pull_the_same_way_and_the_printed_ones_fail_at_the_ends():
+    stable, printed = HParams(), HParams(adv_form="printed")
+    for real in (None, True, False):
+        for logit in (-3.0, 0.0, 3.0):
+            both = [pull(lambda x, hp=hp, real=real: verdict_loss(x, hp, real), logit) for hp in (stable, printed)]
+            assert both[0] * both[1] > 0, "the signs of eq. 8 and 9 are right for minimisation"
+    assert (
+        abs(pull(lambda x: verdict_loss(x, printed), -30.0))
+        < 1e-12
+        < 0.9
+        < abs(pull(lambda x: verdict_loss(x, stable), -30.0))
+    ), "eq. 8 saturates where the discriminator is sure that a face is generated"
+    sure = torch.tensor([[1000.0]])
+    assert printed_adversarial_loss(sure, real=True) == -1000 and verdict_loss(sure, stable, True) == 0, "log 0"
+
+
+def test_eq_10_summed_over_both_networks_cancels_where_the_discriminator_knows_nothing():
+    summed = pull(lambda x: printed_adversarial_loss(x) + printed_adversarial_loss(x, real=False), 0.0)
+    assert summed == 0 and pull(printed_adversarial_loss, 0.0) == -0.5
+
+
+def test_l1_distance_is_the_sum_of_absolute_differences_times_a_fixed_number():
+    a, b = torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([[1.5, 2.0, 1.0, 4.0]])
+    assert l1_distance(a, b).tolist() == [2.5 / 4] and l1_distance(a, b, 0.1).tolist() == pytest.approx([0.25])
+    assert l1_distance(a.bfloat16(), b.bfloat16()).dtype == torch.float32
+
+
+def test_a_trained_line_in_place_of_the_fixed_one_runs_below_0():
+    distances, line = torch.rand(16, 1), torch.nn.Linear(1, 1)
+    optim = torch.optim.SGD(line.parameters(), lr=1.0)
+    for _ in range(50):
+        loss = line(distances).mean()
+        optim.zero_grad()
+        loss.backward()
+        optim.step()
+    assert loss < -10 < 0 <= l1_distance(torch.randn(16, 8), torch.randn(16, 8)).min()
+
+
+AUDIO = torch.tensor([[0.0, 0.0], [1.0, 0.0], [4.0, 2.0], [9.0, 9.0]])
+VIDEO = torch.tensor([[0.0, 1.0], [2.0, 0.0], [4.0, 4.0], [5.0, 5.0]])
+OF = torch.tensor([0, 0, 0, 1]), torch.tensor([10, 11, 13, 10])  # clips and frames: the last is alone in its clip
+
+
+def test_cav_loss_is_eq_12_with_all_generated_frames_of_a_clip():
+    own = [1, 1, 2, 8]  # L1 distances of each sound from its own lips
+    away = [(2 + 8) / 2, (2 + 7) / 2, (5 + 4) / 2, 0]  # and from those of the other two; the fourth has no others
+    printed = sum(own) - sum(away)
+    assert cav_loss(AUDIO, VIDEO, VIDEO, *OF, 1.0, 1, summed=True).item() == pytest.approx(printed)
+    assert cav_loss(AUDIO, VIDEO, VIDEO, *OF, 1.0, 1).item() == pytest.approx(printed / 4)
+    assert cav_loss(AUDIO, VIDEO, VIDEO, *OF, 0.0, 1).item() == pytest.approx(printed / 4 / 2), "1 / D"
+
+
+def test_frames_that_are_near_are_no_negatives():
+    away = [8, 0, 5, 0]  # 10 and 13 are apart by 3, 11 is near both
+    wanted = (1 + 1 + 2 + 8 - sum(away)) / 4
+    assert cav_loss(AUDIO, VIDEO, VIDEO, *OF, 1.0, 3).item() == pytest.approx(wanted)
+
+
+def test_a_frame_alone_is_drawn_near_and_divides_by_nothing():
+    one = AUDIO[:1].clone().requires_grad_()
+    loss = cav_loss(one, VIDEO[:1], VIDEO[:1], torch.tensor([0]), torch.tensor([4]), 1.0, 1)
+    loss.backward()
+    assert loss.item() == 1 and one.grad.isfinite().all()
+
+
+def test_negatives_may_be_other_sounds():
+    away = [(1 + 6) / 2, (1 + 5) / 2, (6 + 5) / 2, 0]
+    wanted = (1 + 1 + 2 + 8 - sum(away)) / 4
+    assert cav_loss(AUDIO, VIDEO, AUDIO, *OF, 1.0, 1).item() == pytest.approx(wanted)
+
+
+def cav_after(steps, video, rate):
+    """The L1 contrastive loss after gradient descent on sound, and on lips that come out of `video()`."""
+    clips, frames = torch.zeros(6), 4 * torch.arange(6)
+    sound = torch.randn(6, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    lips = torch.randn(6, 8, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    for _ in range(steps):
+        seen = video(lips)
+        loss = cav_loss(sound, seen, seen, clips, frames, 0.0, 3)
+        gradients = torch.autograd.grad(loss, (sound, lips))
+        with torch.no_grad():
+            for each, gradient in zip((sound, lips), gradients, strict=True):
+                each -= rate * gradient
+    bound = -torch.cdist(seen, seen, p=1).sum().item() / (6 * 5 * 8)
+    return loss.item(), bound
+
+
+def test_cav_loss_has_an_end_behind_a_frozen_norm_and_none_without():
+    loss, bound = cav_after(300, lambda x: F.layer_norm(x, (8,)), 1.0)
+    assert bound - 1e-4 <= loss < 0 and bound > -2, "values behind a layer norm are about 1"
+    free, bound = zip(*(cav_after(steps, lambda x: x, 1.0) for steps in (150, 300)), strict=True)
+    assert free[1] < 1.5 * free[0] < -3 and free[1] >= bound[1] - 1e-3, "the triangle's bound moves away with the lips"
 
 
 def test_lips_loss_is_the_smooth_absolute_error_of_the_frames_that_are_there():

@@ -23,6 +23,7 @@ from models import build_reader
 from train import build, train_step
 
 WINDOW, TOKENS, WORDS = 5, 1000, 20  # frames of a window; of the vocabulary; of a sentence
+EXPERTS = {"compact": "compact", "synctalklip": "large"}  # of presets whose names begin so; of others "base"
 WAYS = {"plain": "float32, expert on every frame", "train": "train.py with --amp"}
 
 
@@ -104,7 +105,7 @@ def measure(args):
             raise InputError(f"--{flag} {getattr(args, flag)} must be at least 1")
     device = device_of(args.device)
     hp = replace(preset(args.preset), lip_from=0, audio_from=0)
-    reading = preset("compact" if args.preset.startswith("compact") else "base", ExpertHParams)
+    reading = preset(EXPERTS.get(args.preset.partition("_")[0], "base"), ExpertHParams)
     faces = (55 * args.clips // 2 if args.faces is None else args.faces) // WINDOW * WINDOW
     most = args.frames // (WINDOW + 1) * WINDOW * args.clips
     if not WINDOW <= faces <= most:
