@@ -32,7 +32,7 @@ ROOMS = {name for name in RANK if name.endswith(".*")}  # whose files may import
 NEVER = {"models": {"losses", "data", "argparse", "train"}, "losses": {"models", "data", "checkpoint"}}
 SLOW = "torch av librosa cv2 scipy python_speech_features safetensors numpy".split()
 LONGEST, LONGEST_SCRIPT, LONGEST_KNOBS = 300, 450, 700  # lines; the last of hparams.py: every knob of every stage
-BOTH_TRAINERS = {"training", "data", "losses"}  # one run, every sample, every loss: one idea each, as long as a script
+OF_ALL = {"training", "data", "losses"}  # one run, every sample, every loss: one idea each, as long as a script
 OTHERS_FLAGS = re.compile(r"\b(pip|uv|git|pytest|ruff|torchrun|docker|apt-get|curl)\b")  # lines with their flags
 PARTS = [path.relative_to(ROOT) for path in ROOT.rglob("*.py")]
 SOURCES = sorted(path for path in PARTS if not path.parts[0].startswith((".", "tests", "runs", "data")))
@@ -136,7 +136,7 @@ def test_no_tricks(path):
 def test_files_are_short(path):
     lines = len((ROOT / path).read_text(encoding="utf-8").splitlines())
     module = module_of(path)
-    longest = LONGEST_SCRIPT if module in SCRIPT_MODULES or module in BOTH_TRAINERS else LONGEST
+    longest = LONGEST_SCRIPT if module in SCRIPT_MODULES or module in OF_ALL else LONGEST
     longest = LONGEST_KNOBS if module == "hparams" else longest
     assert lines <= longest, f"{path} has {lines} lines: split it by noun"
 
