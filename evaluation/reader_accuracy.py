@@ -17,8 +17,9 @@ import torch
 from data import collate
 from distributed import device_of
 from errors import InputError, exit_code
+from evaluation.bootstrap import difference
 from evaluation.rows import OTHER_LIPS, TRUTH
-from evaluation.wer import EVALUATION_READERS, teacher_forced
+from evaluation.wer import EVALUATION_READERS, count_errors, teacher_forced
 from experts.data import Utterances, Words
 from experts.lip_reader import error_rates, load_reader, read
 from hparams import WEIGHTS
@@ -110,6 +111,25 @@ def table(split, results):
     return "\n".join([*lines, ""])
 
 
+def differences(results):
+    """The WER of each reader of sentences less the first's, paired by clip with its 95 % interval: a list of lines.
+
+    results: {reader: (rates, what was said and read in each clip)}, see `score_reader`.
+    """
+    counts = {
+        name: [count_errors(each["said"], each["read"])[:2] for each in sentences]
+        for name, (rates, sentences) in results.items()
+        if "wer" in rates[TRUTH]
+    }
+    first, *others = counts or [None]
+    found = {f"{other} - {first}": difference(counts[other], counts[first]) for other in others}
+    return [
+        f"{what}: WER {each['value']:+.1%}"
+        + ("" if each["low"] is None else f" [{each['low']:+.1%}, {each['high']:+.1%}]")
+        for what, each in found.items()
+    ]
+
+
 def readers_of(args):
     """The readers that the flags name, {name: `TrainedLipReader`}; files of one name also have their folder's."""
     given = {knob: getattr(args, knob) for knob in ("beam", "penalty") if getattr(args, knob) is not None}
@@ -138,6 +158,7 @@ def evaluate(args):
             score = score_words if reader.words else partial(score_reader, strips=args.strips)
             found[name] = score(reader, args.data_root, split)
         print(table(split, {name: rates for name, (rates, _) in found.items()}))
+        print("".join(f"{line}\n\n" for line in differences(found)), end="")
         report["splits"][split] = {name: {"rates": r, "details": d} for name, (r, d) in found.items()}
     for name, reader in readers.items():
         decoding = {} if reader.words else {"beam": reader.hp.beam, "penalty": reader.hp.penalty}

@@ -10,7 +10,7 @@ from torch import nn
 from data import collate
 from errors import InputError
 from evaluation import reader_accuracy
-from evaluation.reader_accuracy import main, read_split, score_words, table, teacher_forced
+from evaluation.reader_accuracy import differences, main, read_split, score_words, table, teacher_forced
 from experts.data import Utterances, Words
 from experts.lip_reader import TrainedLipReader
 from experts.tokenizer import Tokenizer
@@ -141,6 +141,17 @@ def test_token_accuracy_is_never_called_wer():
     text = table("val", {"x": {"ground truth": {"wer": 0.1, "cer": 0.05, "wer_teacher_forced": 0.2}}})
     assert "| WER | CER | WER, teacher forced | words right |" in text
     assert "| x | ground truth | 10.0% | 5.0% | 20.0% |  |" in text
+
+
+def test_the_wer_of_readers_differs_clip_by_clip():
+    said = ["set blue", "lay now", "bin red", "set red"]
+    first = [{"said": text, "read": text} for text in said[:3]] + [{"said": said[3], "read": "set blue"}]
+    other = [{"said": text, "read": "set red"} for text in said]  # wrong in 1, 2, 1 and 0 of 2 words
+    rates = {"ground truth": {"wer": 0.0, "cer": 0.0, "wer_teacher_forced": 0.0}}
+    words = ({"ground truth": {"word_accuracy": 0.5}}, {})
+    (line,) = differences({"first": (rates, first), "words": words, "other": (rates, other)})
+    assert line.startswith("other - first: WER +37.5% [") and line.endswith("]")
+    assert differences({"words": words, "first": (rates, first)}) == []
 
 
 def test_a_transcript_with_a_character_unknown_to_the_reader_is_reported_by_clip(oracle, spoken_root, tmp_path):

@@ -21,6 +21,7 @@ from losses import cav_loss, l1_distance
 from models import build_generator, build_reader
 from models.synctalklip import AVSyncNetConv, NeighbourMean
 from train_expert import objective_weights
+from training import ENOUGH, DivergenceGuard
 
 torch.set_num_threads(1)
 ALIGNED, CONV = {"align_weight": 1.0}, {"align_weight": 1.0, "align_kernel": 3}
@@ -284,6 +285,18 @@ def test_gathered_contrastive_losses_are_those_of_the_joined_batch(spoken_root, 
         found.append((losses["cav"].item(), gradients(state.nets)["generator", "speech.norm.weight"]))
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-4)
     torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-3, atol=1e-7)
+
+
+def test_losses_that_go_below_0_are_no_fault_of_a_run():
+    guard = DivergenceGuard()
+    for number in range(2 * ENOUGH):
+        below = -0.001 * (1 + number)
+        guard.note({name: torch.tensor(below) for name in ("cav", "adv", "d_real", "d_fake", "d_gap", "total")})
+        assert guard.fault() is None and guard.warning() is None
+    guard = DivergenceGuard()
+    for _ in range(2 * ENOUGH):
+        guard.note({name: torch.tensor(0.0) for name in ("d_real", "d_fake")})
+    assert "saturated" in guard.fault()
 
 
 # Runs
