@@ -350,7 +350,7 @@ _WARP = {  # in no paper: see models/warp.py
     "freeze_norms": True, "l1_weight": 4.0, "mouth_weight": 1.0, "detail_weight": 4.0, "lips_weight": 2.0,
     "motion_weight": 1.0, "discriminator": "patch", "adv_weight": 0.003, "adv_ratio": 0.4, "adv_from": 1000,
     "adv_lr": 5e-4, "adv_beta1": 0.5, "lip_weight": 0.01, "lip_sum": False, "contrastive_weight": 0.003,
-    "lip_from": 1000, "max_steps": 4150, "lr": 6e-4, "beta1": 0.9, "warmup": 200, "decay_from": 0.35,
+    "lip_from": 1000, "max_steps": 5300, "lr": 6e-4, "beta1": 0.9, "warmup": 200, "decay_from": 0.35,
     "clip_norm": 1.0, "ema": 0.998, "valid_every": 200, "valid_clips": 13,
 }
 # Published sizes are rows of the papers' tables, compact_... the same for a laptop; weights/ began as `compact`.
