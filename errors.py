@@ -19,8 +19,8 @@ class InputError(Exception):
 def exit_code(script, work, if_stopped="stopped"):
     """Does the `work` of a script and returns its exit code.
 
-    0; 1 for a fault of the user's or a full disk, in one line; 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP, answered
-    with the line `if_stopped`. Any other exception is a bug and keeps its traceback.
+    0; 1 for a fault of the user's or a full disk, in one line; 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP, with
+    the line `if_stopped`. Any other exception is a bug and keeps its traceback.
     """
     with stoppable() as stops:
         try:

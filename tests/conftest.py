@@ -16,7 +16,7 @@ for module, one_thread in (("torch", "set_num_threads"), ("cv2", "setNumThreads"
 
 
 def begun(words, **how):
-    """A Python process that Ctrl-C can stop, also where these tests run in the background of a script, which ignores it.
+    """A Python process that Ctrl-C can stop, also where tests in the background of a script ignore it.
 
     how: other arguments of Popen.
     """
