@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import struct
+from contextlib import suppress
 from dataclasses import asdict, fields
 from math import inf
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
+import distributed
 from errors import InputError
 from hparams import WEIGHTS, HParams
 from media.files import replacing
@@ -19,6 +22,7 @@ from models.published.archive import (
     AGAIN,
     FORMAT,
     RUN,
+    BrokenFile,
     describe,
     is_ours,
     kind_of,
@@ -32,13 +36,50 @@ from models.whisper import Sizes, WhisperEncoder
 RENAMED, RETIRED = {"units": "clusters"}, {"method"}  # knobs of older files that have another name now, or none
 PROGRESS = {"plateaus": ("starts", "least", "stale", "over"), "guard": ("brake", "rollbacks", "means", "lows", "steps")}
 DEPTHS, SIZES = ("layers", "blocks"), ("dim", "ffn", "heads", "width")  # what names of knobs end with that build
+WRITER = ("inline_container", "iostream", "PytorchStreamWriter")  # in torch's words for a file that cannot be written
+BEFORE = "previous.pt"  # the checkpoint before a run's last one
 UNTRACKED = "num_batches_tracked"  # counts of batch norm that nothing here needs
 
 
-def save(path, **state):
-    """Writes `state` whole or not at all: a run killed in the middle still has its last good checkpoint."""
-    with replacing(path) as partial:
-        torch.save({"format": FORMAT, **state}, partial)
+def save(path, before=None, **state):
+    """Writes `state` whole or not at all: a run killed in the middle still has its last good checkpoint.
+
+    before: where the checkpoint that it replaces is kept. Raises InputError where there is no room.
+    """
+    try:
+        with replacing(path, before) as partial:
+            torch.save({"format": FORMAT, **state}, partial)
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(word in str(error) for word in WRITER):
+            raise
+        why = error.strerror if isinstance(error, OSError) else "the disk is full, or has a fault"  # torch does not say
+        raise InputError(f"{path} cannot be written ({why}); what was saved before is kept") from error
+
+
+def latest(last):
+    """The state from which a run goes on whose checkpoint is `last`, or None where there is none.
+
+    A checkpoint that did not come whole is put aside and said, and the one before it, or the best one, takes its place.
+    Raises InputError where none of them can be read.
+    """
+    fault = None
+    for path in (last, last.with_name(BEFORE), last.with_name("best.pt")):
+        if not path.is_file():
+            continue
+        try:
+            state = load(path)
+        except BrokenFile as error:
+            fault = fault or error
+            continue
+        if fault:
+            aside = last.with_suffix(".broken")
+            with suppress(FileNotFoundError):  # another process of this run was quicker
+                os.replace(last, aside)
+            distributed.say(f"{last} is broken or cut off: put aside as {aside.name}; {path.name} takes its place")
+        return state
+    if fault:
+        raise fault
+    return None
 
 
 def load(path):

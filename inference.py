@@ -16,7 +16,7 @@ from pathlib import Path
 
 from errors import InputError, exit_code
 from hparams import ARTICULATION, WEIGHTS
-from media.files import regular, write_text
+from media.files import check_place, regular, write_text
 from workers import ahead, progress_bar
 
 SYNTHETIC = "Synthetic media: the mouth in this video was redrawn by a neural network to fit its sound."
@@ -38,14 +38,33 @@ class Clock:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
+def is_earlier_report(path):
+    """Whether a file is a report of this command."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["synthetic"] == SYNTHETIC
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def is_earlier_video(path):
+    """Whether a file is a video that this command has made."""
+    from media.files import open_media
+
+    try:
+        with open_media(path) as container:
+            return SYNTHETIC in container.metadata.values()
+    except InputError:
+        return False
+
+
 def check_paths(inputs, outfile, report):
     """Raises InputError, before any work is done, for files that are missing, would be overwritten or not written.
 
-    inputs: {flag: path}.
+    inputs: {flag: path}. Of files that are there already only earlier outputs of this command are replaced.
     """
     try:
         for flag, path in inputs.items():
-            if not path.exists():
+            if not path.exists() and flag != "--checkpoint_path":  # whose reader says more
                 raise InputError(f"{flag} {path}: there is no such file")
         for written in (outfile, report):
             if written.is_dir():
@@ -53,10 +72,12 @@ def check_paths(inputs, outfile, report):
             if not written.parent.is_dir() or not os.access(written.parent, os.W_OK):
                 raise InputError(f"{written}: the folder {written.parent} does not exist or cannot be written to")
             for flag, path in inputs.items():
-                if written.exists() and os.path.samefile(path, written):
+                if written.exists() and path.exists() and os.path.samefile(path, written):
                     raise InputError(f"{flag} {path} would be overwritten by {written}: write under another name")
         if os.path.realpath(outfile) == os.path.realpath(report):
             raise InputError(f"{report} can't be both the video and its report: name another --outfile or --report")
+        check_place(outfile, "--outfile", is_earlier_video)
+        check_place(report, "--report", is_earlier_report)
     except OSError as error:  # a name that is too long, a folder that may not be entered
         raise InputError(f"{error.filename}: {error.strerror}") from error
 
@@ -75,7 +96,8 @@ def steady_memory():
 def lip_sync(args):
     """Makes `args.outfile` and its report; returns the report as a dict. What comes out of a pipe is copied first."""
     report_path = args.report or args.outfile.parent / (args.outfile.stem + ".json")
-    check_paths({"--face": args.face, "--audio": args.audio}, args.outfile, report_path)
+    inputs = {"--face": args.face, "--audio": args.audio, "--checkpoint_path": args.checkpoint_path}
+    check_paths(inputs, args.outfile, report_path)
     with ExitStack() as stack:
         report = redraw(args, *(stack.enter_context(regular(path)) for path in (args.face, args.audio)))
     write_text(report_path, json.dumps(report, indent=1, default=str) + "\n")

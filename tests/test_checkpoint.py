@@ -47,6 +47,45 @@ def test_a_save_that_fails_leaves_the_last_good_file(tmp_path):
     assert checkpoint.load(path)["step"] == 3
 
 
+def test_a_full_disk_is_said_and_leaves_the_last_good_file(tmp_path):
+    import resource
+
+    path, limits = tmp_path / "last.pt", resource.getrlimit(resource.RLIMIT_FSIZE)
+    checkpoint.save(path, step=3)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, limits[1]))
+    try:
+        with pytest.raises(InputError, match="last.pt cannot be written .*what was saved before is kept"):
+            checkpoint.save(path, tmp_path / checkpoint.BEFORE, step=4, generator={"a": torch.zeros(9000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert checkpoint.load(path)["step"] == 3 and os.listdir(tmp_path) == ["last.pt"]
+
+
+def test_a_checkpoint_that_was_cut_off_is_replaced_by_the_one_before_or_the_best(tmp_path, capsys):
+    last, before, best = (tmp_path / name for name in ("last.pt", checkpoint.BEFORE, "best.pt"))
+    assert checkpoint.latest(last) is None
+    checkpoint.save(best, step=1)
+    for step in (2, 3, 4):
+        checkpoint.save(last, before, step=step)
+    assert checkpoint.latest(last)["step"] == 4 and checkpoint.load(before)["step"] == 3
+    last.write_bytes(last.read_bytes()[:-300])
+    assert checkpoint.latest(last)["step"] == 3 and not last.exists() and (tmp_path / "last.broken").exists()
+    assert "last.pt is broken or cut off: put aside as last.broken; previous.pt takes" in capsys.readouterr().err
+    assert checkpoint.latest(last)["step"] == 3 and not capsys.readouterr().err, "a run killed while it saved"
+    checkpoint.save(last, before, step=4)
+    assert checkpoint.load(before)["step"] == 3, "what was broken does not take its place"
+    for path in (last, before):
+        path.write_bytes(b"")
+    assert checkpoint.latest(last)["step"] == 1 and "best.pt takes its place" in capsys.readouterr().err
+    last.write_bytes(b"")
+    best.unlink()
+    with pytest.raises(InputError, match="last.pt is empty"):
+        checkpoint.latest(last)
+    torch.save({"format": 99}, last)
+    with pytest.raises(InputError, match="format 99"):
+        checkpoint.latest(last)
+
+
 @pytest.mark.parametrize("name", ["talklip_g", "talklip_l", "wav2lip"])
 def test_exported_weights_draw_the_same_in_16_bits(name, tmp_path):
     hp, path = narrow_hparams(name), tmp_path / "small.safetensors"

@@ -32,6 +32,10 @@ KINDS = (
 )
 
 
+class BrokenFile(InputError):
+    """A file that has not come whole: empty, cut off or damaged."""
+
+
 def kind_of(names):
     """The network that state dict entries of these names belong to, in words, or None."""
     for part, kind in KINDS:
@@ -64,7 +68,7 @@ def read(path):
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         if refused:
             raise InputError(f"{path} asks for {refused[1]}, which no weights need: its code was not run.") from error
-        raise InputError(f"{path} is broken or cut off ({path.stat().st_size} bytes). {AGAIN}") from error
+        raise BrokenFile(f"{path} is broken or cut off ({path.stat().st_size} bytes). {AGAIN}") from error
     step = state.get("step", state.get("global_step")) if isinstance(state, dict) else None
     about = {"kind": RUN} if is_ours(state) else {}
     check_format(path, state)
@@ -109,7 +113,7 @@ def peek(path):
     with path.open("rb") as file:
         head = file.read(512)
     if not head:
-        raise InputError(f"{path} is empty. {AGAIN}")
+        raise BrokenFile(f"{path} is empty. {AGAIN}")
     if re.match(rb"\s*<(!doctype|html|\?xml|head)", head, re.IGNORECASE):
         raise InputError(f"{path} is a web page, not a checkpoint: the download link led to a page. {AGAIN}")
     if head.startswith(b"version https://git-lfs"):
@@ -127,10 +131,18 @@ def read_safetensors(path):
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         state = {name: json.loads(value) for name, value in sorted(metadata.items())}
     except (SafetensorError, ValueError) as error:
-        raise InputError(f"{path} is broken or cut off ({path.stat().st_size} bytes). {AGAIN}") from error
+        raise BrokenFile(f"{path} is broken or cut off ({path.stat().st_size} bytes). {AGAIN}") from error
     check_format(path, state)
     about = {name: value for name, value in state.items() if name not in ("format", "hparams")}
     return state | {state.get("network", "generator"): weights}, about | {"kind": "weights"}
+
+
+def is_export(path):
+    """Whether a file is weights of ours."""
+    try:
+        return read_safetensors(path)[1]["kind"] == "weights"
+    except InputError:
+        return False
 
 
 def check_format(path, state):
