@@ -1,5 +1,6 @@
-"""Many jobs at once, on processes of this machine or on the machines of a Ray cluster, and a bar of their progress."""
+"""Many jobs at once, here or on the machines of a Ray cluster, a bar of their progress, and memory that stays flat."""
 
+import ctypes
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ from errors import InputError
 ROOT = Path(__file__).parent
 ROOMS = "models experts faces media corpora evaluation"
 SENT = ("*.py", "weights/whisper*.safetensors", *(f"{room}/**/*.*" for room in ROOMS.split()))  # to a cluster
+M_MMAP_THRESHOLD = -3  # malloc.h
 SELDOM_S = 30  # between two lines of progress where there is no terminal to show a bar
 
 STOPS = {signal.SIGINT, signal.SIGTERM}
@@ -166,6 +168,17 @@ def ahead(items, depth=4):
         while (item := waiting.popleft().result()) is not None:
             waiting.append(other.submit(next, items, None))
             yield item
+
+
+def steady_memory():
+    """Keeps memory flat over a long video: freed frames go back to the system at once.
+
+    Otherwise glibc soon keeps arrays of a frame's size in its heap, where small ones that stay fragment it.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # only glibc has it
+        if mallopt:
+            mallopt(M_MMAP_THRESHOLD, 1 << 20)
 
 
 def progress_bar(total, unit, **how):

@@ -49,6 +49,31 @@ def check_place(path, flag, is_ours):
         raise InputError(f"{flag} {path}: {error.strerror}") from error
 
 
+def check_paths(inputs, places):
+    """Raises InputError, before any work is done, for files that are missing, would be overwritten or not written.
+
+    inputs: {flag: path}.  places: {flag: (path, whether a file that is there is an earlier output, see `check_place`)}.
+    """
+    try:
+        for flag, path in inputs.items():
+            if not path.exists() and flag != "--checkpoint_path":  # whose reader says more
+                raise InputError(f"{flag} {path}: there is no such file")
+        for output, (written, is_ours) in places.items():
+            if written.is_dir():
+                raise InputError(f"{written} is a folder: name a file in it")
+            if not written.parent.is_dir() or not os.access(written.parent, os.W_OK):
+                raise InputError(f"{written}: the folder {written.parent} does not exist or cannot be written to")
+            for flag, path in inputs.items():
+                if written.exists() and path.exists() and os.path.samefile(path, written):
+                    raise InputError(f"{flag} {path} would be overwritten by {written}: write under another name")
+            check_place(written, output, is_ours)
+        if len({os.path.realpath(path) for path, _ in places.values()}) < len(places):
+            both = places["--report"][0]
+            raise InputError(f"{both} can't be both the video and its report: name another --outfile or --report")
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise InputError(f"{error.filename}: {error.strerror}") from error
+
+
 @contextmanager
 def only_one(folder):
     """Keeps a folder for this process. Raises InputError where another one has it."""

@@ -1,6 +1,10 @@
 """The sound of any media file, on the clock of its picture."""
 
+import wave
+from contextlib import contextmanager
 from itertools import chain, groupby
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -63,6 +67,35 @@ def sound(path, rate, layout="mono"):
             cut = min(max(-late, 0), piece.shape[1])
             late += cut
             yield piece[:, cut:]
+
+
+@contextmanager
+def together(paths, rate=48_000):
+    """Gives the path of a sound in which several files are heard at once, from their beginnings; of one it is the file.
+
+    What is made lies in the folder for temporary files and goes away at the end.
+    """
+    if len(paths) == 1:
+        yield paths[0]
+        return
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "together.wav"
+        with wave.open(str(path), "wb") as out:
+            out.setparams((2, 2, rate, 0, "NONE", ""))
+            for samples in added([sound(each, rate, "stereo") for each in paths]):
+                out.writeframes(np.ascontiguousarray(samples.T).astype("<i2").tobytes())
+        yield path
+
+
+def added(sounds):
+    """The sum of several sounds, piece by piece, as long as the longest: (channels, n) int16, clipped."""
+    rest = {k: next(each, None) for k, each in enumerate(sounds)}
+    while rest := {k: piece for k, piece in rest.items() if piece is not None}:
+        size = min(piece.shape[1] for piece in rest.values())
+        total = sum(piece[:, :size].astype(np.int32) for piece in rest.values())
+        yield total.clip(-32768, 32767).astype(np.int16)
+        for k, piece in rest.items():
+            rest[k] = piece[:, size:] if piece.shape[1] > size else next(sounds[k], None)
 
 
 class Resampler:
