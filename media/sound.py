@@ -78,11 +78,12 @@ def together(paths, rate=48_000):
     if len(paths) == 1:
         yield paths[0]
         return
+    layout = "stereo" if "stereo" in {sound_kind(path)[1] for path in paths} else "mono"
     with TemporaryDirectory() as folder:
         path = Path(folder) / "together.wav"
         with wave.open(str(path), "wb") as out:
-            out.setparams((2, 2, rate, 0, "NONE", ""))
-            for samples in added([sound(each, rate, "stereo") for each in paths]):
+            out.setparams((2 if layout == "stereo" else 1, 2, rate, 0, "NONE", ""))
+            for samples in added([sound(each, rate, layout) for each in paths]):
                 out.writeframes(np.ascontiguousarray(samples.T).astype("<i2").tobytes())
         yield path
 
