@@ -18,7 +18,7 @@ from pathlib import Path
 
 from errors import InputError, exit_code
 from hparams import ARTICULATION, WEIGHTS
-from media.disclosure import SYNTHETIC, is_earlier_report, is_earlier_video
+from media.disclosure import SYNTHETIC, XMP, is_earlier_report, is_earlier_video
 from media.files import check_paths, make_folder, regular, replacing, write_text
 from workers import ahead, progress_bar, steady_memory
 
@@ -85,16 +85,20 @@ def redraw(args, face, voices, heard, loaded=None):
 
         import audio
         from distributed import device_of
-        from media import sound
+        from media import disclosure, sound
         from media.face_video import FaceVideo
+        from media.video import check_pixels
         from media.writer import Writer
         from renderer import FaceRenderer, SpeechTrack, WarpRenderer, load
 
         torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # one core is left for reading and writing
         device = device_of(args.device)
+        if args.max_pixels:
+            check_pixels(face, args.max_pixels)
         video = FaceVideo(face, args.resize_factor, args.crop, args.rotate, args.static, args.fps)
-        wavs = {number: sound.read_audio(voice) for number, voice in voices.items()}
-        writer = Writer(args.outfile, video.like, audio=heard, crf=args.crf, metadata={"comment": SYNTHETIC})
+        wavs = {number: sound.read_audio(voice, most_s=args.max_seconds) for number, voice in voices.items()}
+        said = {"metadata": {"comment": SYNTHETIC}, "xmp": XMP}
+        writer = Writer(args.outfile, video.like, audio=heard, crf=args.crf, **said)
         generator, hp, model = loaded or load(args.checkpoint_path, device, args.precision)
         warps = hp.model == "warp"
         pads = [0, 0, 0, 0] if warps else args.pads or PADS[hp.model]
@@ -112,7 +116,8 @@ def redraw(args, face, voices, heard, loaded=None):
             progress.set_description("rendering")
             kind = WarpRenderer if warps else FaceRenderer
             renderers = {n: kind(generator, targets[n], video, speech[n], hp.face_size) for n in wavs}
-            passed = render_frames(renderers, writer, count, args.batch_size, progress)
+            mark = disclosure.labelled if args.label else lambda frame: frame
+            passed = render_frames(renderers, writer, count, args.batch_size, progress, mark)
     seconds = clock.seconds | {"all": time.perf_counter() - start}
     tracks = {number: sound.about_track(voice) for number, voice in voices.items()}
     return describe(args, model, renderers, count, passed | {"sound_track": tracks}, seconds)
@@ -124,7 +129,9 @@ def find_targets(video, count, args, device, pads, progress, warps):
     At --box, or as they are followed through the first `count` frames.
     warps: the generator needs the mesh at --box too.
     """
+    from checkpoint import sha256
     from faces import detect, people
+    from faces.kept import followed_once
     from faces.target import TargetFace, followed
 
     if tuple(args.box) != NO_BOX:
@@ -136,7 +143,11 @@ def find_targets(video, count, args, device, pads, progress, warps):
         seen, _ = people.people_of(video, detector)
         if missing := [number for number in args.audio if number >= len(seen)]:
             raise InputError(f"--audio {missing[0]}=...: {len(seen)} people are seen, from 0 on: see --preview")
-    tracker = followed(video, count, detector, progress)
+    if args.cache:
+        content = [sha256(video.path), args.resize_factor, args.crop, args.rotate, args.static, args.detector]
+        tracker = followed_once(video, count, detector, progress, args.cache, [*content, str(video.fps)])
+    else:
+        tracker = followed(video, count, detector, progress)
     if isinstance(args.audio, dict):
         for n in args.audio:
             chosen[n] = people.at_points(tracker.shots, people.points_of(seen[n]), f"--audio {n}=...")
@@ -150,13 +161,13 @@ def find_targets(video, count, args, device, pads, progress, warps):
     return {number: TargetFace.of(tracks, *how) for number, tracks in chosen.items()}
 
 
-def render_frames(renderers, writer, count, batch_size, progress):
+def render_frames(renderers, writer, count, batch_size, progress, mark):
     """Renders and writes `count` frames, for each of some people after the other. Returns {why: {number: [frame, ...]}}
     of those without the face, which are left unchanged, and of those in which the head is turned so far that their own
     mouth shows through.
 
     While the faces of one batch are generated, those of the batch before are put back and written on another thread.
-    renderers: {number of a person: renderer}.
+    renderers: {number of a person: renderer}.  mark: changes a frame that is written.
     """
 
     def finish(batch, found):
@@ -164,8 +175,10 @@ def render_frames(renderers, writer, count, batch_size, progress):
             frames = renderer.put_back(batch, pairs)
             batch = [(index, time_s, frame) for (index, time_s, _), frame in zip(batch, frames, strict=True)]
         for _, _, frame in batch:
-            out.write(frame)
+            out.write(mark(frame))
         progress.update(len(batch))
+
+    from distributed import within_memory
 
     video, batch, job = next(iter(renderers.values())).video, [], None
     unchanged, turned = ({number: [] for number in renderers} for _ in range(2))
@@ -178,7 +191,7 @@ def render_frames(renderers, writer, count, batch_size, progress):
                 elif renderer.is_turned(index):
                     turned[number].append(k)
             if len(batch) == batch_size or k == count - 1:
-                found = [renderer.render(batch) for renderer in renderers.values()]
+                found = [within_memory(renderer.render, batch) for renderer in renderers.values()]
                 if job:
                     job.result()  # at most one batch waits; its errors are raised here
                 job = other.submit(finish, batch, found)
@@ -293,6 +306,10 @@ def parse(argv):
     add("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     add("--precision", choices=("auto", "bf16", "float32"), default="auto", help="(default: bf16 where it is fast)")
     add("--crf", default=18, type=int, help="H.264 quality: 0 lossless, 51 worst (default: %(default)s)")
+    add("--cache", type=Path, help="folder that keeps where the faces are, for another dub of the same video")
+    add("--label", action="store_true", help="write AI-generated into a corner of the picture")
+    add("--max_pixels", type=int, help="refuse videos and pictures that have more, before they are decoded")
+    add("--max_seconds", type=float, help="refuse sounds that are longer")
     add("--report", type=Path, help="the JSON report (default: beside the output)")
     add("--quiet", action="store_true", help="show no progress")
     args = parser.parse_args(joined(argv, parser))

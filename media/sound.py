@@ -19,9 +19,18 @@ FAINT = 100.0  # mean square below which nothing can be lost: -50 dB
 FADE_S = 0.01  # from a mix to one channel and back
 
 
-def read_audio(path, rate=RATE):
-    """Reads the whole sound of any media file, mono: (samples,) int16 at `rate` Hz; clock and errors as in `sound`."""
-    wav = np.concatenate([piece[0] for piece in sound(path, rate)])
+def read_audio(path, rate=RATE, most_s=None):
+    """Reads the whole sound of any media file, mono: (samples,) int16 at `rate` Hz; clock and errors as in `sound`.
+
+    most_s: longer sound is refused, before more of it is in memory.
+    """
+    pieces, samples = [], 0
+    for piece in sound(path, rate):
+        pieces.append(piece[0])
+        samples += len(piece[0])
+        if most_s and samples > most_s * rate:
+            raise InputError(f"{path}: its sound is longer than {most_s:g} s, the most that is allowed here")
+    wav = np.concatenate(pieces)
     if not len(wav):
         raise InputError(f"{path}: its sound ends before its picture begins")
     return wav
