@@ -327,6 +327,8 @@ def parse(argv):
         ("crf", 0, 51),
         ("fps", 1, 240),
         ("articulation", *ARTICULATION),
+        ("max_pixels", 1, 1 << 40),
+        ("max_seconds", 0.01, 1e9),
     ):
         value = getattr(args, flag)
         if value is not None and not low <= value <= high:
