@@ -64,7 +64,7 @@ def lip_sync(args, loaded=None):
     with ExitStack() as stack:
         face = stack.enter_context(regular(args.face))
         voices = {number: stack.enter_context(regular(path)) for number, path in voices_of(args).items()}
-        heard = stack.enter_context(together(list(voices.values())))
+        heard = stack.enter_context(together(list(voices.values()), args.max_seconds))
         report = redraw(args, face, voices, heard, loaded)
     write_text(report_of(args), json.dumps(report, indent=1, default=str) + "\n")
     return report
@@ -188,7 +188,7 @@ def render_frames(renderers, writer, count, batch_size, progress, mark):
             for number, renderer in renderers.items():
                 if not renderer.shows(index):
                     unchanged[number].append(k)
-                elif renderer.is_turned(index):
+                if renderer.is_turned(index):
                     turned[number].append(k)
             if len(batch) == batch_size or k == count - 1:
                 found = [within_memory(renderer.render, batch) for renderer in renderers.values()]

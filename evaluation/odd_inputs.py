@@ -50,8 +50,8 @@ HEAD = "| kind | cases | worked | refused in one line | tracebacks | wrong lengt
 def draw(rng):
     """How a video of flashes and a sound of beeps is made: a dict of choices."""
     suffix = rng.choice(list(CONTAINERS))
-    (pictures, sounds), timed = CONTAINERS[suffix], suffix != ".avi"  # which has no times of its sound
-    return {
+    pictures, sounds = CONTAINERS[suffix]
+    how = {
         "suffix": suffix,
         "picture": rng.choice(pictures),
         "sound": rng.choice(sounds),
@@ -59,9 +59,14 @@ def draw(rng):
         "size": (2 * rng.randint(32, 90), 2 * rng.randint(32, 90)),
         "seconds": rng.uniform(1.3, 2.6),
         "layout": rng.choice(("mono", "stereo")),
-        "late_s": timed * rng.choice((0.0, 0.0, 0.3, 0.7)),
-        "hole": rng.choice(((0, 0), (0, 0), (0.5, 0.9))) if timed else (0, 0),
+        "late_s": rng.choice((0.0, 0.0, 0.3, 0.7)),
+        "hole": rng.choice(((0, 0), (0, 0), (0.5, 0.9))),
     }
+    if suffix == ".avi":  # which has no times of its sound
+        how["late_s"] = 0.0
+    if suffix == ".avi" or suffix == ".mov" and "pcm" in how["sound"]:  # where a hole cannot be written
+        how["hole"] = (0, 0)
+    return how
 
 
 def write_video(path, how):

@@ -24,16 +24,20 @@ def read_audio(path, rate=RATE, most_s=None):
 
     most_s: longer sound is refused, before more of it is in memory.
     """
-    pieces, samples = [], 0
-    for piece in sound(path, rate):
-        pieces.append(piece[0])
-        samples += len(piece[0])
-        if most_s and samples > most_s * rate:
-            raise InputError(f"{path}: its sound is longer than {most_s:g} s, the most that is allowed here")
-    wav = np.concatenate(pieces)
+    wav = np.concatenate([piece[0] for piece in limited(path, rate, "mono", most_s)])
     if not len(wav):
         raise InputError(f"{path}: its sound ends before its picture begins")
     return wav
+
+
+def limited(path, rate, layout, most_s):
+    """Yields as `sound`, and raises InputError when that is longer than `most_s`, unless that is None."""
+    samples = 0
+    for piece in sound(path, rate, layout):
+        samples += piece.shape[1]
+        if most_s is not None and samples > most_s * rate:
+            raise InputError(f"{path}: its sound is longer than {most_s:g} s, the most that is allowed here")
+        yield piece
 
 
 def sound_kind(path):
@@ -79,10 +83,10 @@ def sound(path, rate, layout="mono"):
 
 
 @contextmanager
-def together(paths, rate=48_000):
+def together(paths, most_s=None, rate=48_000):
     """Gives the path of a sound in which several files are heard at once, from their beginnings; of one it is the file.
 
-    What is made lies in the folder for temporary files and goes away at the end.
+    What is made lies in the folder for temporary files and goes away at the end.  most_s: see `limited`.
     """
     if len(paths) == 1:
         yield paths[0]
@@ -92,7 +96,7 @@ def together(paths, rate=48_000):
         path = Path(folder) / "together.wav"
         with wave.open(str(path), "wb") as out:
             out.setparams((2 if layout == "stereo" else 1, 2, rate, 0, "NONE", ""))
-            for samples in added([sound(each, rate, layout) for each in paths]):
+            for samples in added([limited(each, rate, layout, most_s) for each in paths]):
                 out.writeframes(np.ascontiguousarray(samples.T).astype("<i2").tobytes())
         yield path
 
