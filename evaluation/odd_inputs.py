@@ -152,6 +152,8 @@ def run(words):
             code = inference.main([str(word) for word in words])
     except Bug:
         return "traceback"
+    if code > 128:  # the user has stopped it, and means all of it
+        raise KeyboardInterrupt
     lines = [line for line in told.getvalue().splitlines() if " pass through unchanged" not in line]
     return "worked" if code == 0 else "refused" if code == 1 and len(lines) == 1 else "traceback"
 
