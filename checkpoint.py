@@ -2,13 +2,17 @@
 
 import hashlib
 import json
+import os
 import struct
+from contextlib import suppress
 from dataclasses import asdict, fields
+from math import inf
 from pathlib import Path
 
 import safetensors.torch
 import torch
 
+import distributed
 from errors import InputError
 from hparams import WEIGHTS, HParams
 from media.files import replacing
@@ -18,6 +22,7 @@ from models.published.archive import (
     AGAIN,
     FORMAT,
     RUN,
+    BrokenFile,
     describe,
     is_ours,
     kind_of,
@@ -30,13 +35,51 @@ from models.whisper import Sizes, WhisperEncoder
 
 RENAMED, RETIRED = {"units": "clusters"}, {"method"}  # knobs of older files that have another name now, or none
 PROGRESS = {"plateaus": ("starts", "least", "stale", "over"), "guard": ("brake", "rollbacks", "means", "lows", "steps")}
+DEPTHS, SIZES = ("layers", "blocks"), ("dim", "ffn", "heads", "width")  # what names of knobs end with that build
+WRITER = ("inline_container", "iostream", "PytorchStreamWriter")  # in torch's words for a file that cannot be written
+BEFORE = "previous.pt"  # the checkpoint before a run's last one
 UNTRACKED = "num_batches_tracked"  # counts of batch norm that nothing here needs
 
 
-def save(path, **state):
-    """Writes `state` whole or not at all: a run killed in the middle still has its last good checkpoint."""
-    with replacing(path) as partial:
-        torch.save({"format": FORMAT, **state}, partial)
+def save(path, before=None, **state):
+    """Writes `state` whole or not at all: a run killed in the middle still has its last good checkpoint.
+
+    before: where the checkpoint that it replaces is kept. Raises InputError where there is no room.
+    """
+    try:
+        with replacing(path, before) as partial:
+            torch.save({"format": FORMAT, **state}, partial)
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(word in str(error) for word in WRITER):
+            raise
+        why = error.strerror if isinstance(error, OSError) else "the disk is full, or has a fault"  # torch does not say
+        raise InputError(f"{path} cannot be written ({why}); what was saved before is kept") from error
+
+
+def latest(last):
+    """The state from which a run goes on whose checkpoint is `last`, or None where there is none.
+
+    A checkpoint that did not come whole is put aside and said, and the one before it, or the best one, takes its place.
+    Raises InputError where none of them can be read.
+    """
+    fault = None
+    for path in (last, last.with_name(BEFORE), last.with_name("best.pt")):
+        if not path.is_file():
+            continue
+        try:
+            state = load(path)
+        except BrokenFile as error:
+            fault = fault or error
+            continue
+        if fault:
+            aside = last.with_suffix(".broken")
+            with suppress(FileNotFoundError):  # another process of this run was quicker
+                os.replace(last, aside)
+            distributed.say(f"{last} is broken or cut off: put aside as {aside.name}; {path.name} takes its place")
+        return state
+    if fault:
+        raise fault
+    return None
 
 
 def load(path):
@@ -98,7 +141,7 @@ def load_generator(path):
         weights = state.get("ema") or state.get("generator")
         if not weights or "hparams" not in state:
             raise InputError(f"{path} holds no generator but {describe(state)}. Give last.pt or best.pt of train.py.")
-        weights, hp = with_gain(weights), knobs(path, state["hparams"])
+        weights, hp = with_gain(weights), knobs(path, state["hparams"], weights=weights)
     else:
         published = state_dict_of(path, state)
         about["kind"] = kind = kind_of(published)
@@ -139,7 +182,7 @@ def load_discriminator(path):
     if published:
         weights, hp = convert_discriminator(published)
     else:
-        weights, hp = state["discriminator"], knobs(path, state["hparams"])
+        weights, hp = state["discriminator"], knobs(path, state["hparams"], weights=state["discriminator"])
     with without_weights():
         discriminator = build_discriminator(hp)
     return fill(path, discriminator, weights), hp, about | {"sha256": sha256(path)}
@@ -154,7 +197,7 @@ def load_whisper(path=None):
     state, about = read(path)
     if not (is_ours(state) and "whisper" in state and "hparams" in state):
         raise InputError(f"{path} holds no encoder of Whisper but {describe(state)}. See tests/make_whisper.py.")
-    sizes = knobs(path, state["hparams"], Sizes)
+    sizes = knobs(path, state["hparams"], Sizes, state["whisper"])
     with without_weights():
         encoder = WhisperEncoder(sizes)
     return fill(path, encoder, state["whisper"]), sizes, about | {"sha256": sha256(path)}
@@ -163,7 +206,8 @@ def load_whisper(path=None):
 def fill(path, model, weights):
     """Puts `weights` into `model`, which is on the meta device: all of them, and nothing else.
 
-    Returns the model, float32, in eval mode. Raises InputError that names what is missing, odd or of another shape.
+    Returns the model, float32, in eval mode. Raises InputError that names what is missing, odd, of another shape, or
+    not finite.
     """
     weights = {name.removeprefix("module."): value for name, value in weights.items() if UNTRACKED not in name}
     weights = {name: value for name, value in weights.items() if isinstance(value, torch.Tensor)}
@@ -183,6 +227,9 @@ def fill(path, model, weights):
         raise InputError(f"{path}: its weights do not fit {type(model).__name__}: {'; '.join(found)}")
     counts = [name for name in model.state_dict() if UNTRACKED in name]
     weights = {name: value.detach().float().contiguous() for name, value in weights.items()}
+    if broken := [name for name, value in weights.items() if not value.isfinite().all()]:
+        why = "an overflow in 16 bits or a damaged copy"
+        raise InputError(f"{path}: {len(broken)} of its weights are not finite, {why}: {listing(broken)}. {AGAIN}")
     model.load_state_dict(weights | {name: torch.zeros((), dtype=torch.int64) for name in counts}, assign=True)
     return model.eval()
 
@@ -196,10 +243,11 @@ def begin_with(nets, weights, why):
         raise InputError(f"{why}: give the --preset that fits") from error
 
 
-def knobs(path, stored, kind=HParams):
+def knobs(path, stored, kind=HParams, weights=None):
     """The knobs of a file. Raises InputError for a knob that this version does not know, or of another type.
 
     kind: `HParams` for a generator, `ExpertHParams` for a lip reader.
+    weights: {name: tensor} that the knobs are of: those of a far larger network, which would be built, are refused.
     """
     if not isinstance(stored, dict):
         raise InputError(f"{path} is broken: its knobs (hparams) are {str(stored)[:40]!r}. {AGAIN}")
@@ -210,7 +258,18 @@ def knobs(path, stored, kind=HParams):
             raise InputError(f"{path} has a knob that this code does not know: {name}. Use the version it is from.")
         if not (type(value) is known[name] or (known[name] is float and type(value) is int)):
             raise InputError(f"{path}: its knob {name} is {value!r}, not a {known[name].__name__}")
-    return kind(**stored)
+    hp, longest = (
+        kind(**stored),
+        max((n for part in (weights or {}).values() for n in getattr(part, "shape", ())), default=0),
+    )
+    for f in fields(kind) if weights is not None else ():
+        words, value = f.name.split("_"), getattr(hp, f.name)
+        most = len(weights) if words[-1] in DEPTHS else longest if words[-1] in SIZES else inf
+        if f.type is int and value > max(most, f.default if isinstance(f.default, int) else 0):
+            raise InputError(
+                f"{path}: its knob {f.name} is {value}, its {len(weights)} tensors are of a smaller network"
+            )
+    return hp
 
 
 def sha256(path):

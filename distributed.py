@@ -129,6 +129,21 @@ def first_alone():
             dist.barrier()
 
 
+def within_memory(work, batch):
+    """What `work` makes of a batch, a list; where a GPU has too little memory for it, of half after half of it.
+
+    Raises InputError where it has too little for one item.
+    """
+    try:
+        return work(batch)
+    except torch.OutOfMemoryError as error:
+        if len(batch) == 1:
+            raise InputError("the GPU has too little memory for one frame: give --device cpu") from error
+    torch.cuda.empty_cache()
+    middle = len(batch) // 2
+    return within_memory(work, batch[:middle]) + within_memory(work, batch[middle:])
+
+
 def say(line):
     """Writes a line to stderr, from the first process alone."""
     if not rank()[0]:

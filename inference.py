@@ -1,13 +1,15 @@
 """Redraws the mouth of the face in a video or a picture so that it fits a sound track.
 
 python inference.py --face x.mp4 --audio y.wav
+python inference.py --face x.mp4 --preview faces.jpg
+python inference.py --face x.mp4 --audio 0=y.wav 1=z.wav
+python inference.py --list pairs.csv
 """
 
 import argparse
-import ctypes
 import json
-import os
 import platform
+import re
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +18,11 @@ from pathlib import Path
 
 from errors import InputError, exit_code
 from hparams import ARTICULATION, WEIGHTS
-from media.files import regular, write_text
-from workers import ahead, progress_bar
+from media.disclosure import SYNTHETIC, XMP, is_earlier_report, is_earlier_video
+from media.files import check_paths, make_folder, regular, replacing, write_text
+from workers import ahead, progress_bar, steady_memory
 
-SYNTHETIC = "Synthetic media: the mouth in this video was redrawn by a neural network to fit its sound."
-M_MMAP_THRESHOLD = -3  # malloc.h
+PICKS = ("largest", "left", "right", "speaking")  # see `faces.people.picked`
 PADS = {"wav2lip": [0, 10, 0, 0]}  # trained with room below the chin; the others without
 NO_BOX = (-1, -1, -1, -1)  # --box that is not given
 
@@ -38,159 +40,203 @@ class Clock:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-def check_paths(inputs, outfile, report):
-    """Raises InputError, before any work is done, for files that are missing, would be overwritten or not written.
+def report_of(args):
+    """The place of the report of a run."""
+    return args.report or args.outfile.parent / (args.outfile.stem + ".json")
 
-    inputs: {flag: path}.
+
+def voices_of(args):
+    """The sound of each person who speaks, by their numbers; None stands for the one person whom other flags choose."""
+    return args.audio if isinstance(args.audio, dict) else {None: args.audio}
+
+
+def lip_sync(args, loaded=None):
+    """Makes `args.outfile` and its report; returns the report as a dict. What comes out of a pipe is copied first.
+
+    loaded: what `renderer.load` gave, where many videos are made.
     """
-    try:
-        for flag, path in inputs.items():
-            if not path.exists():
-                raise InputError(f"{flag} {path}: there is no such file")
-        for written in (outfile, report):
-            if written.is_dir():
-                raise InputError(f"{written} is a folder: name a file in it")
-            if not written.parent.is_dir() or not os.access(written.parent, os.W_OK):
-                raise InputError(f"{written}: the folder {written.parent} does not exist or cannot be written to")
-            for flag, path in inputs.items():
-                if written.exists() and os.path.samefile(path, written):
-                    raise InputError(f"{flag} {path} would be overwritten by {written}: write under another name")
-        if os.path.realpath(outfile) == os.path.realpath(report):
-            raise InputError(f"{report} can't be both the video and its report: name another --outfile or --report")
-    except OSError as error:  # a name that is too long, a folder that may not be entered
-        raise InputError(f"{error.filename}: {error.strerror}") from error
+    sounds = {"--audio" if n is None else f"--audio {n}": path for n, path in voices_of(args).items()}
+    inputs = {"--face": args.face, **sounds, "--checkpoint_path": args.checkpoint_path}
+    places = {"--outfile": (args.outfile, is_earlier_video), "--report": (report_of(args), is_earlier_report)}
+    check_paths(inputs, places)
+    from media.sound import together  # slow
 
-
-def steady_memory():
-    """Keeps memory flat over a long video: freed frames go back to the system at once.
-
-    Otherwise glibc soon keeps arrays of a frame's size in its heap, where small ones that stay fragment it.
-    """
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # only glibc has it
-        if mallopt:
-            mallopt(M_MMAP_THRESHOLD, 1 << 20)
-
-
-def lip_sync(args):
-    """Makes `args.outfile` and its report; returns the report as a dict. What comes out of a pipe is copied first."""
-    report_path = args.report or args.outfile.parent / (args.outfile.stem + ".json")
-    check_paths({"--face": args.face, "--audio": args.audio}, args.outfile, report_path)
     with ExitStack() as stack:
-        report = redraw(args, *(stack.enter_context(regular(path)) for path in (args.face, args.audio)))
-    write_text(report_path, json.dumps(report, indent=1, default=str) + "\n")
+        face = stack.enter_context(regular(args.face))
+        voices = {number: stack.enter_context(regular(path)) for number, path in voices_of(args).items()}
+        heard = stack.enter_context(together(list(voices.values()), args.max_seconds))
+        report = redraw(args, face, voices, heard, loaded)
+    write_text(report_of(args), json.dumps(report, indent=1, default=str) + "\n")
     return report
 
 
-def redraw(args, face, voice):
-    """Makes `args.outfile` of two files that can be read more than once; returns the report as a dict.
+def redraw(args, face, voices, heard, loaded=None):
+    """Makes `args.outfile` of files that can be read more than once; returns the report as a dict.
 
-    Two passes over the video, in constant memory: the first finds the face, the second renders and writes.
+    Two passes over the video, in constant memory: the first finds the faces, the second renders and writes.
+    voices: {number of a person, see `voices_of`: path}.  heard: a file in which they are heard at once.
+    loaded: see `lip_sync`.
     """
     clock, start = Clock(), time.perf_counter()
     steady_memory()
     with clock("start"):  # slow imports are here, so that --help answers at once
+        import numpy as np
         import torch
 
         import audio
         from distributed import device_of
-        from media import sound
+        from media import disclosure, sound
         from media.face_video import FaceVideo
+        from media.video import check_pixels
         from media.writer import Writer
         from renderer import FaceRenderer, SpeechTrack, WarpRenderer, load
 
         torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # one core is left for reading and writing
         device = device_of(args.device)
+        if args.max_pixels:
+            check_pixels(face, args.max_pixels)
         video = FaceVideo(face, args.resize_factor, args.crop, args.rotate, args.static, args.fps)
-        wav = sound.read_audio(voice)
-        writer = Writer(args.outfile, video.like, audio=voice, crf=args.crf, metadata={"comment": SYNTHETIC})
-        generator, hp, model = load(args.checkpoint_path, device, args.precision)
+        wavs = {number: sound.read_audio(voice, most_s=args.max_seconds) for number, voice in voices.items()}
+        said = {"metadata": {"comment": SYNTHETIC}, "xmp": XMP}
+        writer = Writer(args.outfile, video.like, audio=heard, crf=args.crf, **said)
+        generator, hp, model = loaded or load(args.checkpoint_path, device, args.precision)
         warps = hp.model == "warp"
         pads = [0, 0, 0, 0] if warps else args.pads or PADS.get(hp.model, [0, 0, 0, 0])
-    count = max(1, round(len(wav) / audio.RATE * video.fps))
+    samples = max(map(len, wavs.values()))
+    count = max(1, round(samples / audio.RATE * video.fps))
     with torch.inference_mode(), progress_bar(2 * count, "frame", desc="finding faces", disable=args.quiet) as progress:
         with clock("find faces"):
-            target = find_target(video, count, args, device, pads, progress, warps)
-        with clock("encode audio"):
-            speech = SpeechTrack(generator, hp, wav, args.articulation)
+            targets = find_targets(video, count, args, device, pads, progress, warps)
+        with clock("encode audio"):  # who has said all is silent
+            wavs = {number: np.pad(wav, (0, samples - len(wav))) for number, wav in wavs.items()}
+            speech = {number: SpeechTrack(generator, hp, wav, args.articulation) for number, wav in wavs.items()}
         with clock("render and write"):
-            progress.total, progress.n = target.searched + count, target.searched
+            searched = next(iter(targets.values())).searched
+            progress.total, progress.n = searched + count, searched
             progress.set_description("rendering")
-            renderer = (WarpRenderer if warps else FaceRenderer)(generator, target, video, speech, hp.face_size)
-            unchanged, turned = render_frames(renderer, writer, count, args.batch_size, progress)
+            kind = WarpRenderer if warps else FaceRenderer
+            renderers = {n: kind(generator, targets[n], video, speech[n], hp.face_size) for n in wavs}
+            mark = disclosure.labelled if args.label else lambda frame: frame
+            passed = render_frames(renderers, writer, count, args.batch_size, progress, mark)
     seconds = clock.seconds | {"all": time.perf_counter() - start}
-    passed = {"passed_through": ranges(unchanged), "turned_away": ranges(turned)}
-    return describe(args, model, renderer, count, passed | {"sound_track": sound.about_track(voice)}, seconds)
+    tracks = {number: sound.about_track(voice) for number, voice in voices.items()}
+    return describe(args, model, renderers, count, passed | {"sound_track": tracks}, seconds)
 
 
-def find_target(video, count, args, device, pads, progress, warps):
-    """The `TargetFace` to redraw: at --box, or the largest face that is found in the first `count` frames.
+def find_targets(video, count, args, device, pads, progress, warps):
+    """The `TargetFace`s to redraw, {number of a person: TargetFace}; None stands for the person whom the flags choose.
 
+    At --box, or as they are followed through the first `count` frames.
     warps: the generator needs the mesh at --box too.
     """
-    from faces import detect
-    from faces.target import TargetFace
+    from checkpoint import sha256
+    from faces import detect, people
+    from faces.kept import followed_once
+    from faces.target import TargetFace, followed
 
     if tuple(args.box) != NO_BOX:
         box = video.region(args.box, "--box", video.first.size)
         mesher = detect.BlazeFace() if warps else None
-        return TargetFace.placed(video, count, box, args.identity, progress, mesher, not args.nosmooth)
-    detector = detect.DETECTORS[args.detector](device)
-    return TargetFace.found(video, count, detector, pads, not args.nosmooth, args.identity, progress)
+        return {None: TargetFace.placed(video, count, box, args.identity, progress, mesher, not args.nosmooth)}
+    detector, chosen = detect.DETECTORS[args.detector](device), {}
+    if isinstance(args.audio, dict):
+        seen, _ = people.people_of(video, detector)
+        if missing := [number for number in args.audio if number >= len(seen)]:
+            raise InputError(f"--audio {missing[0]}=...: {len(seen)} people are seen, from 0 on: see --preview")
+    if args.cache:
+        content = [sha256(video.path), args.resize_factor, args.crop, args.rotate, args.static, args.detector]
+        tracker = followed_once(video, count, detector, progress, args.cache, [*content, str(video.fps)])
+    else:
+        tracker = followed(video, count, detector, progress)
+    if isinstance(args.audio, dict):
+        for n in args.audio:
+            chosen[n] = people.at_points(tracker.shots, people.points_of(seen[n]), f"--audio {n}=...")
+    elif args.face_at:
+        x, y, seconds = args.face_at
+        point = people.Point(x, y, None if seconds is None else round(seconds * video.fps))
+        chosen[None] = people.at_points(tracker.shots, [point], "--face_at")
+    else:
+        chosen[None] = people.picked(tracker.shots, args.face_pick)
+    how = tracker.frames, video, pads, not args.nosmooth, args.identity
+    return {number: TargetFace.of(tracks, *how) for number, tracks in chosen.items()}
 
 
-def render_frames(renderer, writer, count, batch_size, progress):
-    """Renders and writes `count` frames; returns the numbers of those without the face, which are left unchanged, and
-    of those in which the head is turned so far that their own mouth shows through.
+def render_frames(renderers, writer, count, batch_size, progress, mark):
+    """Renders and writes `count` frames, for each of some people after the other. Returns {why: {number: [frame, ...]}}
+    of those without the face, which are left unchanged, and of those in which the head is turned so far that their own
+    mouth shows through.
 
     While the faces of one batch are generated, those of the batch before are put back and written on another thread.
+    renderers: {number of a person: renderer}.  mark: changes a frame that is written.
     """
 
-    def finish(batch, pairs):
-        for frame in renderer.put_back(batch, pairs):
-            out.write(frame)
+    def finish(batch, found):
+        for renderer, pairs in zip(renderers.values(), found, strict=True):
+            frames = renderer.put_back(batch, pairs)
+            batch = [(index, time_s, frame) for (index, time_s, _), frame in zip(batch, frames, strict=True)]
+        for _, _, frame in batch:
+            out.write(mark(frame))
         progress.update(len(batch))
 
-    video, unchanged, turned, batch, job = renderer.video, [], [], [], None
+    from distributed import within_memory
+
+    video, batch, job = next(iter(renderers.values())).video, [], None
+    unchanged, turned = ({number: [] for number in renderers} for _ in range(2))
     with writer as out, ThreadPoolExecutor(1) as other:
         for k, (index, frame) in enumerate(ahead(video.played(count))):
             batch.append((index, float(k / video.fps), frame))
-            if index not in renderer.target.boxes:
-                unchanged.append(k)
-            elif renderer.is_turned(index):
-                turned.append(k)
+            for number, renderer in renderers.items():
+                if not renderer.shows(index):
+                    unchanged[number].append(k)
+                if renderer.is_turned(index):
+                    turned[number].append(k)
             if len(batch) == batch_size or k == count - 1:
-                pairs = renderer.render(batch)
+                found = [within_memory(renderer.render, batch) for renderer in renderers.values()]
                 if job:
                     job.result()  # at most one batch waits; its errors are raised here
-                job = other.submit(finish, batch, pairs)
+                job = other.submit(finish, batch, found)
                 batch = []
         job.result()
-    return unchanged, turned
+    return {"passed_through": unchanged, "turned_away": turned}
 
 
-def describe(args, model, renderer, count, found, seconds):
+def describe(args, model, renderers, count, found, seconds):
     """The report of a run, a dict for JSON: its files and model, the places of the face, the seconds of each stage.
 
-    found: other facts: the track that is heard, and {why: ranges of frames} that show the video's own mouth.
+    found: other facts, {name: {number of a person: value}}: the track that is heard, and the frames that show the
+    video's own mouth. Where several people speak, the report has what is theirs by their numbers.
     """
     import av
     import cv2
     import torch
 
+    def each(values):
+        return values[None] if None in values else {str(number): value for number, value in values.items()}
+
+    targets = {number: renderer.target for number, renderer in renderers.items()}
+    boxes = {
+        number: {str(i): [round(float(v), 1) for v in box] for i, box in sorted(target.boxes.items())}
+        for number, target in targets.items()
+    }
+    some = next(iter(renderers.values()))
+    redrawn = count - len(set.intersection(*map(set, found["passed_through"].values())))
+    spans = ("passed_through", "turned_away")
+    found |= {why: {number: ranges(frames) for number, frames in found[why].items()} for why in spans}
     return {
         "face": str(args.face),
-        "audio": str(args.audio),
+        "audio": each({number: str(path) for number, path in voices_of(args).items()}),
         "outfile": str(args.outfile),
         "synthetic": SYNTHETIC,
         "model": model,
         "articulation": args.articulation,
-        "fps": float(renderer.video.fps),
+        "fps": float(some.video.fps),
         "frames": count,
-        **found,
-        "source_frames": renderer.target.searched,
-        "identity_frames": renderer.sources(),
-        "boxes": {str(i): [round(float(v), 1) for v in box] for i, box in sorted(renderer.target.boxes.items())},
+        "redrawn": redrawn,
+        **{name: each(values) for name, values in found.items()},
+        "tilted": sum(target.tilted for target in targets.values()),
+        "source_frames": some.target.searched,
+        "identity_frames": each({number: renderer.sources() for number, renderer in renderers.items()}),
+        "boxes": each(boxes),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -224,8 +270,14 @@ def parse(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sides = {"nargs": 4, "type": int, "metavar": ("TOP", "BOTTOM", "LEFT", "RIGHT")}
     add = parser.add_argument
-    add("--face", required=True, type=Path, help="video or picture of one person")
-    add("--audio", required=True, type=Path, help="any file with a sound track")
+    add("--face", type=Path, help="video or picture")
+    add(
+        "--audio", nargs="+", metavar="FILE", help="a file with a sound track, or NUMBER=FILE of several people at once"
+    )
+    add("--list", type=Path, help="make many: a CSV of face, audio and outfile, in its own folder; resumes")
+    add("--preview", nargs="?", const=Path("faces.jpg"), type=Path, help="write a picture with all faces numbered")
+    add("--face_at", type=place, metavar="X,Y[,SECONDS]", help="redraw the face at this place, px; the others stay")
+    add("--face_pick", choices=PICKS, default="largest", help="or this one of each shot (default: %(default)s)")
     add("--outfile", default=Path("result.mp4"), type=Path, help="mp4, mov or mkv (default: %(default)s)")
     add(
         "--checkpoint_path",
@@ -254,20 +306,56 @@ def parse(argv):
     add("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     add("--precision", choices=("auto", "bf16", "float32"), default="auto", help="(default: bf16 where it is fast)")
     add("--crf", default=18, type=int, help="H.264 quality: 0 lossless, 51 worst (default: %(default)s)")
+    add("--cache", type=Path, help="folder that keeps where the faces are, for another dub of the same video")
+    add("--label", action="store_true", help="write AI-generated into a corner of the picture")
+    add("--max_pixels", type=int, help="refuse videos and pictures that have more, before they are decoded")
+    add("--max_seconds", type=float, help="refuse sounds that are longer")
     add("--report", type=Path, help="the JSON report (default: beside the output)")
     add("--quiet", action="store_true", help="show no progress")
     args = parser.parse_args(joined(argv, parser))
+    if not args.list and not (args.face and (args.audio or args.preview)):
+        parser.error("the following arguments are required: --face, --audio")
+    if args.list and (args.face or args.audio or args.preview or args.report):
+        parser.error("--list names --face, --audio and --outfile of each pair: leave them, --report and --preview out")
+    chosen = isinstance(args.audio, list) and len(args.audio) > 1 or args.face_at or args.face_pick != "largest"
+    if chosen and tuple(args.box) != NO_BOX:
+        parser.error("--box says already where the one face is")
+    args.audio = args.audio and voices(args.audio, parser)
     for flag, low, high in (
         ("resize_factor", 1, 64),
         ("batch_size", 1, 4096),
         ("crf", 0, 51),
         ("fps", 1, 240),
         ("articulation", *ARTICULATION),
+        ("max_pixels", 1, 1 << 40),
+        ("max_seconds", 0.01, 1e9),
     ):
         value = getattr(args, flag)
         if value is not None and not low <= value <= high:
             parser.error(f"--{flag} {value}: must be between {low} and {high}")
     return args
+
+
+def place(words):
+    """(x, y, seconds or None) of the words X,Y or X,Y,SECONDS."""
+    parts = words.split(",")
+    try:
+        x, y, seconds = (float(part) for part in (parts + ["-1"])[:3])
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{words!r}: say X,Y or X,Y,SECONDS") from error
+    if len(parts) > 3 or min(x, y) < 0:
+        raise argparse.ArgumentTypeError(f"{words!r}: say X,Y or X,Y,SECONDS, px from the top left corner")
+    return x, y, seconds if len(parts) == 3 else None
+
+
+def voices(words, parser):
+    """The path of a sound, or {number of a person: path} of words NUMBER=FILE."""
+    found = [re.fullmatch(r"(\d{1,3})=(.+)", word, re.DOTALL) for word in words]
+    if len(words) == 1 and (not found[0] or Path(words[0]).exists()):
+        return Path(words[0])
+    if not all(found) or len({int(each[1]) for each in found}) < len(words):
+        parser.error("--audio: name one file, or NUMBER=FILE for each person, with the numbers of --preview")
+    return {int(each[1]): Path(each[2]) for each in found}
 
 
 def joined(argv, parser):
@@ -283,16 +371,78 @@ def joined(argv, parser):
     return words
 
 
+def preview(args):
+    """Writes a picture with the faces of a video and their numbers, and prints where each is; nothing is redrawn."""
+    from distributed import device_of
+    from faces import detect, people
+    from media.face_video import FaceVideo
+
+    check_paths({"--face": args.face}, {"--preview": (args.preview, people.is_sheet)})
+    with regular(args.face) as face:
+        video = FaceVideo(face, args.resize_factor, args.crop, args.rotate, args.static, args.fps)
+        found, frames = people.people_of(video, detect.DETECTORS[args.detector](device_of(args.device)))
+    with replacing(args.preview) as partial:
+        partial.write_bytes(people.contact_sheet(found, frames))
+    for number, seen in enumerate(found):
+        x, y, frame = people.points_of(seen)[0]
+        where = f"--face_at {x:.0f},{y:.0f},{float(frame / video.fps):.2f}"
+        print(f"{number}: {where}, in {len(seen)} of {len(frames)} frames")
+    print(f"{args.preview}: {len(found)} people")
+
+
+def each_of_list(args):
+    """Makes the videos of a list, with one model, and goes on after faults; those that are there already stay.
+
+    Raises InputError at the end where any could not be made.
+    """
+    import torch
+
+    from distributed import device_of
+    from media.pairs import is_made, read_pairs
+    from renderer import load
+
+    pairs, faults, loaded, threads = read_pairs(args.list), 0, None, torch.get_num_threads()
+    for pair in pairs:
+        own = argparse.Namespace(**vars(args) | {name: getattr(pair, name) for name in ("face", "audio", "outfile")})
+        if is_made(pair, report_of(own)):
+            print(f"{own.outfile}: is there")
+            continue
+        torch.set_num_threads(threads)  # of which each run leaves one
+        loaded = loaded or load(args.checkpoint_path, device_of(args.device), args.precision)
+        try:
+            make_folder(own.outfile.parent)
+            say(lip_sync(own, loaded))
+        except InputError as error:
+            faults += 1
+            print(f"{args.list}, line {pair.line}: {' '.join(str(error).split())}", file=sys.stderr)
+    if faults:
+        raise InputError(f"{args.list}: {faults} of {len(pairs)} pairs could not be made; the same command tries again")
+
+
+def say(report):
+    """Prints what a run has made, and warns where most of it shows the video's own mouth."""
+    frames, redrawn, tilted = report["frames"], report["redrawn"], report["tilted"]
+    print(f"{report['outfile']}: {frames} frames, {redrawn} redrawn, {report['seconds']['all']:.1f} s")
+    if 2 * redrawn < frames or tilted:
+        why = f"; in {tilted} frames of the video the head lies too far on its side" if tilted else ""
+        passed = f"{frames - redrawn} of {frames} frames pass through unchanged"
+        print(f"inference.py: {passed}, as no face was found there that can be redrawn{why}", file=sys.stderr)
+
+
 def main(argv=None):
     """Parses the flags and makes the video; returns the exit code."""
     args = parse(argv)
 
     def work():
-        report = lip_sync(args)
-        redrawn = report["frames"] - sum(last - first + 1 for first, last in report["passed_through"])
-        print(f"{report['outfile']}: {report['frames']} frames, {redrawn} redrawn, {report['seconds']['all']:.1f} s")
+        if args.list:
+            each_of_list(args)
+        elif args.preview:
+            preview(args)
+        else:
+            say(lip_sync(args))
 
-    return exit_code("inference.py", work, if_stopped="stopped; nothing was written")
+    stopped = "stopped; the same command goes on" if args.list else "stopped; nothing was written"
+    return exit_code("inference.py", work, if_stopped=stopped)
 
 
 if __name__ == "__main__":

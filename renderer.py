@@ -124,6 +124,10 @@ class FaceRenderer:
         """The indices of the frames whose looks the redrawn face has."""
         return sorted(set(self.target.identities.values()))
 
+    def shows(self, index):
+        """Whether anything of a frame is redrawn."""
+        return index in self.target.boxes
+
     def is_turned(self, index):
         """Whether the head is turned so far in a frame that its own mouth shows through."""
         return False
@@ -228,6 +232,9 @@ class WarpRenderer(FaceRenderer):
 
     def sources(self):
         return sorted({k for chosen in self.references.values() for k in chosen})
+
+    def shows(self, index):
+        return index in self.target.boxes and self._fade(index) > 0
 
     def is_turned(self, index):
         return index in self.target.boxes and self._fade(index) < 1

@@ -288,9 +288,9 @@ def build(hp, device, facts=None):
 
 def knobs_of(args, last):
     """The knobs of the run that the flags begin, or resume from `last`: (hparams, its checkpoint or None)."""
-    if not last.is_file():
+    state = checkpoint.latest(last)
+    if state is None:
         return override(preset(args.row), args), None
-    state = checkpoint.load(last)
     if "task" in state:
         raise InputError(f"{last} is a run of train_expert.py: give another --name")
     return override(checkpoint.knobs(last, state["hparams"]), args), state

@@ -264,7 +264,7 @@ def begin_with(objective, task, path):
 
 def knobs_of(args, last):
     """The knobs of the run that the flags begin, or resume from `last`: (hparams, its checkpoint or None)."""
-    found = checkpoint.load(last) if last.is_file() else None
+    found = checkpoint.latest(last)
     if found and found.get("task") != args.task:
         raise InputError(f"{last} is a run of {found.get('task', 'train.py')}: give another --name")
     stored = checkpoint.knobs(last, found["hparams"], ExpertHParams) if found else ExpertHParams()

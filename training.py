@@ -4,7 +4,7 @@ import json
 import math
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import NamedTuple
 
@@ -14,7 +14,9 @@ from tqdm import tqdm
 import checkpoint
 import distributed
 from errors import InputError
-from media.files import make_folder, open_log
+from experts.tokenizer import is_tokenizer
+from media.files import check_place, make_folder, only_one, open_log
+from models.published.archive import is_export
 from workers import progress_bar
 
 UNWATCHED = {"adv", "adv_weight", "d_real", "d_fake", "d_gap", "total", "chance", "cav"}  # may rise in a sound run
@@ -189,14 +191,14 @@ class TrainState:
         self.hp, self.device, self.step, self.best = self.plateaus.applied(hp), device, 0, math.inf
         self.nets, self.optims, self.mean, self.facts = nets, optims, mean, facts or {}
 
-    def save(self, path):
-        """Writes all that `resume` needs."""
+    def save(self, path, before=None):
+        """Writes all that `resume` needs; see `checkpoint.save`."""
         state = {name: net.state_dict() for name, net in self.nets.items()}
         state |= {f"{name}_optimizer": optim.state_dict() for name, optim in self.optims.items()}
         if self.mean:
             state["ema"] = self.mean.state_dict()
         state |= {"plateaus": asdict(self.plateaus), "guard": asdict(self.guard)}
-        checkpoint.save(path, hparams=asdict(self.hp), step=self.step, best=self.best, **self.facts, **state)
+        checkpoint.save(path, before, hparams=asdict(self.hp), step=self.step, best=self.best, **self.facts, **state)
 
     def resume(self, path, state):
         """Continues where the checkpoint at `path` was written. state: what `checkpoint.load` read from it.
@@ -298,9 +300,9 @@ def check_flags(args):
     for flag in ("workers", "stop"):
         if (value := getattr(args, flag, None)) is not None and value < 0:
             raise InputError(f"--{flag} {value} must be at least 0")
-    for flag in ("export", "export_discriminator", "out"):
-        if (path := getattr(args, flag, None)) and path.is_dir():
-            raise InputError(f"--{flag} {path} is a folder: name a file in it")
+    for flag, is_ours in {"export": is_export, "export_discriminator": is_export, "out": is_tokenizer}.items():
+        if path := getattr(args, flag, None):
+            check_place(path, f"--{flag}", is_ours)
 
 
 def not_finite(losses):
@@ -363,7 +365,7 @@ class Log:
             self.bar.set_postfix(shown, refresh=False)
         changed = validates and self.validated()
         if (saves or state.plateaus.over) and self.first:
-            state.save(self.folder / "last.pt")
+            state.save(self.folder / "last.pt", self.folder / checkpoint.BEFORE)
         self.bar.update()
         self.before = time.perf_counter()
         return changed or state.plateaus.over
@@ -429,10 +431,8 @@ def train(state, folder, stop, batches, step, validate):
     stop = state.hp.max_steps if stop is None else min(stop, state.hp.max_steps)
     make_folder(folder)
     if state.step >= stop:
-        print(
-            f"{folder}: step {state.step} is done, nothing is left to do; another --name begins anew", file=sys.stderr
-        )
-    with Log(state, folder, stop, validate) as log:
+        distributed.say(f"{folder}: step {state.step} is done, nothing is left to do; another --name begins anew")
+    with only_one(folder) if not distributed.rank()[0] else nullcontext(), Log(state, folder, stop, validate) as log:
         while state.step < stop and not state.plateaus.over:
             for of_step, frames in batches(state, stop):
                 log.waited(frames)

@@ -1,12 +1,16 @@
-"""Many jobs at once, on processes of this machine or on the machines of a Ray cluster, and a bar of their progress."""
+"""Many jobs at once, here or on the machines of a Ray cluster, a bar of their progress, and memory that stays flat."""
 
+import ctypes
 import os
+import signal
 import sys
 import threading
+import time
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 from shutil import copyfile
 from tempfile import TemporaryDirectory
@@ -16,9 +20,14 @@ from errors import InputError
 ROOT = Path(__file__).parent
 ROOMS = "models experts faces media corpora evaluation"
 SENT = ("*.py", "weights/whisper*.safetensors", *(f"{room}/**/*.*" for room in ROOMS.split()))  # to a cluster
+M_MMAP_THRESHOLD = -3  # malloc.h
 SELDOM_S = 30  # between two lines of progress where there is no terminal to show a bar
 
+STOPS = {signal.SIGINT, signal.SIGTERM}
+GRACE_S = 5  # that a worker has to put its item back, once its parent is no more
+
 _job = None  # of this process
+_at_work, _stopped, _ends = False, False, False  # an item is being done; no other is begun; nor is the process needed
 
 
 def processors():
@@ -30,29 +39,78 @@ def local(make, items, workers):
     """Yields `make()(item)` for every item, as they are done, from `workers` processes of this machine.
 
     make: called once in each process, so picklable; the job it returns is kept there. When the caller stops early,
-    items that have begun are finished and the others are not begun. Raises InputError if a process dies.
+    items that have begun are finished and the others are not begun; when the user stops the run or a worker, and when
+    the caller's process ends, a KeyboardInterrupt comes to the jobs that are at work.
+    Raises InputError if a process dies.
     """
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin, initargs=(make,)) as pool:
+    context = get_context("spawn")
+    reader, writer = context.Pipe(duplex=False)  # closed, it tells the workers to stop
+    how = {"mp_context": context, "initializer": _begin, "initargs": (make, reader)}
+    with reader, writer, ProcessPoolExecutor(workers, **how) as pool:
         try:
-            jobs = [pool.submit(_do, item) for item in items]
+            jobs = _submitted(pool, items)
             for job in as_completed(jobs):
                 yield job.result()
         except BrokenProcessPool as error:
             why = "a worker process died, for want of memory perhaps"
             raise InputError(f"{why}: run it again with fewer --workers, it resumes where it was") from error
+        except KeyboardInterrupt:
+            writer.close()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _begin(make):
-    """Sets a worker process up. It ends when its parent does, however that ended."""
+def _submitted(pool, items):
+    """The jobs of all items. A stop waits until they are: processes take it only once they are set up."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        return [pool.submit(_do, item) for item in items]
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin(make, reader):
+    """Sets a worker process up. It stops when its parent says so, and ends when its parent does, however that ended."""
     global _job
-    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
+
+    def watch():
+        wait([parent_process().sentinel, reader])
+        os.kill(os.getpid(), signal.SIGINT if parent_process().is_alive() else signal.SIGTERM)
+        parent_process().join()
+        time.sleep(GRACE_S)
+        os._exit(1)
+
+    for number in STOPS:
+        signal.signal(number, _stop)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+    threading.Thread(target=watch, daemon=True).start()
     _job = make()
 
 
+def _stop(number, _):
+    """Stops the item that is being done; SIGTERM ends the process too."""
+    global _stopped, _ends
+    _stopped, _ends = True, _ends or number == signal.SIGTERM
+    if _at_work:
+        raise KeyboardInterrupt
+    if _ends:
+        os._exit(1)
+
+
 def _do(item):
-    return _job(item)
+    global _at_work
+    if _stopped:
+        raise KeyboardInterrupt
+    try:
+        _at_work = True
+        return _job(item)
+    except KeyboardInterrupt:
+        if _ends:
+            os._exit(1)
+        raise
+    finally:
+        _at_work = False
 
 
 def on_ray(make, items, address, workers=None):
@@ -110,6 +168,17 @@ def ahead(items, depth=4):
         while (item := waiting.popleft().result()) is not None:
             waiting.append(other.submit(next, items, None))
             yield item
+
+
+def steady_memory():
+    """Keeps memory flat over a long video: freed frames go back to the system at once.
+
+    Otherwise glibc soon keeps arrays of a frame's size in its heap, where small ones that stay fragment it.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # only glibc has it
+        if mallopt:
+            mallopt(M_MMAP_THRESHOLD, 1 << 20)
 
 
 def progress_bar(total, unit, **how):

@@ -100,6 +100,14 @@ class DataRoot:
         """Notes that a clip's extraction begins, and how often it did: a clip may end the process that reads it."""
         self._note(raw, {"begun": self._noted(raw).get("begun", 0) + 1})
 
+    def take_back(self, raw):
+        """Takes a note of `begin` back: the user has stopped the run, and the clip is not at fault."""
+        begun = self._noted(raw).get("begun", 0) - 1
+        if begun > 0:
+            self._note(raw, {"begun": begun})
+        else:
+            self.marker(raw).unlink(missing_ok=True)
+
     def skip(self, raw, reason):
         """Notes the reason why a clip is left out."""
         self._note(raw, {"reason": " ".join(reason.split())})

@@ -268,12 +268,15 @@ class Extractor:
         result, target = {"name": raw.name, "reason": None, "seconds": 0.0, "bytes": 0}, self.root.clip(raw.name)
         if target.is_file():
             return result
-        self.root.begin(raw)
         try:
+            self.root.begin(raw)
             arrays, facts = extract(raw, self.detector, whisper_features, self.face_px, self.sync)
             write_clip(target, arrays, facts)
         except InputError as error:
             self.root.skip(raw, str(error))
             return result | {"reason": str(error)}
+        except KeyboardInterrupt:
+            self.root.take_back(raw)
+            raise
         self.root.marker(raw).unlink(missing_ok=True)
         return result | {"seconds": len(arrays["boxes"]) / FPS, "bytes": target.stat().st_size}

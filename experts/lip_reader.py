@@ -87,7 +87,7 @@ def from_checkpoint(path, whole):
     if archive.is_ours(state):
         weights, words, tokens = (state.get(name) for name in ("reader", "words", "tokenizer"))
         if weights and ((words or tokens) if whole else not words):
-            hp = checkpoint.knobs(path, state["hparams"], ExpertHParams)
+            hp = checkpoint.knobs(path, state["hparams"], ExpertHParams, weights)
             return weights, TrainedLipReader(None, hp, unpacked(tokens) if whole and tokens else None, words, about)
     elif (kind := kind_of(published := archive.state_dict_of(path, state))) == "Conformer lip reader":
         if whole:

@@ -206,7 +206,7 @@ def load_network(path):
     path = Path(path)
     state, about = archive.read(path)
     if archive.is_ours(state) and "sync" in state:
-        weights, hp = state["sync"], checkpoint.knobs(path, state.get("hparams"), ExpertHParams)
+        weights, hp = state["sync"], checkpoint.knobs(path, state.get("hparams"), ExpertHParams, state["sync"])
     else:
         published = {} if archive.is_ours(state) else archive.state_dict_of(path, state)
         kind = kind_of(published)

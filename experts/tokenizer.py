@@ -82,6 +82,14 @@ def clean(text):
     return words if any(letter.isalnum() for letter in words) else ""
 
 
+def is_tokenizer(path):
+    """Whether a file is a tokenizer of ours."""
+    try:
+        return bool(Tokenizer(path.read_bytes()))
+    except InputError:
+        return False
+
+
 def train_tokenizer(texts, size, kind="unigram"):
     """A Tokenizer learnt from sentences: the same sentences in the same order give the same model, bit for bit.
 

@@ -12,6 +12,7 @@ MESH_PX = BOX_PX = 192  # input sizes of the two networks
 ANCHORS = 48  # the detector's grid, 4 px apart
 BOX_SCORE, MESH_SCORE = 0.6, 0.5
 NMS_OVERLAP = 0.3
+EDGE = 0.25  # of a picture's longer side, repeated around it
 ROI_SCALE = 1.5  # the mesh network wants the face with half its size of surroundings
 
 
@@ -34,12 +35,24 @@ class BlazeFace:
         self.anchors = np.stack(np.meshgrid(at, at), axis=-1).reshape(-1, 2)  # (x, y) in [0, 1], row by row
 
     def rois(self, rgb):
-        """The faces found in a picture.
+        """The faces found in a picture; where there is none, those that fill the picture or leave it.
 
         rgb: (H, W, 3) uint8.
         Returns a list of (score, roi), best first; a roi is (cx, cy, side, angle) in px and radians: the upright
         square around a face and its surroundings that `mesh` is given.
         """
+        return self._inside(rgb) or self._at_the_edge(rgb)
+
+    def _at_the_edge(self, rgb):
+        """As `rois`, in the picture with a border that repeats its edge: a face wants surroundings to be found."""
+        shrink = max(1, max(rgb.shape[:2]) // (2 * BOX_PX))
+        size = [max(1, side // shrink) for side in rgb.shape[1::-1]]
+        small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA) if shrink > 1 else rgb
+        border = round(EDGE * max(size))
+        found = self._inside(cv2.copyMakeBorder(small, *4 * [border], cv2.BORDER_REPLICATE))
+        return [(score, (*(shrink * (v - border) for v in at[:2]), shrink * at[2], at[3])) for score, at in found]
+
+    def _inside(self, rgb):
         height, width = rgb.shape[:2]
         scale = BOX_PX / max(height, width)
         size = max(1, round(width * scale)), max(1, round(height * scale))

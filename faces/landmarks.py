@@ -39,6 +39,12 @@ def turn_to_side(mesh):
     return (nose - left) / np.where(np.abs(right - left) < 1e-6, 1e-6, right - left) - 0.5
 
 
+def roll_of(mesh):
+    """The roll of the head in the picture, (468, 2) px -> degrees, 0 upright, clockwise up to 180."""
+    eyes = mesh[LEFT_EYE] - mesh[RIGHT_EYE]
+    return float(np.degrees(np.arctan2(eyes[1], eyes[0])))
+
+
 def turn_away(mesh):
     """The turn of the head to either side, (..., 468, 2) -> (...,): 0 frontal, 0.5 profile."""
     return np.abs(turn_to_side(mesh))

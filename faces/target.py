@@ -10,6 +10,7 @@ from workers import ahead
 
 NEAR = 6  # frames around one in which the mouth resembles its own
 APART = 2 * NEAR  # frames between the two identity frames: no frame is near both
+MOST_ROLL = 27  # degrees that a head may lie on its side; from 30 on its mouth is smeared
 SMALLEST = 2  # px: least width and height of a face box
 
 
@@ -21,37 +22,48 @@ class TargetFace:
     identities: {frame index: index of its identity frame}.
     shots:      [[frame index, ...], ...]: the frames of the face in each shot, ascending.
     sharpness:  {frame index: variance of the face's Laplacian}, of the same frames.
+    tilted:     the number of frames whose head lies further on its side than is served; their face is left as it is.
     searched:   the number of frames that were searched.
     """
 
     def __init__(self):
         self.boxes, self.meshes, self.identities, self.searched = {}, {}, {}, 0
-        self.shots, self.sharpness = [], {}
+        self.shots, self.sharpness, self.tilted = [], {}, 0
 
     @classmethod
     def found(cls, video, count, detector, pads=(0, 0, 0, 0), smooth=True, identity="best", progress=None):
-        """Follows faces through the first `count` frames of a `FaceVideo`.
+        """The largest face of each shot in the first `count` frames of a `FaceVideo`, see `followed` and `of`."""
+        tracker = followed(video, count, detector, progress)
+        return cls.of(tracker.largest(), tracker.frames, video, pads, smooth, identity)
 
-        pads: px added at top, bottom, left, right.  identity: the choice of `identities`.  progress: a bar, or None.
-        Raises InputError if there is no face in any frame, or the pads leave nothing of one.
+    @classmethod
+    def of(cls, tracks, searched, video, pads=(0, 0, 0, 0), smooth=True, identity="best"):
+        """The face that was followed as `tracks`, one of a shot at most, through so many frames of a `FaceVideo`.
+
+        pads: px added at top, bottom, left, right.  identity: the choice of `identities`.
+        Raises InputError if there is no face in any frame that can be served, or the pads leave nothing of one.
         """
-        target, tracker = cls(), Tracker(detector)
-        for rgb in ahead(frame.rgb() for _, frame in video.once(count)):
-            tracker.add(rgb)
-            if progress:
-                progress.update()
-        target.searched = tracker.frames
-        top, bottom, left, right = pads
-        for track in tracker.largest():
-            for i, (x1, y1, x2, y2) in crop.face_boxes(track.meshes, smooth, video.fps).items():
+        target, (top, bottom, left, right) = cls(), pads
+        target.searched = searched
+        for track in tracks:
+            meshes = {i: mesh for i, mesh in track.meshes.items() if is_served(mesh)}
+            target.tilted += len(track.meshes) - len(meshes)
+            if not meshes:
+                continue
+            for i, (x1, y1, x2, y2) in crop.face_boxes(meshes, smooth, video.fps).items():
                 x1, y1, x2, y2 = target.boxes[i] = x1 - left, y1 - top, x2 + right, y2 + bottom
                 if min(x2 - x1, y2 - y1) < SMALLEST:
                     raise InputError(f"--pads {top} {bottom} {left} {right} leave nothing of the face in frame {i}")
-            target.meshes |= track.meshes
-            target.sharpness |= track.sharpness
-            frames = sorted(track.meshes)
+            frames = sorted(meshes)
+            target.meshes |= meshes
+            target.sharpness |= {i: track.sharpness[i] for i in frames}
             target.shots.append(frames)
             target.identities |= identities(frames, clearness(track, frames), identity)
+        if target.tilted and not target.boxes:
+            raise InputError(
+                f"{video.path}: the head lies on its side in all of {target.tilted} frames with a face, by more than "
+                f"{MOST_ROLL} degrees: turn the video upright, --rotate turns it by 90 degrees clockwise"
+            )
         if not target.boxes:
             raise InputError(
                 f"{video.path}: no face in any frame, of {target.searched} searched. Try a video where the face is "
@@ -93,6 +105,21 @@ class TargetFace:
         frames = sorted(target.boxes)
         target.identities = identities(frames, np.zeros(len(frames)), identity)
         return target
+
+
+def followed(video, count, detector, progress=None):
+    """Follows faces through the first `count` frames of a `FaceVideo`: a `Tracker`. progress: a bar, or None."""
+    tracker = Tracker(detector)
+    for rgb in ahead(frame.rgb() for _, frame in video.once(count)):
+        tracker.add(rgb)
+        if progress:
+            progress.update()
+    return tracker
+
+
+def is_served(mesh):
+    """Whether the face of a mesh, (468, 2) px, can be redrawn: its head is not too far on its side."""
+    return abs(landmarks.roll_of(mesh)) <= MOST_ROLL
 
 
 def clearness(track, frames):

@@ -25,7 +25,7 @@ def sharpness_of(rgb, mesh):
     return float(cv2.Laplacian(cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY), cv2.CV_32F).var())
 
 
-def _overlap(a, b):
+def overlap(a, b):
     """Intersection over union of the bounding boxes of two meshes."""
     low, high = np.maximum(a.min(0), b.min(0)), np.minimum(a.max(0), b.max(0))
     inner = np.prod(np.maximum(high - low, 0))
@@ -61,13 +61,13 @@ class Tracker:
         for track in tracks:
             if track.last is not None:
                 mesh, score = self.detector.mesh(rgb, roi_of_mesh(track.last))
-                track.last = mesh if score > MESH_SCORE and _overlap(mesh, track.last) > 0.2 else None
+                track.last = mesh if score > MESH_SCORE and overlap(mesh, track.last) > 0.2 else None
                 lost |= track.last is None
         alive = [track for track in tracks if track.last is not None]
         if lost or not alive or self.frames % DETECT_EVERY == 0:
             for _, roi in self.detector.rois(rgb):
                 mesh, score = self.detector.mesh(rgb, roi)
-                if score > MESH_SCORE and all(_overlap(mesh, track.last) < 0.3 for track in alive):
+                if score > MESH_SCORE and all(overlap(mesh, track.last) < 0.3 for track in alive):
                     alive.append(self._returning(mesh))
         for track in alive:
             track.meshes[self.frames] = track.last
@@ -84,7 +84,7 @@ class Tracker:
     def _returning(self, mesh):
         """The track of this shot that was lost about here, or a new one."""
         for track in self.shots[-1]:
-            if track.last is None and _overlap(track.meshes[max(track.meshes)], mesh) > 0.3:
+            if track.last is None and overlap(track.meshes[max(track.meshes)], mesh) > 0.3:
                 track.last = mesh
                 return track
         self.shots[-1].append(Track(last=mesh))

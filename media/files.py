@@ -1,11 +1,12 @@
 """Files: folders made, files written whole or not at all, logs, local media opened and decoded with PyAV."""
 
 import codecs
+import fcntl
 import json
 import os
 import shutil
 import uuid
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,16 +30,79 @@ def make_folder(path):
         raise InputError(f"{path} cannot be made a folder: {error.strerror}") from error
 
 
+def check_place(path, flag, is_ours):
+    """Raises InputError, before any work is done, for a file that cannot be written, or would replace somebody's own.
+
+    is_ours: whether a file, by its path, is an earlier output, which may be replaced. So may an empty file.
+    """
+    folder = path.parent
+    try:
+        if path.is_dir():
+            raise InputError(f"{flag} {path} is a folder: name a file in it")
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            raise InputError(f"{flag} {path}: {folder} is no folder that can be written to")
+        if path.exists() and not path.is_file() or path.exists() and path.stat().st_size and not is_ours(path):
+            raise InputError(f"{flag} {path} is there and no earlier output of this command: name another file")
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise InputError(f"{flag} {path}: {error.strerror}") from error
+
+
+def check_paths(inputs, places):
+    """Raises InputError, before any work is done, for files that are missing, would be overwritten or not written.
+
+    inputs: {flag: path}.  places: {flag: (path, whether a file that is there is an earlier output, see `check_place`)}.
+    """
+    try:
+        for flag, path in inputs.items():
+            if not path.exists() and flag != "--checkpoint_path":  # whose reader says more
+                raise InputError(f"{flag} {path}: there is no such file")
+        for output, (written, is_ours) in places.items():
+            if written.is_dir():
+                raise InputError(f"{written} is a folder: name a file in it")
+            if not written.parent.is_dir() or not os.access(written.parent, os.W_OK):
+                raise InputError(f"{written}: the folder {written.parent} does not exist or cannot be written to")
+            for flag, path in inputs.items():
+                if written.exists() and path.exists() and os.path.samefile(path, written):
+                    raise InputError(f"{flag} {path} would be overwritten by {written}: write under another name")
+            check_place(written, output, is_ours)
+        if len({os.path.realpath(path) for path, _ in places.values()}) < len(places):
+            both = places["--report"][0]
+            raise InputError(f"{both} can't be both the video and its report: name another --outfile or --report")
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise InputError(f"{error.filename}: {error.strerror}") from error
+
+
 @contextmanager
-def replacing(path):
+def only_one(folder):
+    """Keeps a folder for this process. Raises InputError where another one has it."""
+    with ExitStack() as held:
+        try:
+            lock = os.open(folder, os.O_RDONLY)
+            held.callback(os.close, lock)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            why = "another process is at work on it: wait for its end, or give another --name"
+            raise InputError(f"{folder}: {why}") from error
+        except OSError:  # a file system without locks
+            pass
+        yield
+
+
+@contextmanager
+def replacing(path, before=None):
     """Gives the path of a new file or folder beside `path` to write to, which takes its place in one step at the end.
 
     Its ending is that of `path`. On any exception it is removed and `path` is as it was.
+    before: where the file that it replaces goes.
     """
     path = Path(path)
     partial = path.with_name(f".{uuid.uuid4().hex}.partial{path.suffix}")
     try:
         yield partial
+        if before and path.exists():
+            os.replace(path, before)
         os.replace(partial, path)
     finally:
         if partial.is_dir():

@@ -1,6 +1,10 @@
 """The sound of any media file, on the clock of its picture."""
 
+import wave
+from contextlib import contextmanager
 from itertools import chain, groupby
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -15,12 +19,25 @@ FAINT = 100.0  # mean square below which nothing can be lost: -50 dB
 FADE_S = 0.01  # from a mix to one channel and back
 
 
-def read_audio(path, rate=RATE):
-    """Reads the whole sound of any media file, mono: (samples,) int16 at `rate` Hz; clock and errors as in `sound`."""
-    wav = np.concatenate([piece[0] for piece in sound(path, rate)])
+def read_audio(path, rate=RATE, most_s=None):
+    """Reads the whole sound of any media file, mono: (samples,) int16 at `rate` Hz; clock and errors as in `sound`.
+
+    most_s: longer sound is refused, before more of it is in memory.
+    """
+    wav = np.concatenate([piece[0] for piece in limited(path, rate, "mono", most_s)])
     if not len(wav):
         raise InputError(f"{path}: its sound ends before its picture begins")
     return wav
+
+
+def limited(path, rate, layout, most_s):
+    """Yields as `sound`, and raises InputError when that is longer than `most_s`, unless that is None."""
+    samples = 0
+    for piece in sound(path, rate, layout):
+        samples += piece.shape[1]
+        if most_s is not None and samples > most_s * rate:
+            raise InputError(f"{path}: its sound is longer than {most_s:g} s, the most that is allowed here")
+        yield piece
 
 
 def sound_kind(path):
@@ -63,6 +80,36 @@ def sound(path, rate, layout="mono"):
             cut = min(max(-late, 0), piece.shape[1])
             late += cut
             yield piece[:, cut:]
+
+
+@contextmanager
+def together(paths, most_s=None, rate=48_000):
+    """Gives the path of a sound in which several files are heard at once, from their beginnings; of one it is the file.
+
+    What is made lies in the folder for temporary files and goes away at the end.  most_s: see `limited`.
+    """
+    if len(paths) == 1:
+        yield paths[0]
+        return
+    layout = "stereo" if "stereo" in {sound_kind(path)[1] for path in paths} else "mono"
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "together.wav"
+        with wave.open(str(path), "wb") as out:
+            out.setparams((2 if layout == "stereo" else 1, 2, rate, 0, "NONE", ""))
+            for samples in added([limited(each, rate, layout, most_s) for each in paths]):
+                out.writeframes(np.ascontiguousarray(samples.T).astype("<i2").tobytes())
+        yield path
+
+
+def added(sounds):
+    """The sum of several sounds, piece by piece, as long as the longest: (channels, n) int16, clipped."""
+    rest = {k: next(each, None) for k, each in enumerate(sounds)}
+    while rest := {k: piece for k, piece in rest.items() if piece is not None}:
+        size = min(piece.shape[1] for piece in rest.values())
+        total = sum(piece[:, :size].astype(np.int32) for piece in rest.values())
+        yield total.clip(-32768, 32767).astype(np.int16)
+        for k, piece in rest.items():
+            rest[k] = piece[:, size:] if piece.shape[1] > size else next(sounds[k], None)
 
 
 class Resampler:

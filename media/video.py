@@ -69,6 +69,14 @@ def probe(path):
         )
 
 
+def check_pixels(path, most):
+    """Raises InputError, before a picture is decoded, for a video or still with more pixels than `most`."""
+    with open_media(path) as container:
+        size = _stream(container, path).codec_context
+        if size.width * size.height > most:
+            raise InputError(f"{path}: {size.width}x{size.height} px are more than {most}, the most allowed here")
+
+
 def read_frames(path, from_s=0.0):
     """Yields the Frames of a video, or the one of a still, in order of time and constant memory.
 

@@ -1,5 +1,6 @@
 """Writes H.264 video with sound, frame by frame, in constant memory."""
 
+import struct
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from math import inf
@@ -12,6 +13,7 @@ from media.files import replacing
 from media.frame import CHROMA_STEPS, cut
 from media.sound import sound, sound_kind
 
+XMP_UUID = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")  # XMP specification, part 3, 1.2.5
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
 AAC_RATES = (8000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 
@@ -23,10 +25,11 @@ class Writer:
 
     like: a Video: its size, rate, pixel format, colour tags and pixel aspect are kept. Where pixels share chroma,
     H.264 needs even sizes: an odd last column or row is doubled, as 4:4:4 video plays in few players.
+    xmp: a packet of XMP, text, that is put into mp4 and mov.
     The file appears when it is complete; on any exception nothing is left. Raises InputError if it can't be written.
     """
 
-    def __init__(self, path, like, fps=None, audio=None, crf=18, preset="veryfast", metadata=None):
+    def __init__(self, path, like, fps=None, audio=None, crf=18, preset="veryfast", metadata=None, xmp=""):
         self.path, self.like, self.fps, self.audio = Path(path), like, Fraction(fps or like.fps), audio
         if self.path.suffix.lower() not in SUFFIXES:
             raise InputError(f"{path}: a video is written as one of {', '.join(SUFFIXES)}")
@@ -35,7 +38,7 @@ class Writer:
         if not self.path.parent.is_dir():
             raise InputError(f"{path} cannot be written: there is no folder {self.path.parent}")
         self.sound_kind = sound_kind(audio) if audio else None
-        self.settings = {"crf": str(crf), "preset": preset}, metadata or {}
+        self.settings, self.xmp = ({"crf": str(crf), "preset": preset}, metadata or {}), xmp.encode()
         self.frames, self.samples = 0, 0  # written so far
 
     def __enter__(self):
@@ -54,6 +57,7 @@ class Writer:
         coding, metadata = self.settings
         across, down = CHROMA_STEPS[self.like.pix_fmt[-4:]]
         faststart = {} if self.path.suffix.lower() == ".mkv" else {"movflags": "+faststart"}
+        self.partial = partial
         partial.touch(exist_ok=False)  # PyAV would report the missing right only at the first frame
         self.container = av.open(f"file:{partial.absolute()}", "w", options=faststart)
         self.container.metadata.update(metadata)
@@ -116,6 +120,9 @@ class Writer:
         for stream in self.container.streams:
             self.container.mux(stream.encode(None))
         self.container.close()
+        if self.xmp and self.path.suffix.lower() != ".mkv":
+            with open(self.partial, "ab") as file:  # a box of its own at the end: nothing before it moves
+                file.write(struct.pack(">I4s", 24 + len(self.xmp), b"uuid") + XMP_UUID + self.xmp)
 
 
 @contextmanager

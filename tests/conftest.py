@@ -1,5 +1,8 @@
 """What the tests share: one thread, and made-up clips, sounds and data roots."""
 
+import signal
+import subprocess
+import sys
 from fractions import Fraction
 from importlib import import_module
 from importlib.util import find_spec
@@ -10,6 +13,18 @@ import pytest
 for module, one_thread in (("torch", "set_num_threads"), ("cv2", "setNumThreads")):
     if find_spec(module):
         getattr(import_module(module), one_thread)(1)
+
+
+def begun(words, **how):
+    """A Python process that Ctrl-C can stop, also where tests in the background of a script ignore it.
+
+    how: other arguments of Popen.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen([sys.executable, *map(str, words)], **how)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def make_wav(path, samples, rate=16_000):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import asdict, replace
+from functools import partial
 
 import pytest
 import torch
@@ -22,7 +23,8 @@ from experts.lip_reader import load_reader
 from hparams import ExpertHParams, preset
 from models import build_generator
 from models.layers import without_weights
-from models.published.archive import LEGACY_MAGIC
+from models.published.archive import LEGACY_MAGIC, bytes_of
+from models.published.fairseq import read_fairseq
 from models.talklip import Discriminator
 
 torch.set_num_threads(1)
@@ -43,6 +45,45 @@ def test_a_save_that_fails_leaves_the_last_good_file(tmp_path):
     with pytest.raises((AttributeError, pickle.PicklingError)):
         checkpoint.save(path, step=4, broken=lambda: None)
     assert checkpoint.load(path)["step"] == 3
+
+
+def test_a_full_disk_is_said_and_leaves_the_last_good_file(tmp_path):
+    import resource
+
+    path, limits = tmp_path / "last.pt", resource.getrlimit(resource.RLIMIT_FSIZE)
+    checkpoint.save(path, step=3)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, limits[1]))
+    try:
+        with pytest.raises(InputError, match="last.pt cannot be written .*what was saved before is kept"):
+            checkpoint.save(path, tmp_path / checkpoint.BEFORE, step=4, generator={"a": torch.zeros(9000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert checkpoint.load(path)["step"] == 3 and os.listdir(tmp_path) == ["last.pt"]
+
+
+def test_a_checkpoint_that_was_cut_off_is_replaced_by_the_one_before_or_the_best(tmp_path, capsys):
+    last, before, best = (tmp_path / name for name in ("last.pt", checkpoint.BEFORE, "best.pt"))
+    assert checkpoint.latest(last) is None
+    checkpoint.save(best, step=1)
+    for step in (2, 3, 4):
+        checkpoint.save(last, before, step=step)
+    assert checkpoint.latest(last)["step"] == 4 and checkpoint.load(before)["step"] == 3
+    last.write_bytes(last.read_bytes()[:-300])
+    assert checkpoint.latest(last)["step"] == 3 and not last.exists() and (tmp_path / "last.broken").exists()
+    assert "last.pt is broken or cut off: put aside as last.broken; previous.pt takes" in capsys.readouterr().err
+    assert checkpoint.latest(last)["step"] == 3 and not capsys.readouterr().err, "a run killed while it saved"
+    checkpoint.save(last, before, step=4)
+    assert checkpoint.load(before)["step"] == 3, "what was broken does not take its place"
+    for path in (last, before):
+        path.write_bytes(b"")
+    assert checkpoint.latest(last)["step"] == 1 and "best.pt takes its place" in capsys.readouterr().err
+    last.write_bytes(b"")
+    best.unlink()
+    with pytest.raises(InputError, match="last.pt is empty"):
+        checkpoint.latest(last)
+    torch.save({"format": 99}, last)
+    with pytest.raises(InputError, match="format 99"):
+        checkpoint.latest(last)
 
 
 @pytest.mark.parametrize("name", ["talklip_g", "talklip_l", "wav2lip"])
@@ -192,6 +233,70 @@ def test_files_that_were_cut_off_are_refused(tmp_path):
         for share in (0.02, 0.5, 0.99):
             path.write_bytes(whole[: int(len(whole) * share)])
             refused(path, "broken or cut off")
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_weights_that_are_not_finite_are_refused_by_name(suffix, tmp_path):
+    hp, path = narrow_hparams("wav2lip"), tmp_path / f"x.{suffix}"
+    state = build_generator(hp).state_dict()
+    state["to_rgb.1.0.bias"][0], state["encoder.0.0.conv.weight"][0, 0] = float("nan"), float("inf")
+    if suffix == "pt":
+        checkpoint.save(path, hparams=asdict(hp), generator=state)
+    else:
+        save_file(state, path, {"format": "1", "hparams": json.dumps(asdict(hp))})
+    refused(path, "2 of its weights are not finite.*encoder.0.0.conv.weight, to_rgb.1.0.bias")
+
+
+def swelling(path, how):
+    """Writes a file of some 100 KB that stands for gigabytes."""
+    some = torch.zeros(1)
+    if how == "deflated":
+        torch.save({"state_dict": {"a": some}}, path)
+        with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("archive/data/9", bytes(100_000_000))
+    elif how == "strided":
+        torch.save({"state_dict": {"face_decoder_blocks.0.0.conv_block.0.bias": some.expand(10**9)}}, path)
+    elif how == "scripted":
+        torch.jit.script(as_modules(published_wav2lip())).save(path)
+        with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("archive/data/99", bytes(100_000_000))
+    else:
+        torch.save({"cfg": {}, "model": {"encoder.w2v_model.a": some}}, path)
+        with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("archive/data/9", bytes(100_000_000))
+
+
+@pytest.mark.parametrize("how", ["deflated", "strided", "scripted", "fairseq"])
+def test_files_that_unpack_to_far_more_are_refused_before_they_are_read(how, tmp_path, monkeypatch):
+    swelling(tmp_path / "x.pth", how)
+    if how != "strided":
+        monkeypatch.setattr(torch, "load", None)
+    refused(tmp_path / "x.pth", r"unpacks to \d+ bytes, it has \d+", read_fairseq if how == "fairseq" else load_reader)
+    if how != "fairseq":
+        refused(tmp_path / "x.pth", r"unpacks to \d+ bytes, it has \d+")
+
+
+def test_a_state_that_is_made_of_itself_has_an_end():
+    state = [torch.zeros(2)]
+    for _ in range(60):
+        state = [state, state]
+    state.append(state)
+    assert bytes_of(state) == 8
+
+
+CLAIMS = {"audio_layers": 100_000, "audio_dim": 10**9, "audio_ffn": 10**9}
+
+
+@pytest.mark.parametrize("name, value", CLAIMS.items())
+def test_knobs_of_a_far_larger_network_are_refused_before_it_is_built(name, value, tmp_path, monkeypatch):
+    hp, path = narrow_hparams("talklip_g"), tmp_path / "x.pt"
+    knobs, weights = asdict(hp) | {"audio_heads": 4, name: value}, build_generator(hp).state_dict()
+    checkpoint.save(path, hparams=knobs, generator=weights)
+    monkeypatch.setattr(checkpoint, "build_generator", None)
+    refused(path, f"its knob {name} is {value}, its {len(weights)} tensors are of a smaller network")
+    knobs = asdict(EXPERT) | {"layers": 100_000}
+    checkpoint.save(path, hparams=knobs, reader=weights, words=None, tokenizer=None)
+    refused(path, "its knob layers is 100000", partial(load_reader, whole=False))
 
 
 OTHERS = {

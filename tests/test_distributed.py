@@ -6,12 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 import torch.multiprocessing as mp
 from torch import nn
 
 import checkpoint
 import distributed
+from errors import InputError
 from experts.data import Batches
 from hparams import ExpertHParams
 
@@ -88,3 +90,18 @@ def test_torchrun_trains_with_two_processes(spoken_root, tmp_path):
     steps = [json.loads(line)["step"] for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
     assert [step for step in steps if step] == [1, 2, 2]  # the last is validated
     assert checkpoint.load(tmp_path / "two" / "last.pt")["step"] == 2
+
+
+def test_a_batch_that_memory_is_too_short_for_is_done_in_halves():
+    sizes = []
+
+    def work(batch):
+        sizes.append(len(batch))
+        if len(batch) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [2 * item for item in batch]
+
+    assert distributed.within_memory(work, list(range(10))) == list(range(0, 20, 2))
+    assert sizes == [10, 5, 2, 3, 5, 2, 3]
+    with pytest.raises(InputError, match="too little memory for one frame"):
+        distributed.within_memory(lambda batch: work(batch * 9), [1, 2])

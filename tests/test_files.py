@@ -1,9 +1,11 @@
 """Files are written whole or not at all, folders are made, and what cannot be is one clear line."""
 
+import os
+
 import pytest
 
 from errors import InputError
-from media.files import make_folder, replacing, write_text
+from media.files import check_place, make_folder, only_one, replacing, write_text
 
 
 def names(folder):
@@ -49,3 +51,34 @@ def test_a_folder_that_cannot_be_made_is_an_error_of_one_line(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="file/inner cannot be made a folder"):
         make_folder(tmp_path / "file" / "inner")
+
+
+def test_a_place_is_free_or_holds_an_earlier_output(tmp_path):
+    own, empty = tmp_path / "own.json", tmp_path / "empty.json"
+    own.write_text("{}")
+    empty.touch()
+    for path in (tmp_path / "new" / "folder" / "a.json", empty):
+        check_place(path, "--out", lambda _: False)
+    check_place(own, "--out", lambda path: path == own)
+    os.mkfifo(tmp_path / "pipe")
+    faults = {
+        own: "--out .*own.json is there and no earlier output",
+        tmp_path / "pipe": "is there and no earlier output",
+        tmp_path: "is a folder: name a file in it",
+        own / "a.json": "own.json is no folder that can be written to",
+        tmp_path / ("x" * 300): "File name too long",
+    }
+    for path, words in faults.items():
+        with pytest.raises(InputError, match=words):
+            check_place(path, "--out", lambda _: False)
+
+
+def test_the_second_who_wants_a_folder_is_told(tmp_path):
+    with only_one(tmp_path):
+        with pytest.raises(InputError, match="another process is at work on it"), only_one(tmp_path):
+            pass
+    with only_one(tmp_path):
+        pass
+    with pytest.raises(OSError, match="of what is done inside"), only_one(tmp_path):
+        raise OSError("of what is done inside")
+    assert names(tmp_path) == []

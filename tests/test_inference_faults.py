@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import buzz, make_video, make_wav
+from conftest import begun, buzz, make_video, make_wav
 from portraits import ROOT, command, head, moving_head, run
 
 import inference
@@ -140,6 +140,22 @@ def test_an_input_is_never_overwritten(place, refused, monkeypatch):
     refused("--report", "voice.wav", words="--audio")
 
 
+def test_only_earlier_outputs_are_replaced(place, refused, monkeypatch):
+    monkeypatch.setattr(renderer, "load", None)  # none of these gets as far
+    (place / "out" / "holiday.json").write_text('{"my own": "annotations"}')
+    refused(outfile="out/holiday.mp4", words="holiday.json is there and no earlier output of this command")
+    refused("--report", place / "w.safetensors", words="--checkpoint_path")
+    refused("--report", place / "face.mp4", words="--face")
+    (place / "own.mp4").write_bytes((place / "face.mp4").read_bytes())
+    refused(outfile="own.mp4", words="own.mp4 is there and no earlier output of this command")
+    (place / "list.mp4").write_text("a shopping list")
+    refused(outfile="list.mp4", words="no earlier output")
+    monkeypatch.undo()
+    words = place / "face.mp4", place / "voice.wav", place / "out" / "a.mkv", place / "w.safetensors"
+    (place / "out" / "a.mkv").touch()
+    assert run(*words, *BOX)["frames"] == run(*words, *BOX)["frames"] == 15
+
+
 def test_a_wrong_checkpoint_is_reported_in_one_line(place, refused):
     (place / "page.pth").write_text("<!DOCTYPE html><html><body>Quota exceeded</body></html>")
     (place / "lfs.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 435807851\n")
@@ -231,13 +247,16 @@ def test_a_real_ctrl_c_stops_a_real_run(place):
     cv2.imwrite(str(place / "a.png"), head()[..., ::-1])
     make_wav(place / "long.wav", np.tile(buzz(1), 100))
     words = command("a.png", "long.wav", "out/a.mp4", "w.safetensors", *BOX)
-    work = subprocess.Popen([sys.executable, ROOT / "inference.py", *words], cwd=place, stderr=subprocess.PIPE)
-    until = time.monotonic() + 60
-    while not names(place / "out") and work.poll() is None and time.monotonic() < until:
-        time.sleep(0.05)
-    assert names(place / "out"), "it began to write"
-    work.send_signal(signal.SIGINT)
-    assert work.wait(30) == 130
+    work = begun([ROOT / "inference.py", *words], cwd=place, stderr=subprocess.PIPE)
+    try:
+        until = time.monotonic() + 200  # on a busy machine its imports alone take a minute
+        while not names(place / "out") and work.poll() is None and time.monotonic() < until:
+            time.sleep(0.05)
+        assert names(place / "out"), "it began to write"
+        work.send_signal(signal.SIGINT)
+        assert work.wait(60) == 130
+    finally:
+        work.kill()
     assert work.stderr.read() == b"inference.py: stopped; nothing was written\n" and names(place / "out") == []
 
 

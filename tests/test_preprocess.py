@@ -203,6 +203,17 @@ def test_a_clip_that_ends_its_process_is_left_alone_the_third_time(corpus, tmp_p
     assert "ann/two\tit ended the process that read it, 2 times" in (tmp_path / "skipped.txt").read_text()
 
 
+def test_a_clip_that_the_user_stopped_is_tried_again(corpus, tmp_path, in_this_process, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("corpora.extract.extract", stopped)
+        for _ in range(3):
+            assert preprocess.main(flags(corpus, tmp_path)) == 130
+    assert not list(tmp_path.rglob("*.skipped")) and counts(run(corpus, tmp_path)) == (7, 2, 5)
+
+
 def test_a_full_disk_is_reported_in_one_line(corpus, tmp_path, in_this_process, monkeypatch, capsys):
     def full(*_):
         raise OSError(28, "No space left on device")

@@ -48,6 +48,17 @@ def followed(detector, frames):
 # The detector
 
 
+def test_a_face_that_fills_or_leaves_the_picture_is_found(detector):
+    x1, y1, x2, y2 = SEEN
+    fills, leaves, grey = PORTRAIT[73:169, x1 + 9 : x2 - 9], PORTRAIT[40:240, x1 + 27 : 438], np.full((90, 160, 3), 128)
+    for picture, (x, y) in ((fills, (x1 + 9, 73)), (leaves, (x1 + 27, 40))):
+        for times in (1, 6):
+            large = cv2.resize(np.ascontiguousarray(picture), None, fx=times, fy=times)
+            ((box,)) = boxed(detector, large)
+            assert np.abs(np.array(box) / times + [x, y, x, y] - SEEN).max() < 14
+    assert detector.rois(np.uint8(grey)) == []
+
+
 @pytest.mark.parametrize(
     "height, width, x, y, scale",
     [

@@ -269,7 +269,8 @@ BEFORE = {  # faults that are told before anything is done
     "--workers -1 must be at least 0": ["--workers=-1"],
     "--stop -1 must be at least 0": ["--stop=-1"],
     "is a folder: name a file in it": ["--export", "{}"],
-    "File exists": ["--export", "{}/file/reader.safetensors"],
+    "file is no folder that can be written to": ["--export", "{}/file/reader.safetensors"],
+    "corpus/own.txt is there and no earlier output": ["--export", "{}/corpus/own.txt"],
     "Not a directory": ["--runs", "{}/file"],
     "multiple of 16": ["--model=avhubert", "--dim=40"],
     "words cannot train --model sync": ["--model=sync", "--shrink=2"],
@@ -279,6 +280,8 @@ BEFORE = {  # faults that are told before anything is done
 @pytest.mark.parametrize("words", BEFORE)
 def test_faults_of_flags_are_told_before_the_training(told, tmp_path, words):
     (tmp_path / "file").touch()
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "own.txt").write_text("my own")
     more = [flag.format(tmp_path) for flag in BEFORE[words]]
     assert words in told("words", "run", *FLAGS, "--model=words", *more)
     assert not list(tmp_path.rglob("*.pt"))

@@ -4,20 +4,27 @@ import importlib.util
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
 
 import pytest
+from conftest import begun
 from corpus_clips import BAD, write_corpus
 
-from errors import InputError
+from errors import InputError, exit_code
 from media.clip import SUFFIX, Clip
 from workers import local, on_ray, progress_bar
 
 ROOT = Path(__file__).parents[1]
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
 
 
 def adder(number):
@@ -45,6 +52,61 @@ def test_who_stops_early_leaves_nothing_running():
 def test_a_process_that_dies_is_reported_in_one_line():
     with pytest.raises(InputError, match="a worker process died.*--workers"):
         list(local(killer, range(4), 1))
+
+
+def sleeper(folder):
+    """A job that notes when it begins and when it is stopped."""
+
+    def sleep(item):
+        (folder / f"{item}.begun").touch()
+        try:
+            time.sleep(600)
+        except KeyboardInterrupt:
+            (folder / f"{item}.stopped").touch()
+            raise
+
+    return sleep
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_reaches_the_workers_at_once_and_nothing_else_begins(tmp_path, number):
+    def stop():
+        while not list(tmp_path.iterdir()):
+            time.sleep(0.05)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=stop, daemon=True).start()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert exit_code("x.py", lambda: list(local(partial(sleeper, tmp_path), range(9), 1))) > 128
+    signal.signal(signal.SIGINT, before)
+    assert names(tmp_path) == ["0.begun", "0.stopped"]
+
+
+ORPHANS = """
+import sys
+from functools import partial
+from pathlib import Path
+
+from test_workers import sleeper
+from workers import local
+
+if __name__ == "__main__":
+    list(local(partial(sleeper, Path(sys.argv[1])), range(2), 2))
+"""
+
+
+def test_workers_whose_parent_was_killed_put_their_items_back(tmp_path):
+    folder, script = tmp_path / "notes", tmp_path / "main.py"
+    folder.mkdir()
+    script.write_text(ORPHANS)
+    work = begun([script, folder], env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"})
+    until = time.monotonic() + 250
+    while len(names(folder)) < 2 and time.monotonic() < until:
+        time.sleep(0.05)
+    work.kill()
+    while len(names(folder)) < 4 and time.monotonic() < until:
+        time.sleep(0.05)
+    assert names(folder) == ["0.begun", "0.stopped", "1.begun", "1.stopped"]
 
 
 def test_without_ray_it_says_what_to_install(monkeypatch):

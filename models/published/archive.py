@@ -16,6 +16,7 @@ RUN = "run checkpoint"
 FORMAT = 1  # of our run checkpoints and of our weights
 LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")  # torch.save before its zip format
 AGAIN = "Download it again: see README, Weights."
+MOST_UNPACKED, ROOM = 4, 64 << 20  # times its own size that a file of numbers may unpack to, and bytes beside that
 # Which network a bare state dict belongs to, by a part of it that no other one has.
 KINDS = (
     ("audio_map.", "TalkLip generator"),
@@ -29,6 +30,10 @@ KINDS = (
     ("ctc.ctc_lo.", "Conformer lip reader"),
     ("conv3_3_norm_mbox_", "face detector s3fd"),
 )
+
+
+class BrokenFile(InputError):
+    """A file that has not come whole: empty, cut off or damaged."""
 
 
 def kind_of(names):
@@ -49,7 +54,7 @@ def read(path):
         if head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < 100_000_000:
             return read_safetensors(path)
         if head.startswith(b"PK\x03\x04"):
-            names = zipfile.ZipFile(path).namelist()
+            names = check_unpacked(path, zipfile.ZipFile(path)).namelist()
             if torchscript_root(names):
                 return read_torchscript(path), {}
             if not any(name.endswith("/data.pkl") for name in names):
@@ -63,11 +68,40 @@ def read(path):
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         if refused:
             raise InputError(f"{path} asks for {refused[1]}, which no weights need: its code was not run.") from error
-        raise InputError(f"{path} is broken or cut off ({path.stat().st_size} bytes). {AGAIN}") from error
+        raise BrokenFile(f"{path} is broken or cut off ({path.stat().st_size} bytes). {AGAIN}") from error
     step = state.get("step", state.get("global_step")) if isinstance(state, dict) else None
     about = {"kind": RUN} if is_ours(state) else {}
     check_format(path, state)
+    check_size(path, bytes_of(state))
     return state, about if step is None else about | {"step": step}
+
+
+def check_unpacked(path, archive):
+    """The zip archive at `path`, which is open. Raises InputError, before it is unpacked, for one that swells."""
+    check_size(path, sum(member.file_size for member in archive.infolist()))
+    return archive
+
+
+def check_size(path, size):
+    """Raises InputError for a file that stands for far more bytes than it has: no weights can be packed so."""
+    own = path.stat().st_size
+    if size > MOST_UNPACKED * own + ROOM:
+        raise InputError(f"{path} unpacks to {size} bytes, it has {own}: no weights do that, it was not read. {AGAIN}")
+
+
+def bytes_of(state):
+    """The bytes that the tensors in nested dicts and lists would take if each was whole, with no element shared."""
+    size, seen, left = 0, set(), [state]
+    while left:
+        part = left.pop()
+        if id(part) in seen:  # what is made of itself has no end
+            continue
+        seen.add(id(part))
+        if isinstance(part, torch.Tensor):
+            size += part.numel() * part.element_size()
+        elif isinstance(part, dict | list | tuple):
+            left.extend(part.values() if isinstance(part, dict) else part)
+    return size
 
 
 def peek(path):
@@ -79,7 +113,7 @@ def peek(path):
     with path.open("rb") as file:
         head = file.read(512)
     if not head:
-        raise InputError(f"{path} is empty. {AGAIN}")
+        raise BrokenFile(f"{path} is empty. {AGAIN}")
     if re.match(rb"\s*<(!doctype|html|\?xml|head)", head, re.IGNORECASE):
         raise InputError(f"{path} is a web page, not a checkpoint: the download link led to a page. {AGAIN}")
     if head.startswith(b"version https://git-lfs"):
@@ -97,10 +131,18 @@ def read_safetensors(path):
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         state = {name: json.loads(value) for name, value in sorted(metadata.items())}
     except (SafetensorError, ValueError) as error:
-        raise InputError(f"{path} is broken or cut off ({path.stat().st_size} bytes). {AGAIN}") from error
+        raise BrokenFile(f"{path} is broken or cut off ({path.stat().st_size} bytes). {AGAIN}") from error
     check_format(path, state)
     about = {name: value for name, value in state.items() if name not in ("format", "hparams")}
     return state | {state.get("network", "generator"): weights}, about | {"kind": "weights"}
+
+
+def is_export(path):
+    """Whether a file is weights of ours."""
+    try:
+        return read_safetensors(path)[1]["kind"] == "weights"
+    except InputError:
+        return False
 
 
 def check_format(path, state):
@@ -228,4 +270,5 @@ def read_torchscript(path):
                 collect(value, f"{prefix}{name}.")
 
     collect(top, "")
+    check_size(path, bytes_of(found))
     return found

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from errors import InputError
-from models.published.archive import AGAIN, LEGACY_MAGIC, ArchiveUnpickler, listing, peek
+from models.published.archive import AGAIN, LEGACY_MAGIC, ArchiveUnpickler, check_unpacked, listing, peek
 
 # Objects that may stand in a file. They come back inert: their attributes, and none of their code.
 INERT = re.compile(
@@ -151,6 +151,8 @@ def opened(path):
         with path.open("rb") as file:
             state, numbers = unpack(file)
             yield state if isinstance(state, dict) else {type(state).__name__: state}, numbers
+    except InputError:
+        raise
     except Exception as error:  # a broken or hostile file can fail in any way, and all of them are the file's fault
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         if refused:
@@ -160,7 +162,7 @@ def opened(path):
 
 def unpack_zip(file):
     """The objects of a file as torch writes them since 1.6, and a function that gives the bytes of a storage."""
-    archive = zipfile.ZipFile(file)
+    archive = check_unpacked(Path(file.name), zipfile.ZipFile(file))
     root = next(name for name in archive.namelist() if name.endswith("/data.pkl")).removesuffix("/data.pkl")
     return FairseqUnpickler(archive.open(f"{root}/data.pkl")).load(), lambda key: archive.read(f"{root}/data/{key}")
 
