@@ -310,7 +310,7 @@ def audio_features(clip, frames, speech, alteration=None):
 
     frames: (T,).  alteration: a `SoundAugmentation`; sound that it alters has features of its own, not the stored ones.
     Returns mel windows (T, 1, 80, 16) and 0 to T - 1 for "local"; for the others (L, 104), "whisper" (L, 768) or
-    "utterance" (L, 320), and (T,); then the place in the clip of each row, in frames: (L,), for "local" (T,).
+    "utterance" (L, 320), and (T,); then each row's place in the clip, in frames, NaN in added silence: (L,) or (T,).
     """
     times_s, wav, timing = np.asarray(frames) / FPS, None, None
     if alteration:

@@ -10,7 +10,7 @@ from distributed import has_bf16
 from faces import blend, crop
 from faces.blend import View, composed
 from faces.landmarks import JAW, turn_away
-from faces.shape import HeadShape, lips_at_rest, references_of
+from faces.shape import HeadShape, references_of
 from models.layers import fold_norms
 from models.whisper import embed
 
@@ -20,7 +20,7 @@ KEPT = 8  # identities that are kept: those of four shots
 VIEWS = 24  # references that are kept
 MARGIN = (crop.SURROUNDINGS - 1) / 2  # box sizes of surroundings on each side of a face box
 STEADY_S = 0.04  # s over which the mesh is averaged, against trembling
-RESTED = 500  # frames of a shot, at most, in which the lips at rest are looked for
+SEEN = 500  # frames of a shot, at most, from which a person's lips at rest and their amplitude are known
 TURNED = 0.42, 0.52  # `turn_away` between which the frame's own mouth fades in: about 33 to 38 degrees
 
 
@@ -201,14 +201,13 @@ class WarpRenderer(FaceRenderer):
 
     def __init__(self, generator, target, video, speech, px):
         super().__init__(generator, target, video, speech, px)
-        self.views, self.rests, self.references = {}, {}, {}
+        self.views, self.person_of, self.references = {}, {}, {}
         self.shot_of = {i: number for number, shot in enumerate(target.shots) for i in shot}
         size = video.first.size
         for shot in target.shots:
             meshes = {i: target.meshes[i] for i in shot}
-            some = [shot[i] for i in np.linspace(0, len(shot) - 1, min(len(shot), RESTED)).astype(int)]
-            rest = lips_at_rest(HeadShape(*self._placed(some), MARGIN).lips)
-            self.rests |= dict.fromkeys(shot, rest)
+            some = [shot[i] for i in np.linspace(0, len(shot) - 1, min(len(shot), SEEN)).astype(int)]
+            self.person_of |= dict.fromkeys(shot, HeadShape(*self._placed(some), MARGIN).person)
             inside = [i for i, mesh in meshes.items() if (mesh[JAW] >= 0).all() and (mesh[JAW] < size).all()]
             self.references |= references_of(meshes, target.sharpness, generator.references, inside)
 
@@ -275,7 +274,7 @@ class WarpRenderer(FaceRenderer):
 
     def _shape(self, index):
         """The points of a frame, its lips at rest, and the turn of its head."""
-        head = HeadShape(*self._placed([index]), MARGIN, self.rests[index])
+        head = HeadShape(*self._placed([index]), MARGIN, self.person_of[index])
         return head.points[0], head.resting[0], head.turns[0]
 
     def _reference(self, index):

@@ -18,6 +18,8 @@ KEEP = 0.8  # of such steps, from the middle of its group, by which a head may t
 LEAST_OF_GROUP = 12  # frames that are turned alike: fewer take references from those turned almost so
 ALIKE = 0.04  # share of the frames, in the order of their openings, whose mouths are alike
 LOWER = 0.7  # of the gap that the lower lip closes, the upper lip the rest
+TYPICAL, STILL = 0.02, 0.006  # standard deviation of the gap between the lips, in eye distances: of a speaker, of none
+AMPLITUDES = 0.5, 2.5  # least and most
 
 
 def head_axes(meshes, sizes):
@@ -47,6 +49,15 @@ def lips_at_rest(shapes):
     return closed(rest) if np.median(gaps(rest[None])) > CLOSED * np.ptp(rest[:, 0]) else rest
 
 
+def amplitude(shapes):
+    """How far a person's lips move, over a typical speaker's: in `AMPLITUDES`; 1 where they do not move.
+
+    shapes: (L, 40, 2), see `lip_shapes`. GRID's people differ by a factor of five in it.
+    """
+    deviation = gaps(shapes).mean(-1).std()
+    return 1.0 if deviation < STILL else float(np.clip(deviation / TYPICAL, *AMPLITUDES))
+
+
 # In both outlines, the lower lip's point i lies below the upper lip's point 20 - i.
 _LOWER, _UPPER = np.arange(1, 10), 20 - np.arange(1, 10)
 _OUTER, _INNER = 0, len(OUTER_LIPS)  # where each outline begins
@@ -70,28 +81,36 @@ class HeadShape:
     """What a generator that warps has to know of the heads in a clip, in its crops as [0, 1] x [0, 1].
 
     meshes: (L, 468, 2), face box as [0, 1] x [0, 1].  boxes: (L, 4): x1, y1, x2, y2 px.
-    margin: box sizes of surroundings on each side of the box in a crop.  rest: (40, 2), by default that of the clip.
+    margin: box sizes of surroundings on each side of the box in a crop.
+    person: (rest, amplitude), see `lips_at_rest` and `amplitude`; by default those of the clip.
 
     points: (L, P, 2): its `POINTS`.  resting: (L, 40, 2): the first of them, the lips, at rest.
-    turns: (L, 2, 2), from distances in the head's axes to those in the crop.
-    lips: (L, 40, 2), see `lip_shapes`.  shapes: (L, 80): they relative to rest, times `SHAPE_SCALE`: about -3 to 3.
+    turns: (L, 2, 2), from distances in the head's axes, times the person's amplitude, to those in the crop.
+    lips: (L, 40, 2), see `lip_shapes`.
+    shapes: (L, 80): they relative to rest, over the amplitude, times `SHAPE_SCALE`: about -3 to 3.
     opening: (L,), see `mouth_opening`.
     """
 
-    def __init__(self, meshes, boxes, margin, rest=None):
+    def __init__(self, meshes, boxes, margin, person=None):
         turns, middles = head_axes(meshes, boxes[:, 2:] - boxes[:, :2])
         self.lips, scale = lip_shapes(meshes, turns, middles), 1 / (1 + 2 * margin)
-        self.rest, self.opening = lips_at_rest(self.lips) if rest is None else rest, mouth_opening(meshes)
-        self.shapes = (SHAPE_SCALE * (self.lips - self.rest)).reshape(len(meshes), -1).astype(np.float32)
+        self.person = (lips_at_rest(self.lips), amplitude(self.lips)) if person is None else person
+        (rest, moves), self.opening = self.person, mouth_opening(meshes)
+        self.shapes = (SHAPE_SCALE / moves * (self.lips - rest)).reshape(len(meshes), -1).astype(np.float32)
         self.points = scale * (np.asarray(meshes, np.float64)[:, POINTS] + margin)
-        self.resting = scale * (self.rest @ turns.transpose(0, 2, 1) + middles[:, None] + margin)
-        self.turns = scale * turns
+        self.resting = scale * (rest @ turns.transpose(0, 2, 1) + middles[:, None] + margin)
+        self.turns = scale * moves * turns
 
     def shapes_at(self, places):
-        """The `shapes` at fractional places, in frames: (N,) -> (N, 80) float32; beyond the ends the first or last."""
-        places = np.asarray(places).clip(0, len(self.shapes) - 1)
+        """The `shapes` at fractional places, in frames: (N,) -> (N, 80) float32; beyond the ends the first or last.
+
+        At a place that is NaN the lips are at rest.
+        """
+        resting = np.isnan(places)
+        places = np.where(resting, 0, places).clip(0, len(self.shapes) - 1)
         low, share = np.floor(places).astype(int), np.float32(places % 1)[:, None]
-        return (1 - share) * self.shapes[low] + share * self.shapes[np.ceil(places).astype(int)]
+        found = (1 - share) * self.shapes[low] + share * self.shapes[np.ceil(places).astype(int)]
+        return np.where(resting[:, None], np.float32(0), found)
 
 
 def references_of(meshes, sharpness, count, usable=()):

@@ -1,4 +1,5 @@
-"""Augmentation of sounds: room, noise, equalisation, low-pass, level, zeroed silences; then cuts, speed, repetition."""
+"""Augmentation of sounds: room, noise, equalisation, low-pass, level, zeroed silences; then cuts, speed, and what is
+heard before and after: the sound again, or nothing."""
 
 import numpy as np
 
@@ -12,7 +13,8 @@ LOWPASS_HZ, TELEPHONE_HZ = (1500, 6000), 300  # where the band ends and, on the 
 LEVEL_DB = (-25, 6)
 MARGIN_S = 0.2  # lips move before a word sounds, and after it
 SPEED = 0.8, 1.25
-RUNNING_S = 2.0  # most of a repeated sound before the clip and after it
+RUNNING_S = 2.0  # most of a repeated sound, or of silence, before the clip and after it
+ROOM_DB = (-80, -40)  # of a silent room's noise, under full scale
 
 
 class SoundAugmentation:
@@ -113,9 +115,10 @@ def silences(samples, times):
 
 
 class Retiming:
-    """One random choice of a cut, another speed, and repetition of a sound, each with chance `chance`.
+    """One random choice of a cut, another speed, and repetition of a sound or silence around it, by chance `chance`.
 
     A clip without its silences, again and again, is like running speech; at another speed it has another pitch too.
+    In silence, which is digital or a room's, lips are at rest, as between the words of no clip for long.
     wav_s: the length of the sound.  kept_s: times that stay, with `MARGIN_S` around them: of the frames that a sample
     shows.  times: (N, 2), see `SoundAugmentation.apply`.
     """
@@ -126,26 +129,37 @@ class Retiming:
 
         first, last = max(min(kept_s) - MARGIN_S, 0), min(max(kept_s) + MARGIN_S, wav_s)
         self.start, self.stop, self.rate, self.before, self.after = 0.0, wav_s, 1.0, 0.0, 0.0  # s of the clip
+        self.rests, self.room, self.rng = False, 0.0, rng
         if chosen():
             self.start, self.stop = rng.uniform(0, first), rng.uniform(last, wav_s)
         if chosen():
             self.rate = np.exp(rng.uniform(*np.log(SPEED)))
         if chosen():
-            if len(times):
+            self.rests = rng.random() < 0.5
+            if len(times) and not self.rests:
                 self.start = np.clip(times.min() - MARGIN_S, self.start, first)
                 self.stop = np.clip(times.max() + MARGIN_S, last, self.stop)
             self.before, self.after = rng.uniform(0, RUNNING_S, 2)
+            if rng.random() < 0.5:
+                self.room = 32768 * 10 ** (rng.uniform(*ROOM_DB) / 20)
         self.alters = (self.start, self.stop, self.rate, self.before, self.after) != (0.0, wav_s, 1.0, 0.0, 0.0)
 
     def apply(self, wav):
         """The sound that is heard: (samples,) int16, 16 kHz, of the clip's."""
         rows = np.arange(int((self.before + self.stop - self.start + self.after) / self.rate * RATE)) / RATE
         places = self.shown_at(rows) * RATE
-        return np.interp(places, np.arange(len(wav)), wav).round().astype(np.int16)
+        sound = np.interp(places, np.arange(len(wav)), wav)
+        if self.rests:
+            silent = np.isnan(places)
+            sound[silent] = self.room * self.rng.normal(size=silent.sum())
+        return sound.round().clip(-32768, 32767).astype(np.int16)
 
     def shown_at(self, times_s):
-        """The times in the clip of what is heard at these times."""
-        return self.start + (np.asarray(times_s) * self.rate - self.before) % (self.stop - self.start)
+        """The times in the clip of what is heard at these times; NaN in the silence around it."""
+        places, length = np.asarray(times_s) * self.rate - self.before, self.stop - self.start
+        if self.rests:
+            return np.where((places >= 0) & (places < length), self.start + places, np.nan)
+        return self.start + places % length
 
     def heard_at(self, times_s):
         """The times at which what is shown at these times in the clip is heard."""

@@ -185,3 +185,18 @@ def fold_norms(model):
             module.conv = fuse_conv_bn_eval(module.conv, module.norm, transposed)
             module.norm = nn.Identity()
     return model
+
+
+class FiLM(nn.Module):
+    """Scales and shifts features by speech (Perez et al. 2018); at first it changes nothing."""
+
+    def __init__(self, speech, channels):
+        super().__init__()
+        self.maps = nn.Linear(speech, 2 * channels)
+        nn.init.zeros_(self.maps.weight)
+        nn.init.zeros_(self.maps.bias)
+
+    def forward(self, x, speech):
+        """x: (N, C, H, W).  speech: (N, D). Returns the shape of x."""
+        gain, shift = self.maps(speech).chunk(2, -1)
+        return x * (1 + gain[..., None, None]) + shift[..., None, None]

@@ -13,12 +13,13 @@ from torch import nn
 from faces.blend import DETAIL, SMOOTH
 from faces.landmarks import INNER_LIPS, JAW, OUTER_LIPS
 from faces.shape import BOTTOM, LEFT, NOSE, RIGHT, SHAPE_SCALE, SIDE, TOP
-from models.layers import ConvNorm, in_format_of
+from models.layers import ConvNorm, FiLM, in_format_of
 from models.talklip import TalkLip
 from models.whisper import PAIR, SpeechRows
 
 LIPS = len(OUTER_LIPS) + len(INNER_LIPS)  # the first of the points
 OUTER, INNER = slice(0, len(OUTER_LIPS)), slice(len(OUTER_LIPS), LIPS)
+LOWER, UPPER = INNER.start + torch.arange(1, 10), INNER.start + 20 - torch.arange(1, 10)  # one below the other
 CHIN, BASE = slice(LIPS, LIPS + len(JAW)), slice(LIPS + len(JAW), LIPS + len(JAW) + len(NOSE))
 HEIGHT, WIDTH = round((BOTTOM - TOP) * SIDE), round((RIGHT - LEFT) * SIDE)  # (80, 112) px
 STIFF = 5e-4  # of the splines: points of a mesh that disagree are averaged instead of torn apart
@@ -27,6 +28,7 @@ SOFT = 0.008  # of the crop: the rim of a lip's mask
 DARKEST = 0.2  # of its light, what a place between the lips may keep
 MOST_FLOW = 0.08  # of the crop, by which the network moves pixels beyond the splines
 CHOICE = 5.0  # times the logits of the references' weights: a mean of several is less sharp than one
+NEAR = 0.05  # of a typical speaker's eye distance, by which references may be open otherwise; a mean opens too little
 
 
 class Layers(NamedTuple):
@@ -127,19 +129,15 @@ def resized(maps, height, width):
     return F.interpolate(maps, size=(height, width), mode="bilinear", align_corners=False)
 
 
-class FiLM(nn.Module):
-    """Scales and shifts features by speech (Perez et al. 2018); at first it changes nothing."""
+def unlike(lips, others, turns):
+    """How unlike the openings of other lips are, squared, in units of `NEAR`: (N, 40, 2), (N, K, 40, 2) -> (N, K).
 
-    def __init__(self, speech, channels):
-        super().__init__()
-        self.maps = nn.Linear(speech, 2 * channels)
-        nn.init.zeros_(self.maps.weight)
-        nn.init.zeros_(self.maps.bias)
-
-    def forward(self, x, speech):
-        """x: (N, C, H, W).  speech: (N, D). Returns the shape of x."""
-        gain, shift = self.maps(speech).chunk(2, -1)
-        return x * (1 + gain[..., None, None]) + shift[..., None, None]
+    turns: (N, 2, 2), see `faces.shape.HeadShape`. No gradient flows through it: lips are moved to be where they are
+    wished, and not to have another reference chosen.
+    """
+    own, there = ((each[..., LOWER, :] - each[..., UPPER, :]).norm(dim=-1).mean(-1) for each in (lips, others))
+    unit = turns[..., 0].norm(dim=-1)[:, None]  # an eye distance, times the person's amplitude
+    return ((own[:, None] - there) / (NEAR * unit)).square().detach()
 
 
 class Up(nn.Module):
@@ -182,8 +180,8 @@ class ReferenceWarp(nn.Module):
         )
         self.up = nn.ModuleList(Up(b, a, a, d) for a, b in reversed(list(zip(c, c[1:], strict=False))))
         self.flow = nn.Conv2d(c[1], 2 * k, 3, padding=1)  # a quarter of the size, smooth
-        self.colours = nn.Conv2d(c[0], k + 4, 3, padding=1)
-        for head in (self.flow, self.colours):
+        self.blend = nn.Conv2d(c[0], k + 4, 3, padding=1)
+        for head in (self.flow, self.blend):
             nn.init.normal_(head.weight, std=1e-3)
             nn.init.zeros_(head.bias)
 
@@ -202,11 +200,10 @@ class ReferenceWarp(nn.Module):
         """
         moved = self.outline(speech).to(turns).unflatten(-1, (LIPS, 2)) / SHAPE_SCALE @ turns.transpose(1, 2)
         lips = resting + moved
-        low, high = INNER.start + torch.arange(1, 10), INNER.start + 20 - torch.arange(1, 10)
         down = F.normalize(turns[:, None, :, 1], dim=-1)  # (N, 1, 2)
-        over = ((lips[:, high] - lips[:, low]) * down).sum(-1, keepdim=True).relu() / 2
+        over = ((lips[:, UPPER] - lips[:, LOWER]) * down).sum(-1, keepdim=True).relu() / 2
         meet = torch.zeros_like(lips)
-        meet[:, low], meet[:, high] = over * down, -over * down
+        meet[:, LOWER], meet[:, UPPER] = over * down, -over * down
         return lips + meet
 
     def layers(self, face, points, resting, turns, speech, told=None):
@@ -229,8 +226,9 @@ class ReferenceWarp(nn.Module):
         maps = torch.cat([mask, (outer / SOFT).sigmoid(), (inner / SOFT).sigmoid()], 1)
         flow, logits, dark = self._network(torch.cat([seen, warped.flatten(1, 2)], 1), maps, speech)
         moved = MOST_FLOW * flow.tanh().unflatten(1, (self.references, 2)).permute(0, 1, 3, 4, 2)
+        logits = CHOICE * logits - unlike(lips, points[:, 1:, :LIPS], turns)[..., None, None]
         shade = 1 - (1 - DARKEST) * resized((inner / SOFT).sigmoid(), HEIGHT, WIDTH) * dark.sigmoid()
-        return Layers(places + moved, (CHOICE * logits).softmax(1), shade, mask)
+        return Layers(places + moved, logits.softmax(1), shade, mask)
 
     def _fine(self, places):
         """Places of half the network's size at its whole size: (N, K, h, w, 2) -> (N, K, H, W, 2)."""
@@ -253,7 +251,7 @@ class ReferenceWarp(nn.Module):
         for up in self.up:
             x, coarse = up(x, skips.pop(), said), x  # at the end `coarse` is (N, 64, 20, 28)
         flow = self.flow(coarse)
-        found = self.colours(x).float()
+        found = self.blend(x).float()
         flow = resized(flow.float(), *found.shape[-2:])
         k = self.references
         return flow, found[:, :k], F.pixel_shuffle(found[:, k:], 2)
@@ -274,7 +272,8 @@ class ReferenceWarp(nn.Module):
                  references, crops of other frames, RGB.
         points:  (B, T, 1 + K, P, 2): of the frame and of the references, in the crop as [0, 1] x [0, 1].
         resting: (B, T, 40, 2): the lips of the frame at rest.
-        turns:   (B, T, 2, 2): from the head's axes to the crop's, see `faces.shape.HeadShape`.
+        turns:   (B, T, 2, 2): from the head's axes to the crop's, see `faces.shape.HeadShape`; the person's amplitude
+                 is in it.
         speech:  (B, T, D): the row of `encode_audio` for each face.
         told:    (B, T) bool: False where the lips take the shape that they have in `points`, to train with; None: by
                  speech in all.

@@ -6,11 +6,13 @@ from drawn_faces import head_mesh
 
 from faces.landmarks import INNER_LIPS, LIP_POINTS, NOSE_TIP, OUTER_LIPS, mouth_opening
 from faces.shape import (
+    AMPLITUDES,
     LEAST_OF_GROUP,
     POINTS,
     SHAPE_SCALE,
     TURN_STEP,
     HeadShape,
+    amplitude,
     closed,
     distant_references,
     from_closed_to_open,
@@ -115,15 +117,32 @@ def test_lips_are_those_at_rest_and_their_shape_by_the_turn():
     moved = head.shapes.reshape(-1, 40, 2) / SHAPE_SCALE @ head.turns.transpose(0, 2, 1)
     np.testing.assert_allclose(head.resting + moved, head.points[:, :40], atol=1e-5)
     np.testing.assert_allclose(head.opening, mouth_opening(meshes @ rotation(12).T))
-    assert 1 < np.abs(head.shapes).max() < 5, "shapes are of the size that a network likes"
+    assert 0.3 < np.abs(head.shapes).max() < 5, "shapes are of the size that a network likes"
 
 
-def test_the_rest_of_a_shot_can_be_given():
+def test_the_person_of_a_shot_can_be_given():
     meshes = heads()
-    rest = HeadShape(meshes, boxes(meshes), MARGIN).rest + 0.01
-    head = HeadShape(meshes[-1:], boxes(meshes)[-1:], MARGIN, rest)
-    assert head.rest is rest
-    np.testing.assert_allclose(head.shapes.reshape(40, 2), SHAPE_SCALE * (head.lips[0] - rest), atol=1e-5)
+    rest, moves = HeadShape(meshes, boxes(meshes), MARGIN).person
+    head = HeadShape(meshes[-1:], boxes(meshes)[-1:], MARGIN, (rest + 0.01, 2 * moves))
+    moved = SHAPE_SCALE / (2 * moves) * (head.lips[0] - rest - 0.01)
+    np.testing.assert_allclose(head.shapes.reshape(40, 2), moved, atol=1e-5)
+
+
+def test_people_who_say_the_same_have_the_same_shapes_however_far_their_lips_move():
+    """An amplitude of its own for each: the sound tells what is left."""
+    little, much = (HeadShape(heads(o), boxes(heads(o)), MARGIN) for o in (0.3 * OPENINGS, 0.6 * OPENINGS))
+    assert little.person[1] == pytest.approx(0.5 * much.person[1], rel=0.02)
+    np.testing.assert_allclose(little.shapes, much.shapes, atol=0.05)
+
+
+def test_an_amplitude_is_that_of_a_speaker_where_lips_do_not_move_and_has_bounds():
+    def of(openings):
+        return amplitude(lips_of(heads(openings), np.full((len(openings), 2), 96.0)))
+
+    assert of([0.05]) == of([0.05] * 9) == of([0.05, 0.052] * 5) == 1
+    assert of([0.0, 0.6] * 5) == AMPLITUDES[1]
+    middling = of([0.0, 0.06] * 5)
+    assert AMPLITUDES[0] < middling < AMPLITUDES[1] and middling == pytest.approx(2 * of([0.0, 0.03] * 5), rel=0.05)
 
 
 # References

@@ -16,7 +16,7 @@ import data
 from data import Clips, GuidedClips
 from faces.shape import HeadShape
 from hparams import HParams
-from media.augment import MARGIN_S, RUNNING_S, SPEED, Retiming, SoundAugmentation, silences
+from media.augment import MARGIN_S, ROOM_DB, RUNNING_S, SPEED, Retiming, SoundAugmentation, silences
 from media.clip import Clip
 from models.whisper import embed
 
@@ -240,10 +240,28 @@ def test_what_a_sample_shows_is_never_cut_off_and_silences_are_where_words_are_k
     words = np.array([[0.6, 1.1], [1.4, 2.3]])
     for seed in range(50):
         made = Retiming(1.0, np.random.default_rng(seed), 3.0, [0.1, 0.5], words)
-        assert made.start == 0 and 2.3 + MARGIN_S >= made.stop >= 0.5 + MARGIN_S
+        assert made.start == 0 and (3 if made.rests else 2.3 + MARGIN_S) >= made.stop >= 0.5 + MARGIN_S
         made = Retiming(1.0, np.random.default_rng(seed), 3.0, [1.5, 1.6], words)
-        assert 0.6 - MARGIN_S <= made.start <= 1.5 - MARGIN_S and 1.6 + MARGIN_S <= made.stop <= 2.3 + MARGIN_S
+        assert 0 <= made.start <= 1.5 - MARGIN_S and 1.6 + MARGIN_S <= made.stop <= 3
+        assert made.rests or (made.start >= 0.6 - MARGIN_S and made.stop <= 2.3 + MARGIN_S)
         assert 0 <= made.before <= RUNNING_S and 0 <= made.after <= RUNNING_S
+
+
+def test_in_the_silence_around_a_sound_the_lips_are_at_rest(data_root):
+    clip, levels = Clip(data_root / "clips" / "ann" / "one.safetensors"), []
+    head = HeadShape(clip.meshes, clip.boxes, 0.0)
+    for seed in range(40):
+        made = Retiming(1.0, np.random.default_rng(seed), 3.0, [1.5, 1.6], NO_WORDS)
+        wav = made.apply(np.full(3 * audio.RATE, 20_000, np.int16))
+        shown = made.shown_at(np.arange(len(wav)) / audio.RATE)
+        silent = np.isnan(shown)
+        assert silent.any() == made.rests and (wav[~silent] == 20_000).all()
+        if made.rests:
+            assert made.before <= np.flatnonzero(~silent)[0] * made.rate / audio.RATE + 1e-3
+            assert np.abs(wav[silent]).max() < 32768 * 10 ** (ROOM_DB[1] / 20) * 6
+            levels.append(np.abs(wav[silent]).max())
+            assert (head.shapes_at(25 * shown[silent][:5]) == 0).all()
+    assert 10 < len(levels) < 30 and 0 < np.mean(np.array(levels) == 0) < 1  # digital silence, and rooms
 
 
 def test_a_chance_of_zero_moves_nothing():

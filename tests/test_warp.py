@@ -21,6 +21,7 @@ from models.warp import (
     inside,
     lower_face,
     resized,
+    unlike,
     window,
 )
 
@@ -64,7 +65,7 @@ def test_the_lower_face_of_the_frame_itself_is_not_looked_at():
 def test_layers_are_bounded_and_their_weights_are_shares():
     shown = faces()
     made = net()
-    for head in (made.flow, made.colours):
+    for head in (made.flow, made.blend):
         head.weight *= 100  # whatever the network says
     layers, plain = made.layers(*parts_of(shown), speech()[0]), net()
     plain.flow.weight.zero_()
@@ -75,6 +76,22 @@ def test_layers_are_bounded_and_their_weights_are_shares():
     torch.testing.assert_close(layers.weights.sum(1), torch.ones(2, HEIGHT // 2, WIDTH // 2))
     sizes = [tuple(each.shape) for each in layers]
     assert sizes == [(2, K, 40, 56, 2), (2, K, 40, 56), (2, 1, HEIGHT, WIDTH), (2, 1, 40, 56)]
+
+
+@torch.no_grad()
+def test_the_reference_whose_mouth_is_as_open_as_it_is_wished_shows_most():
+    """Not a mean of all: that opens less than any of them should."""
+    shown = faces((0.0, 0.04, 0.1), (0.0, 0.1))
+    made = net()
+    made.blend.weight.zero_()  # the network has no opinion
+    made.blend.bias.zero_()
+    layers = made.layers(*parts_of(shown), speech(3)[0], torch.zeros(3, dtype=torch.bool))
+    closed, middle, opened = layers.weights.mean((2, 3))
+    assert closed[0] > 0.75 and opened[1] > 0.75 and 0.25 < middle[0] < 0.75
+    far = unlike(shown["points"][0, :, 0, :LIPS], shown["points"][0, :, 1:, :LIPS], shown["turns"][0])
+    assert far[0, 0] < 1e-9 and far[2, 1] < 1e-9 and far[0, 1] > 1
+    twice = unlike(shown["points"][0, :, 0, :LIPS], shown["points"][0, :, 1:, :LIPS], 2 * shown["turns"][0])
+    torch.testing.assert_close(far, 4 * twice)
 
 
 @torch.no_grad()
@@ -196,7 +213,7 @@ def test_a_batch_is_what_its_faces_are_one_by_one():
     together = made.generate(**shown, speech=said)
     for i in range(3):
         alone = made.generate(**{name: part[:, i : i + 1] for name, part in shown.items()}, speech=said[:, i : i + 1])
-        torch.testing.assert_close(together[:, i : i + 1], alone, atol=5e-4, rtol=0)
+        torch.testing.assert_close(together[:, i : i + 1], alone, atol=2e-3, rtol=0)
 
 
 @torch.no_grad()
