@@ -183,7 +183,7 @@ def test_a_face_half_outside_the_frame_is_no_trouble(tmp_path, voice, narrow_wei
             assert inside(changed_region(frame, old), lower_half(report["boxes"][str(k)]))
 
 
-@pytest.mark.parametrize("name", ["talklip_l", "wav2lip"])
+@pytest.mark.parametrize("name", ["talklip_l", "wav2lip", "cals"])
 def test_the_other_generators_work_too(tmp_path, swaying_clip, voice, narrow_weights, name):
     weights = export_narrow(tmp_path / "w.safetensors", **WEIGHTS[name])
     default = run(swaying_clip, voice, tmp_path / "a.mp4", narrow_weights)["boxes"]
