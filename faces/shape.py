@@ -20,6 +20,7 @@ ALIKE = 0.04  # share of the frames, in the order of their openings, whose mouth
 LOWER = 0.7  # of the gap that the lower lip closes, the upper lip the rest
 TYPICAL, STILL = 0.02, 0.006  # standard deviation of the gap between the lips, in eye distances: of a speaker, of none
 AMPLITUDES = 0.5, 2.5  # least and most
+UNKNOWN = 1.5  # amplitude of who does not move: that of people who talk freely, whose lips move more than GRID's
 
 
 def head_axes(meshes, sizes):
@@ -50,12 +51,12 @@ def lips_at_rest(shapes):
 
 
 def amplitude(shapes):
-    """How far a person's lips move, over a typical speaker's: in `AMPLITUDES`; 1 where they do not move.
+    """How far a person's lips move, over a typical speaker's: in `AMPLITUDES`; `UNKNOWN` where they do not move.
 
     shapes: (L, 40, 2), see `lip_shapes`. GRID's people differ by a factor of five in it.
     """
     deviation = gaps(shapes).mean(-1).std()
-    return 1.0 if deviation < STILL else float(np.clip(deviation / TYPICAL, *AMPLITUDES))
+    return UNKNOWN if deviation < STILL else float(np.clip(deviation / TYPICAL, *AMPLITUDES))
 
 
 # In both outlines, the lower lip's point i lies below the upper lip's point 20 - i.
