@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import struct
 from contextlib import suppress
 from dataclasses import asdict, fields
