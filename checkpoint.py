@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import struct
 from contextlib import suppress
 from dataclasses import asdict, fields
@@ -15,7 +14,7 @@ import torch
 import distributed
 from errors import InputError
 from hparams import WEIGHTS, HParams
-from media.files import replacing
+from media.files import doubled, replacing
 from models import build_discriminator, build_generator
 from models.layers import without_weights
 from models.published.archive import (
@@ -62,24 +61,22 @@ def latest(last):
     A checkpoint that did not come whole is put aside and said, and the one before it, or the best one, takes its place.
     Raises InputError where none of them can be read.
     """
-    fault = None
-    for path in (last, last.with_name(BEFORE), last.with_name("best.pt")):
-        if not path.is_file():
-            continue
-        try:
-            state = load(path)
-        except BrokenFile as error:
-            fault = fault or error
-            continue
-        if fault:
-            aside = last.with_suffix(".broken")
-            with suppress(FileNotFoundError):  # another process of this run was quicker
-                os.replace(last, aside)
-            distributed.say(f"{last} is broken or cut off: put aside as {aside.name}; {path.name} takes its place")
-        return state
-    if fault:
-        raise fault
-    return None
+    if not last.is_file():
+        return None
+    try:
+        return load(last)
+    except BrokenFile as error:
+        fault = error
+    for path in (last.with_name(BEFORE), last.with_name("best.pt")):
+        with suppress(BrokenFile):
+            if path.is_file():
+                state, aside = load(path), last.with_suffix(".broken")
+                doubled(last, aside)
+                doubled(path, last)
+                distributed.say(f"{last} is broken or cut off: put aside as {aside.name}; {path.name} takes its place")
+                return state
+    anew = "no earlier checkpoint is there: remove it to begin anew, or give another --name"
+    raise InputError(f"{last} is broken or cut off ({last.stat().st_size} bytes), and {anew}") from fault
 
 
 def load(path):

@@ -95,20 +95,33 @@ def replacing(path, before=None):
     """Gives the path of a new file or folder beside `path` to write to, which takes its place in one step at the end.
 
     Its ending is that of `path`. On any exception it is removed and `path` is as it was.
-    before: where the file that it replaces goes.
+    before: where the file that it replaces is kept; at no moment is there none at `path`.
     """
     path = Path(path)
     partial = path.with_name(f".{uuid.uuid4().hex}.partial{path.suffix}")
     try:
         yield partial
         if before and path.exists():
-            os.replace(path, before)
+            doubled(path, before)
         os.replace(partial, path)
     finally:
         if partial.is_dir():
             shutil.rmtree(partial, ignore_errors=True)
         else:
             partial.unlink(missing_ok=True)
+
+
+def doubled(path, other):
+    """Makes `other`, in the same folder, a file with the contents of `path`, in one step."""
+    partial = other.with_name(f".{uuid.uuid4().hex}.partial{other.suffix}")
+    try:
+        try:
+            os.link(path, partial)  # takes no room
+        except OSError:  # of a file system without links
+            shutil.copyfile(path, partial)
+        os.replace(partial, other)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_text(path, text):

@@ -69,17 +69,19 @@ def test_a_checkpoint_that_was_cut_off_is_replaced_by_the_one_before_or_the_best
         checkpoint.save(last, before, step=step)
     assert checkpoint.latest(last)["step"] == 4 and checkpoint.load(before)["step"] == 3
     last.write_bytes(last.read_bytes()[:-300])
-    assert checkpoint.latest(last)["step"] == 3 and not last.exists() and (tmp_path / "last.broken").exists()
+    assert checkpoint.latest(last)["step"] == 3 and (tmp_path / "last.broken").exists()
     assert "last.pt is broken or cut off: put aside as last.broken; previous.pt takes" in capsys.readouterr().err
-    assert checkpoint.latest(last)["step"] == 3 and not capsys.readouterr().err, "a run killed while it saved"
+    assert checkpoint.latest(last)["step"] == 3 and not capsys.readouterr().err, "a run killed before it saved"
     checkpoint.save(last, before, step=4)
     assert checkpoint.load(before)["step"] == 3, "what was broken does not take its place"
     for path in (last, before):
         path.write_bytes(b"")
     assert checkpoint.latest(last)["step"] == 1 and "best.pt takes its place" in capsys.readouterr().err
+    last.unlink()
+    assert checkpoint.latest(last) is None, "who takes it away begins anew"
     last.write_bytes(b"")
     best.unlink()
-    with pytest.raises(InputError, match="last.pt is empty"):
+    with pytest.raises(InputError, match="last.pt is broken or cut off .0 bytes., and no earlier checkpoint"):
         checkpoint.latest(last)
     torch.save({"format": 99}, last)
     with pytest.raises(InputError, match="format 99"):
