@@ -139,7 +139,7 @@ def test_the_sync_loss_joins_with_the_first_validation_below_the_threshold(spoke
     assert best["step"] == 8 and best["best"] < 0, "the best under the expert beats any from before it"
 
 
-@pytest.mark.parametrize("stop", [1, 2, 4, 5, 7])
+@pytest.mark.parametrize("stop", [2, 4, 5])
 def test_a_run_that_waits_is_resumed_exactly_before_at_and_after_the_switch(spoken_root, tmp_path, monkeypatch, stop):
     with_sync(monkeypatch, {2: 0.8, 4: 0.7, 6: 0.9, 8: 0.9})
     teacher, last = sync_expert(sync_loss="pairs"), tmp_path / "parts" / "last.pt"
@@ -152,7 +152,7 @@ def test_a_run_that_waits_is_resumed_exactly_before_at_and_after_the_switch(spok
     assert steps_with_sync(tmp_path / "whole") == [5, 6, 7, 8]
 
 
-@pytest.mark.parametrize("stop", [2, 3, 5])
+@pytest.mark.parametrize("stop", [3])
 def test_a_run_under_an_infonce_teacher_is_resumed_exactly(spoken_root, tmp_path, stop):
     hp = replace(SYNCED, adv_weight=0.01, adv_from=4)
     go(spoken_root, tmp_path / "whole", 8, hp, sync_expert=sync_expert())
