@@ -387,7 +387,7 @@ def preview(args):
         x, y, frame = people.points_of(seen)[0]
         where = f"--face_at {x:.0f},{y:.0f},{float(frame / video.fps):.2f}"
         print(f"{number}: {where}, in {len(seen)} of {len(frames)} frames")
-    print(f"{args.preview}: {len(found)} people")
+    print(f"{args.preview}: {len(found)} " + ("person" if len(found) == 1 else "people"))
 
 
 def each_of_list(args):
