@@ -255,17 +255,16 @@ def knobs(path, stored, kind=HParams, weights=None):
             raise InputError(f"{path} has a knob that this code does not know: {name}. Use the version it is from.")
         if not (type(value) is known[name] or (known[name] is float and type(value) is int)):
             raise InputError(f"{path}: its knob {name} is {value!r}, not a {known[name].__name__}")
-    hp, longest = (
-        kind(**stored),
-        max((n for part in (weights or {}).values() for n in getattr(part, "shape", ())), default=0),
-    )
-    for f in fields(kind) if weights is not None else ():
+    hp = kind(**stored)
+    if weights is None:
+        return hp
+    longest = max((n for part in weights.values() for n in getattr(part, "shape", ())), default=0)
+    for f in fields(kind):
         words, value = f.name.split("_"), getattr(hp, f.name)
         most = len(weights) if words[-1] in DEPTHS else longest if words[-1] in SIZES else inf
         if f.type is int and value > max(most, f.default if isinstance(f.default, int) else 0):
-            raise InputError(
-                f"{path}: its knob {f.name} is {value}, its {len(weights)} tensors are of a smaller network"
-            )
+            smaller = f"its {len(weights)} tensors are of a smaller network"
+            raise InputError(f"{path}: its knob {f.name} is {value}, {smaller}")
     return hp
 
 

@@ -16,7 +16,6 @@ APART = 0.3  # overlap of two faces at most
 GROWN = 1.3  # a point means a face if it lies in its box made so much larger
 NEAR = 12  # frames: where a face is at a time is where it is seen within so many
 FAINT = 0.05  # share of the largest face of a shot below which another is no person to choose
-PICKS = ("largest", "left", "right", "speaking")
 TILE_PX, COLUMNS = 480, 4  # of a contact sheet
 MARK = b"\nfaces found by inference.py\n"  # behind a sheet, where pictures end: it may be written anew
 
@@ -98,9 +97,9 @@ def is_sheet(path):
 
 
 def picked(shots, how="largest"):
-    """One face of each shot, by one of `PICKS`: a list of tracks; shots without a face are left out.
+    """One face of each shot: a list of tracks; shots without a face are left out.
 
-    shots: of a `Tracker`. left, right: of the picture.  speaking: whose mouth opens and closes most.
+    shots: of a `Tracker`.  how: largest; left or right, of the picture; speaking: whose mouth opens and closes most.
     """
     keys = {
         "largest": lambda track: track.size,

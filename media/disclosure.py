@@ -6,8 +6,6 @@ from errors import InputError
 from media.files import open_media
 
 SYNTHETIC = "Synthetic media: the mouth in this video was redrawn by a neural network to fit its sound."
-
-
 SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"  # IPTC's word for it
 XMP = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
