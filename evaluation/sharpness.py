@@ -14,9 +14,11 @@ from errors import InputError, exit_code
 from evaluation import landmarks, visual
 from evaluation.bootstrap import estimate
 from evaluation.table import COLUMNS, Column, table
+from faces import target
 from faces.detect import MESH_SCORE, BlazeFace
 from faces.mouth import smoothed
-from faces.track import Tracker, interpolated, roi_of_mesh
+from faces.people import picked
+from faces.track import interpolated, roi_of_mesh
 from media.face_video import FaceVideo
 from media.files import write_text
 from media.video import frames_at
@@ -30,10 +32,8 @@ def followed(video, count):
 
     video: a `FaceVideo`, searched in its first `count` frames. Raises InputError where no face is found.
     """
-    tracker, places = Tracker(BlazeFace()), {}
-    for _, frame in video.once(count):
-        tracker.add(frame.rgb())
-    for track in tracker.largest():
+    tracker, places = target.followed(video, count, BlazeFace()), {}
+    for track in picked(tracker.shots):
         frames = np.arange(min(track.meshes), max(track.meshes) + 1)
         places |= dict(zip(frames.tolist(), smoothed(interpolated(track.meshes, frames)), strict=True))
     if not places:

@@ -31,12 +31,6 @@ class TargetFace:
         self.shots, self.sharpness, self.tilted = [], {}, 0
 
     @classmethod
-    def found(cls, video, count, detector, pads=(0, 0, 0, 0), smooth=True, identity="best", progress=None):
-        """The largest face of each shot in the first `count` frames of a `FaceVideo`, see `followed` and `of`."""
-        tracker = followed(video, count, detector, progress)
-        return cls.of(tracker.largest(), tracker.frames, video, pads, smooth, identity)
-
-    @classmethod
     def of(cls, tracks, searched, video, pads=(0, 0, 0, 0), smooth=True, identity="best"):
         """The face that was followed as `tracks`, one of a shot at most, through so many frames of a `FaceVideo`.
 

@@ -90,10 +90,6 @@ class Tracker:
         self.shots[-1].append(Track(last=mesh))
         return self.shots[-1][-1]
 
-    def largest(self):
-        """The largest face of each shot: a list of tracks, shots without a face left out."""
-        return [max(tracks, key=lambda track: track.size) for tracks in self.shots if tracks]
-
 
 def interpolated(meshes, frames):
     """The mesh of a track in any frames: between two in time, and beyond the ends the first or last one.

@@ -11,6 +11,8 @@ import audio
 import checkpoint
 import inference
 from faces import detect
+from faces.people import picked
+from faces.target import TargetFace, followed
 from hparams import HParams
 from media import writer
 from media.frame import planes
@@ -119,3 +121,9 @@ def track_lengths(path):
 def seconds_of(path):
     """Seconds of sound in a file."""
     return len(read_audio(path)) / audio.RATE
+
+
+def target_of(video, count, detector, pads=(0, 0, 0, 0)):
+    """The `TargetFace` of the largest face of each shot in the first `count` frames of a `FaceVideo`."""
+    tracker = followed(video, count, detector)
+    return TargetFace.of(picked(tracker.shots), tracker.frames, video, pads)

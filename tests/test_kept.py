@@ -6,6 +6,7 @@ from portraits import run, searches
 
 from faces import detect
 from faces.kept import followed_once, read_tracks
+from faces.people import picked
 from faces.target import TargetFace, followed
 from media.face_video import FaceVideo
 
@@ -26,7 +27,7 @@ def test_what_is_kept_is_what_was_found(swaying_clip, tmp_path):
     for count in (20, 9):
         again = followed_once(video, count, None, None, folder, ["a"])
         assert same(again, followed(video, count, detector))
-        assert TargetFace.of(again.largest(), count, video).boxes.keys() == set(range(count))
+        assert TargetFace.of(picked(again.shots), count, video).boxes.keys() == set(range(count))
     assert same(first, read_tracks(path, 20)) and read_tracks(path, 21) is None
     more = followed_once(video, 99, detector, None, folder, ["a"])  # all there are
     assert more.frames == 30 and same(read_tracks(path, 5000), more)

@@ -18,6 +18,7 @@ from evaluation.landmarks import (
 )
 from faces import crop, landmarks, track
 from faces.detect import BlazeFace
+from faces.people import picked
 
 MARGIN = 1 / 6
 
@@ -41,7 +42,7 @@ def found_in(frame):
     """The mesh and box of the largest face of a frame."""
     tracker = track.Tracker(BlazeFace())
     tracker.add(frame)
-    meshes = tracker.largest()[0].meshes
+    meshes = picked(tracker.shots)[0].meshes
     box = crop.face_boxes(meshes)[0]
     return crop.to_crop(meshes[0], box), np.array(box, np.float32)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from conftest import make_video
-from portraits import head, moving_head
+from portraits import head, moving_head, target_of
 
 from errors import InputError
 from faces import detect, landmarks
@@ -67,7 +67,7 @@ def test_a_sharp_frontal_face_with_a_closed_mouth_is_the_clearest(detector):
 
 
 def test_a_face_is_followed_through_the_video(tmp_path, detector, swaying_clip):
-    target = TargetFace.found(FaceVideo(swaying_clip), 20, detector)
+    target = target_of(FaceVideo(swaying_clip), 20, detector)
     assert sorted(target.boxes) == sorted(target.meshes) == sorted(target.identities) == list(range(20))
     assert target.searched == 20
     for i, (x1, y1, x2, y2) in target.boxes.items():
@@ -83,7 +83,7 @@ def test_the_largest_face_of_each_shot_is_the_target(tmp_path, detector, monkeyp
     frames = np.full((16, 200, 330, 3), 120, np.uint8)
     frames[:8, 40:150, 10:120], frames[:8, 20:200, 140:320] = moving_head(8, 110), moving_head(8, 180)
     frames[8:], frames[8:, 20:200, 5:185] = 30, moving_head(8, 180)  # another shot: on the left
-    target = TargetFace.found(FaceVideo(make_video(tmp_path / "a.mp4", frames)), 16, detector)
+    target = target_of(FaceVideo(make_video(tmp_path / "a.mp4", frames)), 16, detector)
     assert sorted(target.boxes) == list(range(16))
     assert all((target.boxes[i][0] > 140) == (i < 8) for i in range(16))
     assert all((shown < 8) == (i < 8) for i, shown in target.identities.items()), "identities come from the same shot"
@@ -91,17 +91,17 @@ def test_the_largest_face_of_each_shot_is_the_target(tmp_path, detector, monkeyp
 
 def test_pads_are_added_and_may_not_eat_the_face(detector, swaying_clip):
     video = FaceVideo(swaying_clip)
-    plain, padded = (TargetFace.found(video, 2, detector, pads).boxes[1] for pads in ((0, 0, 0, 0), (1, 2, 3, 4)))
+    plain, padded = (target_of(video, 2, detector, pads).boxes[1] for pads in ((0, 0, 0, 0), (1, 2, 3, 4)))
     np.testing.assert_allclose(np.subtract(padded, plain), (-3, -1, 4, 2), atol=1e-6)
     for pads in ((0, -80, 0, 0), (0, 0, -40, -40)):
         with pytest.raises(InputError, match=f"--pads {' '.join(map(str, pads))} leave nothing of the face"):
-            TargetFace.found(video, 2, detector, pads)
+            target_of(video, 2, detector, pads)
 
 
 def test_without_a_face_the_error_says_what_to_do(tmp_path, detector):
     path = make_video(tmp_path / "a.mp4", np.full((3, 48, 64, 3), 128, np.uint8))
     with pytest.raises(InputError, match="no face in any frame, of 3 searched.*--box TOP BOTTOM LEFT RIGHT"):
-        TargetFace.found(FaceVideo(path), 9, detector)
+        target_of(FaceVideo(path), 9, detector)
 
 
 def test_a_placed_face_is_in_every_frame_and_has_no_mesh(swaying_clip):

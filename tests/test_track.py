@@ -12,6 +12,7 @@ from errors import InputError
 from faces import detect, landmarks
 from faces.crop import crop, face_boxes, to_crop
 from faces.landmarks import mouth_opening, mouth_region, turn_away
+from faces.people import picked
 from faces.track import Tracker, sharpness_of
 
 # The face box of the portrait, 512x512, by eye: both edges of the face, mid-forehead and chin, px
@@ -98,7 +99,7 @@ def test_pictures_without_a_face_have_none(detector):
     for rgb in (blank, noise, blank[:1, :7]):
         assert detector.rois(rgb) == []
     tracker = followed(detector, [blank] * 3)
-    assert tracker.shots == [[]] and tracker.largest() == [] and tracker.frames == 3
+    assert tracker.shots == [[]] and picked(tracker.shots) == [] and tracker.frames == 3
 
 
 def test_a_missing_package_is_reported_in_one_line(monkeypatch):
@@ -124,7 +125,7 @@ def test_a_scene_cut_starts_a_new_shot(detector):
     here, there = placed(300, 300, -100, 0), (placed(300, 300, -60, 40)[:, ::-1] * 0.5).astype(np.uint8)
     tracker = followed(detector, [here] * 3 + [there] * 4)
     assert [[sorted(track.meshes) for track in shot] for shot in tracker.shots] == [[[0, 1, 2]], [[3, 4, 5, 6]]]
-    assert len(tracker.largest()) == 2
+    assert len(picked(tracker.shots)) == 2
 
 
 def test_a_face_that_is_away_leaves_a_gap_in_its_track(detector):
@@ -142,7 +143,7 @@ def test_the_largest_of_two_faces_is_chosen(detector):
     frame[:, :300] = placed(300, 300, -40, 40, 0.7)
     for rgb, at in ((frame, 525), (frame[:, ::-1], 175)):
         tracker = followed(detector, [rgb] * 2)
-        (chosen,) = tracker.largest()
+        (chosen,) = picked(tracker.shots)
         assert len(tracker.shots[0]) == 2 and abs(chosen.meshes[0][:, 0].mean() - at) < 15
 
 

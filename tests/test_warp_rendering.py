@@ -9,7 +9,7 @@ import torch
 from conftest import make_video
 from drawn_faces import draw_head, head_mesh
 from filling import normal
-from portraits import export_narrow, head, same
+from portraits import export_narrow, head, same, target_of
 from warp_inputs import D, K, faces, net, parts_of, speech
 
 import audio
@@ -280,7 +280,7 @@ def detector():
 
 def test_a_placed_face_has_a_mesh_by_the_detector(detector, swaying_clip):
     video = FaceVideo(swaying_clip)
-    followed = TargetFace.found(video, 8, detector)
+    followed = target_of(video, 8, detector)
     placed = TargetFace.placed(video, 8, followed.boxes[4], detector=detector)
     assert sorted(placed.boxes) == sorted(placed.meshes) == sorted(placed.sharpness) == list(range(8))
     assert placed.shots == [list(range(8))] and placed.searched == 8
@@ -292,7 +292,7 @@ def test_frames_without_a_face_at_the_place_are_left_out(detector, tmp_path):
     frames = np.stack([head(160)] * 4)
     frames[2:] = 128
     video = FaceVideo(make_video(tmp_path / "a.mp4", frames))
-    box = TargetFace.found(video, 2, detector).boxes[0]
+    box = target_of(video, 2, detector).boxes[0]
     target = TargetFace.placed(video, 4, box, detector=detector)
     assert sorted(target.boxes) == [0, 1] and target.searched == 4 and set(target.identities) == {0, 1}
     with pytest.raises(InputError, match="--box: no face there in any of 2 frames"):
