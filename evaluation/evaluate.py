@@ -15,7 +15,7 @@ import checkpoint
 from distributed import device_of
 from errors import InputError, exit_code
 from evaluation import comparison_page, paper_results, table
-from evaluation.bootstrap import LEVEL, RESAMPLES
+from evaluation.bootstrap import LEAST, LEVEL, MANY, RESAMPLES
 from evaluation.landmarks import CLOSED
 from evaluation.rows import BASELINES, OTHER_SOUND, RUNNING, SILENCE, Corpus
 from evaluation.scoring import ClipScorer, Setup, one_thread, score_clips
@@ -57,7 +57,9 @@ PROTOCOL = {
     "identity frame copied": "the face of the clip's last frame in its first half, of its first in its second",
     "other clip's lips": "the mouth window of the clip `other` places down the list, aligned by eyes and nose",
     "running sound": "the clip's sound between twice that of the clip `other` places down the list: 9 s of GRID",
-    "intervals": f"{LEVEL:.0%} percentile bootstrap over clips, {RESAMPLES} resamples, seed 0; paired for differences",
+    "intervals": f"{LEVEL:.0%}, over people, or over clips where all are of one: of {MANY} or more a percentile "
+    f"bootstrap, {RESAMPLES} resamples, seed 0; of fewer Student's t, each left out in turn (jackknife); none of fewer "
+    f"than {LEAST}; paired for differences",
 }
 
 

@@ -5,7 +5,8 @@ import io
 import json
 from dataclasses import dataclass
 
-from evaluation.bootstrap import difference, estimate
+from corpora.corpus import speaker
+from evaluation.bootstrap import LEAST, LEVEL, MANY, difference, estimate
 from evaluation.rows import BASELINES, COPIED, OTHER_SOUND, SILENCE, TRUTH
 
 
@@ -49,6 +50,9 @@ COLUMNS = {
     "cer_3": Column("CER reader 2, free, %", 1, 100, "low"),
     "words": Column("words right, %", 1, 100, "high"),
 }
+FEW = 5  # people, at most, who are also shown one by one
+SIGNS = 6  # of one sign, at least: the first number for which a two-sided sign test is below 5 %
+FEW_WORDS = 100  # below, what they can show is said
 REST = {
     "silence": Column("opening under silence, eye distances", 3),
     "closed": Column("real mouth closed, eye distances", 3),
@@ -82,22 +86,48 @@ def methods_of(rows):
 
 
 def summary(scored):
-    """All numbers of a split: rows, leak, gains over the baselines and, of several methods, paired differences."""
-    pairs = rows_of(scored)
+    """All numbers of a split: rows, leak, gains over the baselines and, of several methods, paired differences.
+
+    Of a few people, rows and differences are also told for each of them, over their own clips.
+    """
+    pairs, people = rows_of(scored), [speaker(name) for name in scored]
     methods = methods_of(pairs)
-    rows = {row: {measure: estimate(each) for measure, each in found.items()} for row, found in pairs.items()}
-    leaks = {method: leak for method in methods if (leak := leak_of(pairs, method))}
-    gains = {method: gain for method in methods if (gain := gains_of(pairs, method))}
+    rows = estimates_of(pairs, people)
+    leaks = {method: leak for method in methods if (leak := leak_of(pairs, method, people))}
+    gains = {method: gain for method in methods if (gain := gains_of(pairs, method, people))}
+    apart = differences_of(pairs, methods, people)
+    rests = {method: rest for method in methods if (rest := rest_of(pairs, method, people))}
+    own = {}
+    for person in dict.fromkeys(people) if 1 < len(set(people)) <= FEW else ():
+        part = rows_of({name: each for name, each in scored.items() if speaker(name) == person})
+        found = estimates_of({method: part[method] for method in methods}) | differences_of(part, methods)
+        own[f"{person}, {people.count(person)} clips"] = found
+    about = {"people": len(set(people)), "words": words_of(pairs)}
+    tables = {"rows": rows, "leak": leaks, "rest": rests, "gains": gains, "differences": apart, "by_person": own}
+    return about | tables
+
+
+def estimates_of(pairs, people=None):
+    """Every measure of every row with its interval."""
+    return {row: {name: estimate(each, people) for name, each in found.items()} for row, found in pairs.items()}
+
+
+def differences_of(pairs, methods, people=None):
+    """The paired differences of the other methods to the first."""
     first, *others = methods or [None]
-    apart = {
-        f"{row} - {first}": {name: difference(pairs[row][name], pairs[first][name]) for name in pairs[row]}
+    return {
+        f"{row} - {first}": {name: difference(pairs[row][name], pairs[first][name], people) for name in pairs[row]}
         for row in others
     }
-    rests = {method: rest for method in methods if (rest := rest_of(pairs, method))}
-    return {"rows": rows, "leak": leaks, "rest": rests, "gains": gains, "differences": apart}
 
 
-def leak_of(pairs, method):
+def words_of(pairs):
+    """The words by which a split's error rates are counted, or None where nobody reads."""
+    measure = next((name for name in ("wer_1", "wer_3") if name in pairs.get(TRUTH, {})), None)
+    return measure and int(sum(weight for _, weight in pairs[TRUTH][measure]))
+
+
+def leak_of(pairs, method, people=None):
     """The leak of a method: its lip motion under another clip's sound and under silence, as a share of its own.
 
     `follows`: its correlation with the real mouth then, which it should not be able to know.
@@ -106,28 +136,30 @@ def leak_of(pairs, method):
     for what, row in (("other clip's sound", method + OTHER_SOUND), ("silence", method + SILENCE)):
         if "lip_motion" in pairs.get(row, {}):
             both = zip(pairs[row]["lip_motion"], pairs[method]["lip_motion"], strict=True)
-            motion = estimate([(theirs[0], own[0]) for theirs, own in both])
-            found[what] = {"lip_motion": motion, "follows": estimate(pairs[row]["follows"])}
+            motion = estimate([(theirs[0], own[0]) for theirs, own in both], people)
+            found[what] = {"lip_motion": motion, "follows": estimate(pairs[row]["follows"], people)}
     return found
 
 
-def rest_of(pairs, method):
+def rest_of(pairs, method, people=None):
     """A method's mouth at rest: its mean opening under silence, the real mouth when closed, and the difference."""
     silence = pairs.get(method + SILENCE, {}).get("opening_mean")
     if silence is None:
         return {}
     closed = pairs[TRUTH]["opening_closed"]
-    return {"silence": estimate(silence), "closed": estimate(closed), "apart": difference(silence, closed)}
+    apart = difference(silence, closed, people)
+    return {"silence": estimate(silence, people), "closed": estimate(closed, people), "apart": apart}
 
 
-def gains_of(pairs, method):
+def gains_of(pairs, method, people=None):
     """The gain of a method over the copied frame, and the share by which the right sound lowers its L1 error."""
     found = {}
     if "psnr_mouth" in pairs[method]:
-        found["psnr_mouth over the copy, dB"] = difference(pairs[method]["psnr_mouth"], pairs[COPIED]["psnr_mouth"])
+        both = pairs[method]["psnr_mouth"], pairs[COPIED]["psnr_mouth"]
+        found["psnr_mouth over the copy, dB"] = difference(*both, people)
     if "l1_mouth" in pairs.get(method + OTHER_SOUND, {}):
         both = zip(pairs[method]["l1_mouth"], pairs[method + OTHER_SOUND]["l1_mouth"], strict=True)
-        found["L1 mouth, lowered by the right sound"] = estimate([(o[0] - r[0], o[0]) for r, o in both])
+        found["L1 mouth, lowered by the right sound"] = estimate([(o[0] - r[0], o[0]) for r, o in both], people)
     return found
 
 
@@ -166,6 +198,31 @@ def table(title, rows, columns, best=None, signed=False):
     return "\n".join(lines)
 
 
+def what_can_be_told(result):
+    """What the intervals are over, and what so few people, clips and words can show: a list of lines."""
+    clips, people, words = len(result["clips"]), result["people"], result["words"]
+    units, what = (clips, "clips") if people < 2 else (people, "people")
+    told = f"{LEVEL:.0%} interval over {units} {what}"
+    if people < 2:
+        told += ", all of one person: it says nothing of other people"
+    lines = [f"±: {told}, {'by bootstrap' if units >= MANY else 'by Student’s t, each left out in turn'}"]
+    if units < LEAST:
+        lines = [f"no ±: {units} {what} have no interval of {LEVEL:.0%} that could be of use"]
+    if units < SIGNS:
+        least = 2 ** (1 - units)
+        lines.append(
+            f"{units} {what} that all favour the same row do so by chance with p = {least:.2g}: at 5 %, {SIGNS} would "
+            "be needed, whatever the measure, so this list alone cannot show which row is better"
+        )
+    if words and words < FEW_WORDS:
+        lines.append(
+            f"{words} words: one is {100 / words:.1f} points of WER, and rows that differ in fewer than {SIGNS} of "
+            f"them ({100 * SIGNS / words:.0f} points), or do not agree to which side, cannot be told apart; none "
+            f"of {words} right still allows {100 * (1 - 0.05 ** (1 / words)):.0f} %"
+        )
+    return lines
+
+
 def markdown(split, result, columns):
     """A split's tables: the rows, leak, mouth at rest, gains, differences of methods; what was left out, and notes."""
     title = f"{split}, {len(result['clips'])} clips"
@@ -184,6 +241,10 @@ def markdown(split, result, columns):
             parts.append(f"{method}: {what}{', ' + share if share else ''}: {number}")
     if result["differences"]:
         parts.append(table("paired difference [95 % interval]", result["differences"], columns, signed=True))
+    if result["by_person"]:
+        rows = {f"{person}: {row}": found for person, own in result["by_person"].items() for row, found in own.items()}
+        parts.append(table("by person, ± over their own clips", rows, columns))
+    parts.append("\n".join(f"- {line}" for line in what_can_be_told(result)))
     if result["left_out"]:
         lines = [f"- {name}: {reason}" for name, reason in result["left_out"].items()]
         parts.append("\n".join([f"Left out of every row, {len(lines)}:", "", *lines]))
