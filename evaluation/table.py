@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from corpora.corpus import speaker
 from evaluation.bootstrap import LEAST, LEVEL, MANY, difference, estimate
-from evaluation.rows import BASELINES, COPIED, OTHER_SOUND, SILENCE, TRUTH
+from evaluation.rows import BASELINES, COPIED, OTHER_SOUND, ROOM, SILENCE, TRUTH
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,25 @@ COLUMNS = {
     "sharpness_own": Column("sharpness mouth, own size, % of real", 0, 100),
     "sharpness_in_face_own": Column("sharpness mouth in its face, own size, % of real", 0, 100),
     "lmd": Column("LMD, % of eye distance", 2, 1, "low"),
-    "lip_motion": Column("lip motion, % of real", 0, 100),
+    "lmd_dtw": Column("LMD, soft-DTW, % of eye distance", 2, 1, "low"),
+    "lip_travel": Column("lip travel, % of real", 0, 100),
     "follows": Column("follows real, r", 2, 1, "high"),
     "opening_r": Column("opening, r", 2, 1, "high"),
     "opening_slope": Column("opening, slope", 2),
     "opening_deviation": Column("opening, deviation, % of real", 0, 100),
+    "opening_peaks": Column("opening at real peaks, % of real", 0, 100),
+    "opening_closures": Column("opening at real closures, eye distances", 3),
     "opening_mean": Column("opening, mean, eye distances", 3),
     "opening_closed": Column("closed, eye distances", 3),
+    "width_r": Column("width, r", 2, 1, "high"),
+    "width_slope": Column("width, slope", 2),
+    "width_deviation": Column("width, deviation, % of real", 0, 100),
+    "width_reach": Column("width, wide less narrow, % of real", 0, 100),
     "no_face": Column("no face, % of frames", 1, 100, "low"),
     "sync_c": Column("sync C", 2, 1, "high"),
     "sync_d": Column("sync D", 2, 1, "low"),
     "sync_offset": Column("offset, frames", 1),
+    "lip_cosine": Column("lip cosine, reader 1", 2, 1, "high"),
     "wer_1": Column("WER reader 1, free, %", 1, 100, "low"),
     "cer_1": Column("CER reader 1, free, %", 1, 100, "low"),
     "wer_2": Column("WER reader 2, teacher-forced, %", 1, 100, "low"),
@@ -54,9 +62,11 @@ FEW = 5  # people, at most, who are also shown one by one
 SIGNS = 6  # of one sign, at least: the first number for which a two-sided sign test is below 5 %
 FEW_WORDS = 100  # below, what they can show is said
 REST = {
-    "silence": Column("opening under silence, eye distances", 3),
     "closed": Column("real mouth closed, eye distances", 3),
+    "silence": Column("opening under digital silence", 3),
     "apart": Column("apart", 3),
+    "room": Column("opening under room silence", 3),
+    "room_apart": Column("apart", 3),
 }
 
 
@@ -82,7 +92,7 @@ def rows_of(scored):
 
 def methods_of(rows):
     """The rows that are methods under their right sound: no baseline, no other sound, no silence."""
-    return [row for row in rows if row not in BASELINES and not row.endswith((OTHER_SOUND, SILENCE))]
+    return [row for row in rows if row not in BASELINES and not row.endswith((OTHER_SOUND, SILENCE, ROOM))]
 
 
 def summary(scored):
@@ -128,27 +138,26 @@ def words_of(pairs):
 
 
 def leak_of(pairs, method, people=None):
-    """The leak of a method: its lip motion under another clip's sound and under silence, as a share of its own.
+    """The leak of a method: its lip travel under another clip's sound and under silence, as a share of its own.
 
     `follows`: its correlation with the real mouth then, which it should not be able to know.
     """
     found = {}
     for what, row in (("other clip's sound", method + OTHER_SOUND), ("silence", method + SILENCE)):
-        if "lip_motion" in pairs.get(row, {}):
-            both = zip(pairs[row]["lip_motion"], pairs[method]["lip_motion"], strict=True)
-            motion = estimate([(theirs[0], own[0]) for theirs, own in both], people)
-            found[what] = {"lip_motion": motion, "follows": estimate(pairs[row]["follows"], people)}
+        if "lip_travel" in pairs.get(row, {}):
+            both = zip(pairs[row]["lip_travel"], pairs[method]["lip_travel"], strict=True)
+            travel = estimate([(theirs[0], own[0]) for theirs, own in both], people)
+            found[what] = {"lip_travel": travel, "follows": estimate(pairs[row]["follows"], people)}
     return found
 
 
 def rest_of(pairs, method, people=None):
-    """A method's mouth at rest: its mean opening under silence, the real mouth when closed, and the difference."""
-    silence = pairs.get(method + SILENCE, {}).get("opening_mean")
-    if silence is None:
-        return {}
-    closed = pairs[TRUTH]["opening_closed"]
-    apart = difference(silence, closed, people)
-    return {"silence": estimate(silence, people), "closed": estimate(closed, people), "apart": apart}
+    """A method's mouth at rest: its mean opening under both silences, the real mouth when closed, the differences."""
+    found, closed = {}, pairs[TRUTH].get("opening_closed")
+    for name, apart, row in (("silence", "apart", SILENCE), ("room", "room_apart", ROOM)):
+        if (rest := pairs.get(method + row, {}).get("opening_mean")) is not None:
+            found |= {name: estimate(rest, people), apart: difference(rest, closed, people)}
+    return found and {"closed": estimate(closed, people), **found}
 
 
 def gains_of(pairs, method, people=None):
@@ -211,9 +220,11 @@ def what_can_be_told(result):
     if units < SIGNS:
         least = 2 ** (1 - units)
         lines.append(
-            f"{units} {what} that all favour the same row do so by chance with p = {least:.2g}: at 5 %, {SIGNS} would "
-            "be needed, whatever the measure, so this list alone cannot show which row is better"
+            f"{units} {what} that all favour one row do so by chance with p = {least:.2g}; at 5 %, {SIGNS} would be "
+            "needed. By signs this list cannot show which row is better, and ± leans on a normal distribution"
         )
+    if unknown := [row for row, known in result.get("teachers", {}).items() if known is None]:
+        lines.append(f"{', '.join(unknown)}: nothing says which experts taught it, so that no judge was refused")
     if words and words < FEW_WORDS:
         lines.append(
             f"{words} words: one is {100 / words:.1f} points of WER, and rows that differ in fewer than {SIGNS} of "
@@ -230,7 +241,7 @@ def markdown(split, result, columns):
     parts = [table(title, rows, columns, best_of(rows, methods_of(rows), columns))]
     leaks = {f"{method}: {what}": leak for method, found in result["leak"].items() for what, leak in found.items()}
     if leaks:
-        shown = {"lip_motion": Column("lip motion, % of right sound", 0, 100), "follows": COLUMNS["follows"]}
+        shown = {"lip_travel": Column("lip travel, % of right sound", 0, 100), "follows": COLUMNS["follows"]}
         parts.append(table(f"leak, {split}", leaks, shown))
     if result["rest"]:
         parts.append(table(f"at rest, {split}", result["rest"], REST))
