@@ -80,11 +80,13 @@ def columns_of(scored, sync_titles=None):
     return columns
 
 
-def rows_of(scored):
-    """{row: {measure: [(sum, weight) of each clip]}}: the same clips in every row, in the same order."""
+def rows_of(clips):
+    """{row: {measure: [(sum, weight) of each clip]}} of {clip: {row: {measure: (sum, weight)}}}: the same clips in
+    every row, in the same order.
+    """
     rows = {}
-    for each in scored.values():
-        for row, found in each.rows.items():
+    for each in clips.values():
+        for row, found in each.items():
             for measure, pair in found.items():
                 rows.setdefault(row, {}).setdefault(measure, []).append(pair)
     return rows
@@ -100,7 +102,8 @@ def summary(scored):
 
     Of a few people, rows and differences are also told for each of them, over their own clips.
     """
-    pairs, people = rows_of(scored), [speaker(name) for name in scored]
+    clips = {name: each.rows for name, each in scored.items()}
+    pairs, people = rows_of(clips), [speaker(name) for name in clips]
     methods = methods_of(pairs)
     rows = estimates_of(pairs, people)
     leaks = {method: leak for method in methods if (leak := leak_of(pairs, method, people))}
@@ -109,7 +112,7 @@ def summary(scored):
     rests = {method: rest for method in methods if (rest := rest_of(pairs, method, people))}
     own = {}
     for person in dict.fromkeys(people) if 1 < len(set(people)) <= FEW else ():
-        part = rows_of({name: each for name, each in scored.items() if speaker(name) == person})
+        part = rows_of({name: each for name, each in clips.items() if speaker(name) == person})
         found = estimates_of({method: part[method] for method in methods}) | differences_of(part, methods)
         own[f"{person}, {people.count(person)} clips"] = found
     about = {"people": len(set(people)), "words": words_of(pairs)}
