@@ -34,6 +34,12 @@ def given(args):
     return {f.name: getattr(args, f.name) for f in fields(HParams) if hasattr(args, f.name)}
 
 
+def flags_of(knobs):
+    """The flags that give knobs."""
+    switches = [f"--{'' if value else 'no-'}{name}" for name, value in knobs.items() if isinstance(value, bool)]
+    return switches + [f"--{name}={value}" for name, value in knobs.items() if not isinstance(value, bool)]
+
+
 def preset_of(row):
     """The preset that trains a row: the compact one, where the row has one."""
     return f"compact_{row}" if f"compact_{row}" in PRESETS else row
@@ -91,12 +97,10 @@ def at_once(jobs, do, *items):
 
 def train(args, name, row, *more):
     """Trains `row` under `name`, or resumes it."""
-    flags = [f"--{knob}={value}" for knob, value in given(args).items() if not isinstance(value, bool)]
-    flags += [f"--{'' if value else 'no-'}{knob}" for knob, value in given(args).items() if isinstance(value, bool)]
     where = ["--data_root", args.data_root, "--runs", args.runs, "--name", name, "--workers", args.workers, *more]
     where += ["--expert", args.expert] if args.expert else []
     where += ["--sync_expert", args.sync_expert] if args.sync_expert else []
-    call(args, ["train.py", "--preset", preset_of(row), *map(str, where), *flags, *device(args)])
+    call(args, ["train.py", "--preset", preset_of(row), *map(str, where), *flags_of(given(args)), *device(args)])
 
 
 def device(args):
