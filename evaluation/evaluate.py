@@ -56,6 +56,8 @@ PROTOCOL = {
     "the mouth is sharper than its face",
     "sharpness, own size": "the same on the pixels of the videos, with --videos, for rows that are videos",
     "follows": "correlation of the changes from frame to frame with the real clip's, mean over clips",
+    "face distance": "of dlib's embeddings of 8 frames of a clip from the real ones', Euclidean; beside it, of real "
+    "faces from those of the next clip of the same and of another person in the data root",
     "lip cosine": "of reader 1's features of each frame, less the real clip's mean; mean over frames, then clips",
     "WER, CER, free": "beam search that runs free, errors of all clips by all words or letters",
     "WER, teacher-forced": "told all true words before each; mean of each sentence's rate, as TalkLip's WER2",
@@ -193,6 +195,8 @@ def about(args, scorer):
         weights["generator"] = scorer.generated.about
     if scorer.sync:
         weights["sync"] = scorer.sync.about
+    if scorer.identity:
+        weights["identity"] = scorer.identity.embed.about
     weights = {name: {k: v for k, v in facts.items() if k not in UNREPORTED} for name, facts in weights.items()}
     real = "cut out of the videos" if args.videos else "the data root's JPEG files: their loss is in every number"
     own = {"real pictures": real, "data root": scorer.corpus.about, "other": args.other, "slack": args.slack}
@@ -245,7 +249,7 @@ def parse(argv):
     parser = argparse.ArgumentParser(
         prog="evaluation.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    measures = "visual", "landmarks", "sync", "reading"
+    measures = "visual", "landmarks", "sync", "reading", "identity"
     add = parser.add_argument
     add("--real", required=True, type=Path, metavar="DATA_ROOT", help="the real clips, made by preprocess.py")
     add("--fake", type=Path, metavar="DIR", help="a method's videos, <speaker>/<clip>.mp4 or <clip>.mp4")
@@ -260,7 +264,7 @@ def parse(argv):
     add("--videos", type=Path, metavar="DIR", help="the corpus; without it the real crops are the data root's JPEGs")
     add("--split", nargs="+", default=["test"], help="lists of the data root (default: test)")
     add("--out", default=Path("results/evaluation"), type=Path, help="folder for the table (default: %(default)s)")
-    add("--measures", nargs="+", choices=measures, default=list(measures), help="(default: all)")
+    add("--measures", nargs="+", choices=measures, default=list(measures[:-1]), help="(default: all but identity)")
     for name, what in (("reader1", "lip reader 1"), ("reader2", "lip reader 2"), ("words", "single words")):
         add(f"--{name}", default=WEIGHTS[name], type=Path, metavar="FILE", help=what)
     add("--sync", type=Path, metavar="FILE", help="syncnet_v2.model, or ours (default: the compact model in weights/)")

@@ -13,6 +13,7 @@ import checkpoint
 from data import mouth_mask
 from errors import InputError
 from evaluation import comparison_page, landmarks, visual
+from evaluation.identity import IdentityScorer
 from evaluation.rows import TRUTH, Corpus, GeneratedRows, baseline_rows
 from evaluation.videos import crops_of, framed, frames_of, teachers_of, unlike
 from evaluation.wer import EvaluationReaders
@@ -71,6 +72,7 @@ class ClipScorer:
         self.mesher = landmarks.Mesher() if "landmarks" in wants else None
         self.readers = EvaluationReaders(setup.readers, setup.device) if "reading" in wants else None
         self.sync = sync_scorer(setup) if "sync" in wants else None
+        self.identity = IdentityScorer(self.corpus) if "identity" in wants else None
         self.teachers = {row: teachers_of(paths.values()) for row, paths in setup.fakes.items()}
         if self.generated:
             self.teachers[self.generated.name] = self.generated.about.get("taught_by")
@@ -119,6 +121,8 @@ class ClipScorer:
             self.score_landmarks(scored, real, rows)
         if self.sync:
             self.score_sync(scored, real, rows, frames)
+        for row, found in (self.identity(real, rows, TRUTH) if self.identity else {}).items():
+            scored.rows[row] |= found
         if self.readers:
             self.score_reading(scored, real, rows)
         if self.setup.page:
