@@ -117,7 +117,7 @@ def summary(scored):
     for person in dict.fromkeys(people) if 1 < len(set(people)) <= FEW else ():
         part = rows_of({name: each for name, each in clips.items() if speaker(name) == person})
         found = estimates_of({method: part[method] for method in methods}) | differences_of(part, methods)
-        own[f"{person}, {people.count(person)} clips"] = found
+        own[person] = found
     about = {"people": len(set(people)), "words": words_of(pairs)}
     tables = {"rows": rows, "leak": leaks, "rest": rests, "gains": gains, "differences": apart, "by_person": own}
     return about | tables

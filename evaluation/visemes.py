@@ -127,7 +127,7 @@ def worst(counts, most=3):
 
 def draw(out, shown):
     """Writes a plot of confusions, a panel a row. shown: {name: counts}."""
-    axes, write = plot(out, len(shown), width=4.6, height=4.4)
+    axes, write = plot(out, len(shown), width=4.6, height=4.9)
     for axis, (name, counts) in zip(axes, shown.items(), strict=True):
         said = counts[:-1]
         axis.imshow(said / said.sum(1, keepdims=True).clip(min=1), vmin=0, vmax=1, cmap="Blues")

@@ -93,7 +93,9 @@ def test_a_row_that_resumes_from_a_trunk_is_the_row_trained_alone(spoken_root, t
         assert found.keys() == wanted.keys()
         assert [name for name in wanted if found[name] != wanted[name]] == []
     for row in rows:
-        assert checkpoint.load_generator(tmp_path / "out" / f"{row}.safetensors")[2]["step"] == 4
+        about = checkpoint.load_generator(tmp_path / "out" / f"{row}.safetensors")[2]
+        assert about["step"] == 4
+        assert about["taught_by"] == ([] if row == "base_wo_lip" else [sha256(path)]), "also after a trunk without it"
     before = (tmp_path / "runs" / "talklip_l" / "last.pt").stat().st_mtime_ns
     assert ablation.main([*argv, "--rows", "talklip_l", "base_wo_lip"]) == 0, "again: nothing is left to do"
     assert (tmp_path / "runs" / "talklip_l" / "last.pt").stat().st_mtime_ns == before
