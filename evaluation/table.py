@@ -118,7 +118,7 @@ def summary(scored):
         part = rows_of({name: each for name, each in clips.items() if speaker(name) == person})
         found = estimates_of({method: part[method] for method in methods}) | differences_of(part, methods)
         own[person] = found
-    about = {"people": len(set(people)), "words": words_of(pairs)}
+    about = {"people": len(set(people) - {""}), "words": words_of(pairs)}
     tables = {"rows": rows, "leak": leaks, "rest": rests, "gains": gains, "differences": apart, "by_person": own}
     return about | tables
 
@@ -219,7 +219,9 @@ def what_can_be_told(result):
     units, what = (clips, "clips") if people < 2 else (people, "people")
     told = f"{LEVEL:.0%} interval over {units} {what}"
     if people < 2:
-        told += ", all of one person: it says nothing of other people"
+        told += (
+            ", all of one person: it says nothing of other people" if people else ", of whom their names do not tell"
+        )
     lines = [f"±: {told}, {'by bootstrap' if units >= MANY else 'by Student’s t, each left out in turn'}"]
     if units < LEAST:
         lines = [f"no ±: {units} {what} have no interval of {LEVEL:.0%} that could be of use"]

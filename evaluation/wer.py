@@ -128,14 +128,14 @@ class EvaluationReaders:
         return scores, sentences
 
 
-def lip_cosines(features, true):
+def lip_cosines(seen, true):
     """How alike the lips of each row are to the real ones for a lip reader: the mean cosine of its features, (rows,).
 
-    features: (rows, T, D).  true: the place of the real row.
+    seen: (rows, T, D), features of a reader.  true: the place of the real row.
     Differs: LipScore takes the cosines as they are; here each is of features less the mean of the real clip's, which
     all mouths of a person have in common.
     """
-    apart = features - features[true].mean(0)
+    apart = seen - seen[true].mean(0)
     return F.cosine_similarity(apart, apart[true], dim=-1).mean(1)
 
 

@@ -105,6 +105,30 @@ def test_one_method_alone_is_not_bold():
     assert "**" not in markdown("test", result_of(clips), columns_of(clips))
 
 
+def people(counts):
+    """Scored clips of so many clips of each person."""
+    each = scored(1)["s/0"]
+    return {f"{who}/{number}": each for who, count in enumerate(counts) for number in range(count)}
+
+
+def test_what_few_people_clips_and_words_can_show_is_said():
+    clips = people((3, 1, 1))
+    result = result_of(clips)
+    assert (result["people"], result["words"]) == (3, 30) and set(result["by_person"]) == {"0", "1", "2"}
+    text = markdown("test", result, columns_of(clips))
+    assert "interval over 3 people, by Student’s t" in text and "by chance with p = 0.25" in text
+    assert "30 words: one is 3.3 points of WER" in text and "(20 points)" in text
+    assert "| 1: theirs - ours | 1.00 |" in text and "by person" in text
+    told = {counts: markdown("x", result_of(people(counts)), columns_of(clips)) for counts in ((40,), (9, 4))}
+    assert "over 40 clips, all of one person" in told[40,] and "by bootstrap" in told[40,] and "points" not in told[40,]
+    assert "no ±: 2 people" in told[9, 4] and "| ours | 25.00 |" in told[9, 4]
+
+
+def test_who_taught_is_asked_for_where_nothing_says_so():
+    result = result_of(scored()) | {"teachers": {"ours": None, "theirs": []}}
+    assert "- ours: nothing says which experts taught it" in markdown("test", result, columns_of(scored()))
+
+
 def test_what_was_left_out_and_what_was_noted_stand_below_the_table():
     clips = scored()
     text = markdown("test", result_of(clips), columns_of(clips))
