@@ -219,9 +219,7 @@ def what_can_be_told(result):
     units, what = (clips, "clips") if people < 2 else (people, "people")
     told = f"{LEVEL:.0%} interval over {units} {what}"
     if people < 2:
-        told += (
-            ", all of one person: it says nothing of other people" if people else ", of whom their names do not tell"
-        )
+        told += ", all of one person: it says nothing of other people" if people else "; whose, no name tells"
     lines = [f"±: {told}, {'by bootstrap' if units >= MANY else 'by Student’s t, each left out in turn'}"]
     if units < LEAST:
         lines = [f"no ±: {units} {what} have no interval of {LEVEL:.0%} that could be of use"]
