@@ -9,7 +9,7 @@ CORPUS ?=
 JOBS ?= 1
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
-.PHONY: setup demo test lint ablation
+.PHONY: setup demo test lint ablation experiments
 
 # The stamp makes the second run quick: pip is asked again only when a requirements file changes.
 setup: .venv/ready
@@ -38,3 +38,7 @@ lint: setup
 # The six rows of TalkLip's table in compact size, and, with CORPUS, the table that compares them: evaluation.ablation --help.
 ablation: setup
 	$(BIN)/python -m evaluation.ablation --data_root $(DATA_ROOT) --jobs $(JOBS) $(if $(CORPUS),--corpus $(CORPUS)) $(FLAGS)
+
+# Every compact row of every paper, once for each seed, and their tables; FLAGS=--dry lists it: evaluation.experiments --help.
+experiments: setup
+	$(BIN)/python -m evaluation.experiments --data_root $(DATA_ROOT) --corpus $(CORPUS) --jobs $(JOBS) $(FLAGS)

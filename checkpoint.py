@@ -130,7 +130,8 @@ def load_generator(path):
     path: our weights (.safetensors), our run checkpoint (its averaged weights where it has them), a published TalkLip
     or Wav2Lip checkpoint, or a TorchScript archive of Wav2Lip.
     Returns (generator in eval mode, float32, RGB; its hparams; about: a dict with `kind`, `sha256` and what else the
-    file tells, such as `step`). Raises InputError, which says what was found and what to do.
+    file tells, such as `step`; `taught_by`: the SHA-256 of its experts, or None).
+    Raises InputError, which says what was found and what to do.
     """
     path = Path(path)
     state, about = read(path)
@@ -139,6 +140,7 @@ def load_generator(path):
         if not weights or "hparams" not in state:
             raise InputError(f"{path} holds no generator but {describe(state)}. Give last.pt or best.pt of train.py.")
         weights, hp = with_gain(weights), knobs(path, state["hparams"], weights=weights)
+        about["taught_by"] = state.get("taught_by")
     else:
         published = state_dict_of(path, state)
         about["kind"] = kind = kind_of(published)

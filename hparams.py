@@ -365,6 +365,8 @@ PRESETS = {
     **_CALS_ROWS,
     "compact": {**_EVENING, "batch_size": 16, "window": 2, "windows": 1, "adv_from": 3500, "max_steps": 4400},
     "warp": _WARP,
+    "warp_wo_expert": {**_WARP, "lip_weight": 0.0, "contrastive_weight": 0.0},
+    "warp_wo_adv": {**_WARP, "adv_weight": 0.0},
     **{name: _SYNCTALKLIP | row for name, row in _SYNCTALKLIP_ROWS.items()},
     **{f"compact_{name}": _compact_row(_COMPACT_SYNCTALKLIP | row) for name, row in _SYNCTALKLIP_ROWS.items()},
     "compact_l": {**_HALF_WIDTH, "speech": "local"},

@@ -296,12 +296,21 @@ def knobs_of(args, last):
     return override(checkpoint.knobs(last, state["hparams"]), args), state
 
 
+def teachers(begun, facts):
+    """The SHA-256 of all experts of a generator, of which none can judge it: a list, or None where that is not known.
+
+    begun: what is said of the run or the generator that it began with.  facts: of this run.
+    """
+    before, own = begun.get("taught_by"), {facts["expert"], facts["sync_expert"]} - {None}
+    return None if before is None else sorted(own | set(before))
+
+
 def start(args, hp, found, device, expert, reader, sync_expert=None):
     """The state of the run that the flags begin, or resume from the checkpoint `found`."""
     facts = {"expert": expert and expert.sha256, "clips": checkpoint.sha256(args.data_root / "train.txt")}
     facts["sync_expert"] = sync_expert and sync_expert.sha256
     facts["faces"] = args.faces and checkpoint.sha256(args.faces / "train.txt")
-    state = build(hp, device, facts)
+    state, begun = build(hp, device, facts), found or {"taught_by": []}
     generator = state.nets["generator"]
     if expert:
         expert.check(generator, hp)
@@ -309,8 +318,8 @@ def start(args, hp, found, device, expert, reader, sync_expert=None):
     if found:
         state.resume(args.runs / args.name / "last.pt", found)
     elif args.init:
-        weights = checkpoint.load_generator(args.init)[0].state_dict()
-        checkpoint.begin_with(both, weights, f"--init {args.init} is a generator of another size")
+        init, _, begun = checkpoint.load_generator(args.init)
+        checkpoint.begin_with(both, init.state_dict(), f"--init {args.init} is a generator of another size")
     elif hp.speech == "global" and reader:  # as published, the audio encoder begins as the expert's own
         encoder = {k: v for k, v in reader.net.encoder.state_dict().items() if not k.startswith("video.")}
         why = f"--expert {args.expert} is of another size, and the audio encoder is to begin as its encoder"
@@ -324,6 +333,7 @@ def start(args, hp, found, device, expert, reader, sync_expert=None):
         weights = checkpoint.load_discriminator(args.init_discriminator)[0].state_dict()
         why = f"--init_discriminator {args.init_discriminator} is one of another size"
         checkpoint.begin_with([state.nets["discriminator"]], weights, why)
+    state.facts["taught_by"] = teachers(begun, facts)
     steps = distributed.gathered(torch.tensor([state.step], device=device))
     if steps.unique().numel() > 1:
         raise InputError(f"{args.runs}: processes find steps {steps.tolist()} there: all machines must see one --runs")
@@ -410,7 +420,7 @@ def work(args):
     judges = {"sync_expert": sync_expert if hp.synced else None, "units": valid_units}
     train(state, folder, args.stop, of_stage, step, partial(validate, valid, expert, **judges))
     for path, net, about in exports:
-        checkpoint.export(path, net, state.hp, step=state.step, **about)
+        checkpoint.export(path, net, state.hp, step=state.step, taught_by=state.facts["taught_by"], **about)
     distributed.leave()
 
 

@@ -182,7 +182,7 @@ class TrainState:
 
     nets, optims: {name: network}, {name: its optimizer}; the names are those in the checkpoint.  mean: a copy of
     "generator", to hold its average over the steps, or None.  facts: what the run is of, {name: value}: it is resumed
-    only with the same; a value that is None on either side is not compared.
+    only with the same; a value that is None on either side is not compared, nor who taught, which may grow.
     `hp` has the steps at which stages begin, also where a plateau has found them.
     """
 
@@ -206,7 +206,7 @@ class TrainState:
         Raises InputError for one that the flags do not fit, or that is of another run.
         """
         for name, fact in self.facts.items():
-            if None not in (fact, state.get(name)) and state[name] != fact:
+            if name != "taught_by" and None not in (fact, state.get(name)) and state[name] != fact:
                 raise InputError(f"not the {name} that {path} was begun with: give the same, or another --name")
         with fitting(path):
             for name, net in self.nets.items():

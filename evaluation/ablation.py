@@ -1,4 +1,4 @@
-"""Trains the six rows of TalkLip's table in compact size, for equal steps and seeds, and evaluates them side by side.
+"""Trains rows of a paper's table in compact size, for equal steps and seeds, and evaluates them side by side.
 
 python -m evaluation.ablation --data_root data/grid --corpus grid --runs runs/ablation
 
@@ -24,9 +24,8 @@ from workers import processors
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = ("base_wo_lip_gan", "base_wo_lip", "talklip_l", "talklip_l_c", "talklip_g", "talklip_g_c")
-OTHER_ROWS = tuple(name for name in PRESETS if name.startswith("synctalklip"))  # under the --expert that they ask for
-# Nothing before `lip_from` depends on these.
-OF_THE_EXPERT = {"lip_weight", "contrastive_weight", "cav_weight", "cav_audio"}
+# Other papers' rows, under the experts that they ask for, and the default generator's.
+OTHER_ROWS = tuple(n for n in PRESETS if n.startswith(("synctalklip", "wav2lip", "cals", "warp")))
 KEPT = ("last.pt", "best.pt", "metrics.jsonl")  # of a trunk, by a row that resumes from it
 
 
@@ -35,12 +34,43 @@ def given(args):
     return {f.name: getattr(args, f.name) for f in fields(HParams) if hasattr(args, f.name)}
 
 
+def flags_of(knobs):
+    """The flags that give knobs."""
+    switches = [f"--{'' if value else 'no-'}{name}" for name, value in knobs.items() if isinstance(value, bool)]
+    return switches + [f"--{name}={value}" for name, value in knobs.items() if not isinstance(value, bool)]
+
+
+def preset_of(row):
+    """The preset that trains a row: the compact one, where the row has one."""
+    return f"compact_{row}" if f"compact_{row}" in PRESETS else row
+
+
+def knobs_of(row, knobs):
+    """The settings of a row with other `knobs`."""
+    return replace(preset(preset_of(row)), **knobs)
+
+
+def parting(rows, knobs):
+    """The first step at which an expert's loss counts that not all of the rows have, or else the adversarial one.
+
+    0 where all have the same.
+    """
+    every = [knobs_of(row, knobs) for row in rows]
+    losses = [f for f in fields(HParams) if f.metadata["since"] and len({getattr(hp, f.name) for hp in every}) > 1]
+    losses = [f for f in losses if f.metadata["since"] != "adv_from"] or losses
+    return min((getattr(hp, f.metadata["since"]) for f in losses for hp in every if getattr(hp, f.name)), default=0)
+
+
 def trunks(rows, knobs):
-    """{row: the first row that has the same steps before the expert joins}, for compact rows with other `knobs`."""
+    """{row: the first row that has the same steps before the rows part}, for rows with other `knobs`."""
+    joins = parting(rows, knobs)
 
     def shared(row):
-        hp = replace(preset(f"compact_{row}"), **knobs)
-        later = OF_THE_EXPERT | ({"adv_weight"} if hp.adv_from >= hp.lip_from else set())
+        hp, later = knobs_of(row, knobs), {"cav_audio"}
+        for f in fields(HParams):
+            since = f.metadata["since"]
+            if since and (getattr(hp, since) >= joins or not getattr(hp, f.name)):
+                later |= {f.name} if since == "lip_from" else {f.name, since}  # `lip_from` also changes the batches
         return {name: value for name, value in asdict(hp).items() if name not in later}
 
     return {row: next(other for other in rows if shared(other) == shared(row)) for row in rows}
@@ -67,11 +97,10 @@ def at_once(jobs, do, *items):
 
 def train(args, name, row, *more):
     """Trains `row` under `name`, or resumes it."""
-    flags = [f"--{knob}={value}" for knob, value in given(args).items() if not isinstance(value, bool)]
-    flags += [f"--{'' if value else 'no-'}{knob}" for knob, value in given(args).items() if isinstance(value, bool)]
     where = ["--data_root", args.data_root, "--runs", args.runs, "--name", name, "--workers", args.workers, *more]
     where += ["--expert", args.expert] if args.expert else []
-    call(args, ["train.py", "--preset", f"compact_{row}", *map(str, where), *flags, *device(args)])
+    where += ["--sync_expert", args.sync_expert] if args.sync_expert else []
+    call(args, ["train.py", "--preset", preset_of(row), *map(str, where), *flags_of(given(args)), *device(args)])
 
 
 def device(args):
@@ -93,9 +122,9 @@ def begin(folder, trunk):
 def train_rows(args):
     """Trains every row: first what rows share, then each of them; returns {row: its exported weights}."""
     knobs = given(args)
-    begun = trunks(args.rows, knobs)
-    joins = replace(preset("compact_talklip_g"), **knobs).lip_from
-    at_once(args.jobs, lambda row: train(args, f"trunk_{row}", row, "--stop", joins), dict.fromkeys(begun.values()))
+    begun, joins = trunks(args.rows, knobs), parting(args.rows, knobs)
+    trunk_rows = list(dict.fromkeys(begun.values())) if joins else []
+    at_once(args.jobs, lambda row: train(args, f"trunk_{row}", row, "--stop", joins), trunk_rows)
     for row, trunk in begun.items():
         begin(args.runs / row, args.runs / f"trunk_{trunk}")
     weights = {row: args.out / f"{row}.safetensors" for row in args.rows}
@@ -105,8 +134,8 @@ def train_rows(args):
 
 def note_knobs(args):
     """Notes the knobs of these runs beside them; raises InputError if they were begun with others."""
-    expert = {"expert": str(args.expert)} if args.expert else {}
-    note, knobs = args.runs / "knobs.json", {"data_root": str(args.data_root), **expert, **given(args)}
+    experts = {name: str(path) for name in ("expert", "sync_expert") if (path := getattr(args, name))}
+    note, knobs = args.runs / "knobs.json", {"data_root": str(args.data_root), **experts, **given(args)}
     make_folder(args.runs)
     before = json.loads(note.read_text()) if note.is_file() else knobs
     if other := sorted(name for name in before | knobs if before.get(name) != knobs.get(name)):
@@ -158,7 +187,14 @@ def work(args):
         raise InputError("--patience: rows would leave their stages at different steps; say when, such as --lip_from")
     if "seed" not in given(args):
         args.seed = 0
-    for name in ("data_root", "corpus", "runs", "out", "expert"):  # scripts are called from the checkout's folder
+    for name in (
+        "data_root",
+        "corpus",
+        "runs",
+        "out",
+        "expert",
+        "sync_expert",
+    ):  # scripts are called from the checkout's folder
         if path := getattr(args, name):
             setattr(args, name, path.resolve())
     lists, videos = real_videos(args) if args.corpus else ([], {})
@@ -166,6 +202,7 @@ def work(args):
     weights = train_rows(args)
     if videos:
         folders = [str(folder) for folder in generate(args, weights, videos)]
+    if videos and args.table:
         command = ["-m", "evaluation.evaluate", "--real", str(args.data_root), "--split", *lists, *device(args)]
         call(args, [*command, "--compare", *folders, "--out", str(args.out / "table")])
 
@@ -186,6 +223,8 @@ def main(argv=None):
     parser.add_argument("--jobs", default=1, type=int, help="rows, then clips, at work at once (default: %(default)s)")
     parser.add_argument("--workers", default=1, type=int, help="of each row, to read clips (default: %(default)s)")
     parser.add_argument("--expert", type=Path, help="lip-reading expert (default: the one in weights/)")
+    parser.add_argument("--sync_expert", type=Path, help="sync expert, for rows of Wav2Lip and CALS")
+    parser.add_argument("--no-table", dest="table", action="store_false", help="generate the videos, no more")
     parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     add_flags(parser)
     args = parser.parse_args(argv)

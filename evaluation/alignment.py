@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from corpora.corpus import speaker
 from distributed import device_of
 from errors import InputError, exit_code
 from evaluation.bootstrap import difference, estimate
@@ -77,7 +78,7 @@ def recall(apart, frames):
 
 
 def measure(reader, clips):
-    """The finds of an expert on a split: {frames: {(metric, centred): {measure: [(found, by chance, sounds)]}}}.
+    """The finds of an expert on a split: {frames: {(metric, centred): {measure: [(found, by chance, sounds, who)]}}}.
 
     The lists have an entry for each clip; of frames in words, both sounds and lips are in words.
     """
@@ -89,7 +90,8 @@ def measure(reader, clips):
             for metric, is_centred in SPACES:
                 apart = distances(*spaces[is_centred][i], metric)[frames][:, frames]
                 for name, (hits, chance) in (recall(apart, frames) if len(frames) else {}).items():
-                    scores[which][metric, is_centred].setdefault(name, []).append((hits, chance, len(frames)))
+                    found = hits, chance, len(frames), speaker(clips.names[i])
+                    scores[which][metric, is_centred].setdefault(name, []).append(found)
     return scores
 
 
@@ -98,9 +100,14 @@ def rates(found, chance=False):
     return [(each[chance], each[2]) for each in found]
 
 
-def cell(pairs):
-    """A share over clips with half its interval, as the table shows it."""
-    rate = estimate(pairs)
+def people_of(found):
+    """Who is seen in each clip."""
+    return [each[3] for each in found]
+
+
+def cell(found, chance=False):
+    """A share with half its interval, as the table shows it; of chance, or of the finds."""
+    rate = estimate(rates(found, chance), people_of(found))
     spread = "" if rate["low"] is None else f" ±{50 * (rate['high'] - rate['low']):.1f}"
     return f"{100 * rate['value']:.1f}{spread}"
 
@@ -119,16 +126,17 @@ def table(split, which, scores):
     clips = scores[first][which][SPACES[0]]
     lines = [f"| {split}, {which} | distance | {' | '.join(f'{name}, %' for name in MEASURES)} |"]
     lines.append("|---" * (2 + len(MEASURES)) + "|")
-    lines.append(f"| chance | | {' | '.join(cell(rates(clips[name], chance=True)) for name in MEASURES)} |")
+    lines.append(f"| chance | | {' | '.join(cell(clips[name], chance=True) for name in MEASURES)} |")
     for expert, found in scores.items():
         for space in SPACES:
-            cells = " | ".join(cell(rates(found[which][space][name])) for name in MEASURES)
+            cells = " | ".join(cell(found[which][space][name]) for name in MEASURES)
             lines.append(f"| {expert} | {named(space)} | {cells} |")
     lines.append("")
     for other in others:
         for space in SPACES:
             own, base = (rates(scores[each][which][space]["rank 1"]) for each in (other, first))
-            apart, ratio = difference(own, base), sum(n for n, _ in own) / max(sum(n for n, _ in base), 1)
+            people = people_of(scores[first][which][space]["rank 1"])
+            apart, ratio = difference(own, base, people), sum(n for n, _ in own) / max(sum(n for n, _ in base), 1)
             ends = "" if apart["low"] is None else f" [{100 * apart['low']:+.1f}, {100 * apart['high']:+.1f}]"
             lines.append(
                 f"{other} - {first}, {named(space)}, rank 1: {100 * apart['value']:+.1f}{ends}, {ratio:.2f} times\n"

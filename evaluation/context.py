@@ -16,6 +16,7 @@ import torch
 import audio
 import distributed
 from audio import RATE
+from corpora.corpus import speaker
 from data import to_tensor
 from distributed import device_of
 from errors import InputError, exit_code
@@ -145,6 +146,7 @@ def spans(args):
     names, frames = corpus.names[: args.clips], max(round(args.span_s * FPS), 1)
     each = -(-args.spans // len(names))
     pairs = {name: {how: [] for how in CORRUPTIONS} for name in methods}
+    people = [speaker(name) for name in names]
     with progress_bar(len(names), "clip") as bar:
         for number, clip_name in enumerate(names):
             real, rng = corpus.real(clip_name), np.random.default_rng((args.seed, number))
@@ -163,10 +165,10 @@ def spans(args):
     print(f"| row | {' | '.join(CORRUPTIONS)} |\n|{'---|' * (1 + len(CORRUPTIONS))}")
     found = {}
     for name, of in pairs.items():
-        found[name] = {how: {"lmd": estimate(of[how])} for how in CORRUPTIONS}
+        found[name] = {how: {"lmd": estimate(of[how], people)} for how in CORRUPTIONS}
         print(f"| {name} | {' | '.join(told(found[name][how]['lmd']) for how in CORRUPTIONS)} |")
         for how in CORRUPTIONS if name != first else ():
-            found[name][how]["difference"] = difference(of[how], pairs[first][how])
+            found[name][how]["difference"] = difference(of[how], pairs[first][how], people)
         if name != first:
             print(f"| {name} - {first} | {' | '.join(told(found[name][how]['difference']) for how in CORRUPTIONS)} |")
     write_report(args, methods, {"spans": each * len(names), "span_s": args.span_s, "rows": found})
@@ -182,14 +184,14 @@ def windowed(method, clip, centres, frames):
     return method.generator.encode_audio(windows)[:, half]
 
 
-def stops_at(pairs):
+def stops_at(pairs, people=None):
     """The first window from which on no interval of its difference to the longest is above 0; the longest, if none is.
 
-    pairs: {window: pairs of its clips}, from the shortest to the longest.
+    pairs: {window: pairs of its clips}, from the shortest to the longest.  people: who is seen in each clip.
     """
     windows, stop = list(pairs), list(pairs)[-1]
     for window in reversed(windows[:-1]):
-        low = difference(pairs[window], pairs[windows[-1]])["low"]
+        low = difference(pairs[window], pairs[windows[-1]], people)["low"]
         if low is None or low > 0:
             break
         stop = window
@@ -204,6 +206,7 @@ def window(args):
         raise InputError("--windows_s: give them from the shortest to the longest, each once")
     names, room = corpus.names[: args.clips], sizes[-1] // 2 + 1
     pairs = {name: {each: [] for each in args.windows_s} for name in methods}
+    people = [speaker(name) for name in names]
     with progress_bar(len(names), "clip") as bar:
         for clip_name in names:
             real = corpus.real(clip_name)
@@ -221,7 +224,7 @@ def window(args):
     print(f"| row | {' | '.join(f'{each:g} s' for each in args.windows_s)} | stops improving at |")
     print("|---" * (2 + len(sizes)) + "|")
     for name, of in pairs.items():
-        estimates, stop = [estimate(of[each]) for each in args.windows_s], stops_at(of)
+        estimates, stop = [estimate(of[each], people) for each in args.windows_s], stops_at(of, people)
         found[name] = {"lmd": dict(zip(args.windows_s, estimates, strict=True)), "stops_s": stop}
         print(f"| {name} | {' | '.join(map(told, estimates))} | {stop:g} s |")
         axis.plot(args.windows_s, [each["value"] for each in estimates], marker="o", label=name)

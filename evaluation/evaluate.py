@@ -16,9 +16,9 @@ import distributed
 from distributed import device_of
 from errors import InputError, exit_code
 from evaluation import comparison_page, paper_results, table
-from evaluation.bootstrap import LEVEL, RESAMPLES
-from evaluation.landmarks import CLOSED
-from evaluation.rows import BASELINES, OTHER_SOUND, RUNNING, SILENCE, Corpus
+from evaluation.bootstrap import LEAST, LEVEL, MANY, RESAMPLES
+from evaluation.landmarks import APART, CLOSED, SOFTNESS, TURN
+from evaluation.rows import BASELINES, MINUTE_S, OTHER_SOUND, ROOM, RUNNING, SILENCE, Corpus
 from evaluation.scoring import ClipScorer, Setup, score_clips
 from evaluation.videos import matched
 from evaluation.wer import EVALUATION_READERS
@@ -37,28 +37,39 @@ PROTOCOL = {
     "SSIM": "Gaussian window 11x11, sigma 1.5, K 0.01 and 0.03, mean over colours, rim of 5 px left out",
     "mouth": "1.6 times the box around the lips of the real frame's mesh",
     "LMD": "40 lip points of MediaPipe's mesh, around their middle, in % of the outer eye corners' distance",
-    "lip motion": "mean change of the lips' opening from frame to frame, summed over clips, as a share of the real; "
-    "the mesh's jitter is in it, drawn and real: it adds to amplitude, which opening slope and deviation tell apart",
+    "LMD, soft-DTW": f"the same of mouths up to {APART} frames early or late, gamma {SOFTNESS} %, divergence",
+    "lip travel": f"way of the opening between its turns of {TURN} eye distances and more, which the mesh's jitter is "
+    "not, by frame, summed over clips, as a share of the real",
     "opening": "distance of the middle of the inner lips by that of the outer eye corners",
     "opening r": "correlation of a clip's openings with the real clip's, mean over clips; 0 where one stands still",
     "opening slope": "covariance with the real openings by their variance, both summed over clips: 1 opens as far",
     "opening deviation": "standard deviation of a clip's openings, summed over clips, as a share of the real",
+    "opening at real peaks, closures": "where the real opening, mean of 3 frames, turns down; where it turns up within "
+    "the lowest quarter between its closed and its widest: summed over clips",
+    "width": "distance of the corners of the mouth by that of the outer eye corners, told as the opening; wide less "
+    "narrow: between the frames in which the real width has turned down and up",
     "closed": f"percentile {CLOSED} of a clip's openings, mean over clips",
-    "at rest": "mean opening of the row for digital silence (zeros), beside the real clips' closed mouth; paired",
+    "at rest": "mean opening for digital silence (zeros) and for the quietest 0.2 s of the clip's sound, forth and "
+    "back, beside the real clips' closed mouth; paired",
     "sharpness": "Laplacian (4 neighbours) of grey levels, root mean square in the mouth, mean over a clip's frames, "
     "summed over clips, as a share of the real frames'; what coding adds or takes away counts too",
     "sharpness in its face": "the same after dividing each by that of the mesh's outline without the mouth: over 100 % "
     "the mouth is sharper than its face",
     "sharpness, own size": "the same on the pixels of the videos, with --videos, for rows that are videos",
-    "follows": "correlation of these changes with the real clip's, mean over clips; other clip's lips: chance",
+    "follows": "correlation of the changes from frame to frame with the real clip's, mean over clips",
+    "face distance": "of dlib's embeddings of 8 frames of a clip from the real ones', Euclidean; beside it, of real "
+    "faces from those of the next clip of the same and of another person in the data root",
+    "lip cosine": "of reader 1's features of each frame, less the real clip's mean; mean over frames, then clips",
     "WER, CER, free": "beam search that runs free, errors of all clips by all words or letters",
     "WER, teacher-forced": "told all true words before each; mean of each sentence's rate, as TalkLip's WER2",
     "words": "single words cut out at the transcript's times, share named right",
     "sync": "against the real clip's own sound in every row, also where a row was generated for another",
     "identity frame copied": "the face of the clip's last frame in its first half, of its first in its second",
     "other clip's lips": "the mouth window of the clip `other` places down the list, aligned by eyes and nose",
-    "running sound": "the clip's sound between twice that of the clip `other` places down the list: 9 s of GRID",
-    "intervals": f"{LEVEL:.0%} percentile bootstrap over clips, {RESAMPLES} resamples, seed 0; paired for differences",
+    "minute of sound": f"the clip's sound within the list's clips joined to {MINUTE_S} s and more",
+    "intervals": f"{LEVEL:.0%}, over people, or over clips where all are of one: of {MANY} or more a percentile "
+    f"bootstrap, {RESAMPLES} resamples, seed 0; of fewer Student's t, each left out in turn (jackknife); none of fewer "
+    f"than {LEAST}; paired for differences",
 }
 
 
@@ -79,8 +90,13 @@ def folders_of(args):
     methods = [args.fake] if args.fake else []
     methods += args.compare
     found = dict(zip(names_of(methods), methods, strict=True))
-    sounds = (OTHER_SOUND, args.fake_other), (SILENCE, args.fake_silence), (RUNNING, args.fake_running)
-    for row, folder in sounds:
+    sounds = {
+        OTHER_SOUND: args.fake_other,
+        SILENCE: args.fake_silence,
+        ROOM: args.fake_room,
+        RUNNING: args.fake_running,
+    }
+    for row, folder in sounds.items():
         if folder:
             found[next(iter(found)) + row] = folder
     if args.generator and args.generator.stem in found:
@@ -160,6 +176,7 @@ def evaluate_split(args, setup, faults):
         "other": {name: scorer.other(name) for name in scored},
         "left_out": left_out | more,
         "notes": [f"{name}: {note}" for name, each in scored.items() for note in each.notes],
+        "teachers": scorer.teachers,
         **table.summary(scored),
         "clips": {name: each.rows for name, each in scored.items()},
         "said": {name: scorer.corpus.clip(name).text for name in scored},
@@ -179,6 +196,8 @@ def about(args, scorer):
         weights["generator"] = scorer.generated.about
     if scorer.sync:
         weights["sync"] = scorer.sync.about
+    if scorer.identity:
+        weights["identity"] = scorer.identity.embed.about
     weights = {name: {k: v for k, v in facts.items() if k not in UNREPORTED} for name, facts in weights.items()}
     real = "cut out of the videos" if args.videos else "the data root's JPEG files: their loss is in every number"
     own = {"real pictures": real, "data root": scorer.corpus.about, "other": args.other, "slack": args.slack}
@@ -231,13 +250,14 @@ def parse(argv):
     parser = argparse.ArgumentParser(
         prog="evaluation.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    measures = "visual", "landmarks", "sync", "reading"
+    measures = "visual", "landmarks", "sync", "reading", "identity"
     add = parser.add_argument
     add("--real", required=True, type=Path, metavar="DATA_ROOT", help="the real clips, made by preprocess.py")
     add("--fake", type=Path, metavar="DIR", help="a method's videos, <speaker>/<clip>.mp4 or <clip>.mp4")
     add("--fake_other", type=Path, metavar="DIR", help="its videos for another clip's sound, for the leak")
     add("--fake_silence", type=Path, metavar="DIR", help="its videos for silence, for the leak")
-    add("--fake_running", type=Path, metavar="DIR", help="its videos for its clips as parts of running sound")
+    add("--fake_room", type=Path, metavar="DIR", help="its videos for the quietest 0.2 s of each clip, repeated")
+    add("--fake_running", type=Path, metavar="DIR", help="its videos for its clips as parts of a minute of sound")
     add("--compare", nargs="+", default=[], type=Path, metavar="DIR", help="methods side by side; also makes page.html")
     generator = {"nargs": "?", "const": WEIGHTS["generator"], "type": Path, "metavar": "FILE"}
     add("--generator", **generator, help="generate the clips with these weights (without FILE: the ones in weights/)")
@@ -245,7 +265,7 @@ def parse(argv):
     add("--videos", type=Path, metavar="DIR", help="the corpus; without it the real crops are the data root's JPEGs")
     add("--split", nargs="+", default=["test"], help="lists of the data root (default: test)")
     add("--out", default=Path("results/evaluation"), type=Path, help="folder for the table (default: %(default)s)")
-    add("--measures", nargs="+", choices=measures, default=list(measures), help="(default: all)")
+    add("--measures", nargs="+", choices=measures, default=list(measures[:-1]), help="(default: all but identity)")
     for name, what in (("reader1", "lip reader 1"), ("reader2", "lip reader 2"), ("words", "single words")):
         add(f"--{name}", default=WEIGHTS[name], type=Path, metavar="FILE", help=what)
     add("--sync", type=Path, metavar="FILE", help="syncnet_v2.model, or ours (default: the compact model in weights/)")
@@ -262,8 +282,8 @@ def parse(argv):
     args = parser.parse_args(argv)
     if not (args.fake or args.compare or args.generator):
         parser.error("nothing to evaluate: give --fake DIR, --compare DIR DIR or --generator")
-    if (args.fake_other or args.fake_silence or args.fake_running) and not args.fake:
-        parser.error("--fake_other, --fake_silence and --fake_running go with --fake")
+    if (args.fake_other or args.fake_silence or args.fake_room or args.fake_running) and not args.fake:
+        parser.error("--fake_other, --fake_silence, --fake_room and --fake_running go with --fake")
     low, high = ARTICULATION
     if not low <= args.articulation <= high or (args.articulation != 1 and not args.generator):
         parser.error(f"--articulation {args.articulation}: goes with --generator and is between {low} and {high}")

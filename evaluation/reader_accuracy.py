@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 import torch
 
-from data import collate
+from corpora.corpus import speaker
+from data import Clips, collate
 from distributed import device_of
 from errors import InputError, exit_code
 from evaluation.bootstrap import difference
@@ -22,7 +23,7 @@ from evaluation.rows import OTHER_LIPS, TRUTH
 from evaluation.wer import EVALUATION_READERS, count_errors, teacher_forced
 from experts.data import Utterances, Words
 from experts.lip_reader import error_rates, load_reader, read
-from hparams import WEIGHTS
+from hparams import WEIGHTS, HParams
 from media.files import make_folder, write_text
 
 READERS = [WEIGHTS["expert"], *EVALUATION_READERS.values()]
@@ -111,10 +112,11 @@ def table(split, results):
     return "\n".join([*lines, ""])
 
 
-def differences(results):
+def differences(results, people=None):
     """The WER of each reader of sentences less the first's, paired by clip with its 95 % interval: a list of lines.
 
     results: {reader: (rates, what was said and read in each clip)}, see `score_reader`.
+    people: who is seen in each clip.
     """
     counts = {
         name: [count_errors(each["said"], each["read"])[:2] for each in sentences]
@@ -122,7 +124,7 @@ def differences(results):
         if "wer" in rates[TRUTH]
     }
     first, *others = counts or [None]
-    found = {f"{other} - {first}": difference(counts[other], counts[first]) for other in others}
+    found = {f"{other} - {first}": difference(counts[other], counts[first], people) for other in others}
     return [
         f"{what}: WER {each['value']:+.1%}"
         + ("" if each["low"] is None else f" [{each['low']:+.1%}, {each['high']:+.1%}]")
@@ -157,8 +159,9 @@ def evaluate(args):
         for name, reader in readers.items():
             score = score_words if reader.words else partial(score_reader, strips=args.strips)
             found[name] = score(reader, args.data_root, split)
+        people = [speaker(name) for name in Clips(args.data_root, split, HParams()).names]
         print(table(split, {name: rates for name, (rates, _) in found.items()}))
-        print("".join(f"{line}\n\n" for line in differences(found)), end="")
+        print("".join(f"{line}\n\n" for line in differences(found, people)), end="")
         report["splits"][split] = {name: {"rates": r, "details": d} for name, (r, d) in found.items()}
     for name, reader in readers.items():
         decoding = {} if reader.words else {"beam": reader.hp.beam, "penalty": reader.hp.penalty}

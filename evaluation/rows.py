@@ -1,6 +1,7 @@
 """Rows of the table: the ground truth, the baselines, and what a generator makes of each sound."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -19,7 +20,10 @@ from renderer import SpeechTrack, warped_layers
 from renderer import load as load_generator
 
 TRUTH, COPIED, OTHER_LIPS = BASELINES = "ground truth", "identity frame copied", "other clip's lips"
-OTHER_SOUND, SILENCE, RUNNING = ", other clip's sound", ", silence", ", running sound"  # after a method's name
+OTHER_SOUND, SILENCE, ROOM = ", other clip's sound", ", silence", ", room silence"  # after a method's name
+RUNNING = ", minute of sound"
+MINUTE_S = 60  # of running sound, at least
+QUIET_S, EDGE_S = 0.2, 0.1  # of a clip: how long its room is heard alone, and what coding may blank at either end
 FEATHER = 0.08  # of the mouth window: the soft rim of lips that are put into another face
 BATCH_FRAMES = 25  # generated at once
 
@@ -60,6 +64,27 @@ class Corpus:
     def clip(self, name):
         """The stored clip of this name."""
         return Clip(self.place[name])
+
+    @cached_property
+    def minutes(self):
+        """The clips of the list in parts of a minute; the last is filled up from the list's start: a list of lists."""
+        names, parts, seconds = list(self.names), [[]], 0.0
+        while names or seconds < MINUTE_S:
+            if seconds >= MINUTE_S:
+                parts, seconds = [*parts, []], 0.0
+            name = names.pop(0) if names else self.names[(self.names.index(parts[-1][-1]) + 1) % len(self.names)]
+            parts[-1].append(name)
+            seconds += len(self.clip(name)) / FPS
+        return parts
+
+    def minute(self, name):
+        """The minute of running sound that a clip is heard in: the names of its clips, (samples,) int16 of them all
+        joined, and where this clip begins in it, s.
+        """
+        part = next(each for each in self.minutes if name in each)
+        sounds = [self.clip(each).wav for each in part]
+        before = sum(len(wav) for wav in sounds[: part.index(name)])
+        return part, np.concatenate(sounds), before / RATE
 
     def real(self, name):
         """A `Real` by its name. Raises InputError if it has no video, or one that is not that of the stored clip."""
@@ -116,6 +141,18 @@ def baseline_rows(real, other):
     return {TRUTH: real.crops, COPIED: copied(real), OTHER_LIPS: with_lips_of(real, other)}
 
 
+def room_silence(wav):
+    """What a room sounds like in which nobody speaks: the quietest part of a sound, forth and back, as long as it.
+
+    wav: (samples,) int16, 16 kHz. Returns the same.
+    """
+    edge, size = round(EDGE_S * RATE), round(QUIET_S * RATE)
+    inside = wav[edge:-edge] if len(wav) > 2 * edge + size else wav
+    loudness = np.convolve(inside.astype(np.float64) ** 2, np.ones(min(size, len(inside))), "valid")
+    quiet = inside[int(loudness.argmin()) :][:size]
+    return np.resize(np.concatenate([quiet, quiet[::-1]]), len(wav))
+
+
 class GeneratedRows:
     """A generator that lip-syncs the clips of a data root to any sound; the identity is the most distant frame.
 
@@ -126,18 +163,24 @@ class GeneratedRows:
     def __init__(self, path, device="cpu", articulation=1.0):
         self.generator, self.hp, self.about = load_generator(path, device, "float32")
         self.articulation, self.name = articulation, path.stem
+        self.minute = None, None  # names of clips, and the `SpeechTrack` of all their sound
         if articulation != 1:
             self.about = self.about | {"articulation": articulation}
             self.name += f", articulation {articulation:g}"
 
     @torch.inference_mode()
-    def generate(self, real, wav, start_s=0.0):
-        """The crops of a clip with every face generated for a sound: (L, P, P, 3) uint8. wav: (samples,) int16, 16 kHz.
+    def track(self, wav):
+        """The `SpeechTrack` of a sound, (samples,) int16, 16 kHz."""
+        return SpeechTrack(self.generator, self.hp, wav, self.articulation)
 
-        start_s: where the clip begins in the sound. The whole face box is generated; around it, the real surroundings.
+    @torch.inference_mode()
+    def generate(self, real, track, start_s=0.0):
+        """The crops of a clip with every face generated for a sound: (L, P, P, 3) uint8.
+
+        track: see `track`.  start_s: where the clip begins in the sound.
+        The whole face box is generated; around it, the real surroundings.
         """
-        times_s = start_s + np.arange(len(real.crops)) / FPS
-        speech = SpeechTrack(self.generator, self.hp, wav, self.articulation)(times_s)
+        speech = track(start_s + np.arange(len(real.crops)) / FPS)
         return self.warped(real, speech) if self.hp.model == "warp" else self.painted(real, speech)
 
     @torch.inference_mode()
@@ -177,9 +220,15 @@ class GeneratedRows:
                     crops[t, y : y + patch.shape[0], x : x + patch.shape[1]] = patch
         return crops
 
-    def rows(self, real, other):
-        """{row: crops}: for the clip's own sound, the `Real` other's, silence, its own between twice the other's."""
-        own, before = real.clip.wav, other.clip.wav
-        running = np.concatenate([before, own, before]), len(before) / RATE
-        sounds = {"": (own,), OTHER_SOUND: (before,), SILENCE: (np.zeros_like(own),), RUNNING: running}
-        return {self.name + row: self.generate(real, *sound) for row, sound in sounds.items()}
+    def rows(self, real, other, minute):
+        """{row: crops}: for the clip's own sound, the `Real` other's, none, its room's, its own within a minute.
+
+        minute: see `Corpus.minute`; the speech of one is kept for the clips that follow.
+        """
+        own = real.clip.wav
+        sounds = {"": own, OTHER_SOUND: other.clip.wav, SILENCE: np.zeros_like(own), ROOM: room_silence(own)}
+        found = {self.name + row: self.generate(real, self.track(wav)) for row, wav in sounds.items()}
+        names, wav, start_s = minute
+        if self.minute[0] != names:
+            self.minute = names, self.track(wav)
+        return found | {self.name + RUNNING: self.generate(real, self.minute[1], start_s)}

@@ -12,8 +12,9 @@ import distributed
 from data import mouth_mask
 from errors import InputError
 from evaluation import comparison_page, landmarks, visual
+from evaluation.identity import IdentityScorer
 from evaluation.rows import TRUTH, Corpus, GeneratedRows, baseline_rows
-from evaluation.videos import crops_of, framed, frames_of, unlike
+from evaluation.videos import crops_of, framed, frames_of, teachers_of, unlike
 from evaluation.wer import EvaluationReaders
 from experts import lse
 from workers import local, on_ray
@@ -70,6 +71,12 @@ class ClipScorer:
         self.mesher = landmarks.Mesher() if "landmarks" in wants else None
         self.readers = EvaluationReaders(setup.readers, setup.device) if "reading" in wants else None
         self.sync = sync_scorer(setup) if "sync" in wants else None
+        self.identity = IdentityScorer(self.corpus) if "identity" in wants else None
+        self.teachers = {row: teachers_of(paths.values()) for row, paths in setup.fakes.items()}
+        if self.generated:
+            self.teachers[self.generated.name] = self.generated.about.get("taught_by")
+        judges = {name: reader.about for name, reader in (self.readers.readers if self.readers else {}).items()}
+        check_judges(self.teachers, judges | ({"sync": self.sync.about} if self.sync else {}))
 
     def fault(self, name):
         """The reason why a clip cannot be compared, as far as headers and transcripts say, or None."""
@@ -95,7 +102,7 @@ class ClipScorer:
             boxes = real.clip.boxes[: len(frames[row])]
             rows[row] = crops_of(frames[row], boxes, real.crops.shape[1], real.margin)
             sha256[row] = checkpoint.sha256(paths[name])
-        generated = self.generated.rows(real, other) if self.generated else {}
+        generated = self.generated.rows(real, other, self.corpus.minute(name)) if self.generated else {}
         sha256 |= {row: hashlib.sha256(crops.tobytes()).hexdigest() for row, crops in generated.items()}
         rows |= generated
         count = min(map(len, rows.values()))
@@ -113,6 +120,8 @@ class ClipScorer:
             self.score_landmarks(scored, real, rows)
         if self.sync:
             self.score_sync(scored, real, rows, frames)
+        for row, found in (self.identity(real, rows, TRUTH) if self.identity else {}).items():
+            scored.rows[row] |= found
         if self.readers:
             self.score_reading(scored, real, rows)
         if self.setup.page:
@@ -187,6 +196,16 @@ def sync_scorer(setup):
     if found.protocol in lse.PROTOCOLS and not setup.videos:
         raise InputError(f"SyncNet ({found.protocol}) sees more than the stored crops: give the corpus, --videos DIR")
     return found
+
+
+def check_judges(teachers, judges):
+    """Raises InputError for a judge that has taught what it is to judge.
+
+    teachers: {row: the SHA-256 of its experts, or None}.  judges: {flag: what is known of its file}.
+    """
+    for flag, about in judges.items():
+        if taught := [row for row, known in teachers.items() if about["sha256"] in (known or ())]:
+            raise InputError(f"--{flag} has taught {', '.join(taught)}: what it taught, it cannot judge; give another")
 
 
 class Worker:

@@ -1,5 +1,6 @@
 """A method's videos: matched with clips by name, their frames, and the face crops cut out of them."""
 
+import json
 from collections import Counter
 from difflib import get_close_matches
 from pathlib import Path
@@ -57,6 +58,22 @@ def matched(folder, names):
         )
     extra = [path.relative_to(folder).as_posix() for key in found.keys() - used for path in found[key]]
     return paths, faults, sorted(extra)
+
+
+def teachers_of(paths):
+    """The SHA-256 of the experts of whatever made some videos, by the reports that inference.py writes beside them.
+
+    A sorted list; None where a report is missing or does not say.
+    """
+    found = set()
+    for path in paths:
+        report = path.with_suffix(".json")
+        try:
+            model = json.loads(report.read_text(encoding="utf-8"))["model"]
+            found |= set(model["taught_by"])
+        except (OSError, ValueError, KeyError, TypeError):  # not there, or not by inference.py
+            return None
+    return sorted(found)
 
 
 def unlike(path, clip, slack):

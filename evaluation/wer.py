@@ -1,15 +1,17 @@
-"""Word errors of generated lips: what the evaluation lip readers read off the crops of a clip, counted clip by clip."""
+"""What the evaluation lip readers make of generated lips, clip by clip: word errors, and how alike to the real ones."""
 
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 import distributed
 from data import collate
 from distributed import device_of
 from errors import InputError
+from evaluation.rows import TRUTH
 from experts.data import word_frames
-from experts.lip_reader import load_reader, read
+from experts.lip_reader import features, load_reader, write
 from faces import mouth
 from hparams import WEIGHTS
 from models.decoder import END, PAD
@@ -106,7 +108,12 @@ class EvaluationReaders:
                 for row, pair in zip(rows, words_right(reader, rois, clip), strict=True):
                     scores[row]["words"] = pair
                 continue
-            for row, text in zip(rows, read(reader, rois), strict=True):
+            memory = features(reader, rois)
+            if name == "reader1" and TRUTH in rows:
+                cosines = lip_cosines(memory, list(rows).index(TRUTH))
+                for row, cosine in zip(rows, cosines.tolist(), strict=True):
+                    scores[row]["lip_cosine"] = (cosine, 1)
+            for row, text in zip(rows, write(reader, memory), strict=True):
                 wrong, words, letters, all_letters = count_errors(clip.text, text)
                 scores[row] |= {f"wer_{NUMBERS[name]}": (wrong, words), f"cer_{NUMBERS[name]}": (letters, all_letters)}
                 sentences[row][name] = text
@@ -119,6 +126,17 @@ class EvaluationReaders:
                     scores[row]["wer_2"] = (wrong / words, 1)
                     sentences[row]["reader2, teacher forced"] = text
         return scores, sentences
+
+
+def lip_cosines(seen, true):
+    """How alike the lips of each row are to the real ones for a lip reader: the mean cosine of its features, (rows,).
+
+    seen: (rows, T, D), features of a reader.  true: the place of the real row.
+    Differs: LipScore takes the cosines as they are; here each is of features less the mean of the real clip's, which
+    all mouths of a person have in common.
+    """
+    apart = seen - seen[true].mean(0)
+    return F.cosine_similarity(apart, apart[true], dim=-1).mean(1)
 
 
 def words_right(reader, rois, clip):

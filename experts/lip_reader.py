@@ -134,9 +134,14 @@ def read(reader, roi, padding=None, beam=None, penalty=None):
     hp = reader.hp
     if roi.shape[1] > hp.longest:
         raise InputError(f"a clip of {roi.shape[1]} frames: this lip reader takes {hp.longest} at most, cut it")
-    with distributed.autocast(roi.device, hp.amp):
-        memory = reader.net.encode(roi, padding).float()
-    return write(reader, memory, padding, beam, penalty)
+    return write(reader, features(reader, roi, padding), padding, beam, penalty)
+
+
+@torch.inference_mode()
+def features(reader, roi, padding=None):
+    """A reader's features of the mouths of a batch, which it reads: (B, T, D) float32. roi, padding: as in `read`."""
+    with distributed.autocast(roi.device, reader.hp.amp):
+        return reader.net.encode(roi, padding).float()
 
 
 @torch.inference_mode()

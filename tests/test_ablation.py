@@ -14,7 +14,7 @@ import train
 from checkpoint import sha256
 from errors import InputError
 from evaluation import ablation
-from evaluation.ablation import OTHER_ROWS, ROWS, at_once, trunks
+from evaluation.ablation import OTHER_ROWS, ROWS, at_once, parting, trunks
 
 torch.set_num_threads(1)
 SHORT = {"max_steps": 4, "lip_from": 2, "adv_from": 1, "batch_size": 2, "lip_window": 4}
@@ -42,13 +42,33 @@ def test_rows_that_differ_in_the_expert_alone_share_their_first_steps():
         "talklip_g": "talklip_g",
         "talklip_g_c": "talklip_g",
     }
+    assert parting(ROWS, {}) == 2000
     late = trunks(ROWS, {})
     assert set(late.values()) == {"base_wo_lip_gan", "talklip_g"}, "the discriminator has not joined either"
     assert trunks(("talklip_l_c", "base_wo_lip"), {})["base_wo_lip"] == "talklip_l_c"
-    shared = trunks(OTHER_ROWS, {})
+    rows = [row for row in OTHER_ROWS if row.startswith("synctalklip")]
+    shared = trunks(rows, {})
     alone = {"synctalklip_conv", "synctalklip_wo_avsyncnet"}  # under experts of their own
-    assert {row for row, trunk in shared.items() if trunk == "synctalklip"} == set(OTHER_ROWS) - alone
+    assert {row for row, trunk in shared.items() if trunk == "synctalklip"} == set(rows) - alone
     assert all(shared[row] == row for row in alone)
+
+
+@pytest.mark.parametrize(
+    "rows, step",
+    [
+        (("wav2lip", "wav2lip_gan"), 2500),
+        (("cals_a2l", "cals_a2l_av", "cals_a2l_av_vv"), 2500),
+        (("warp", "warp_wo_expert", "warp_wo_adv"), 1000),
+        (("base_wo_lip", "base_wo_lip_gan"), 2500),
+    ],
+)
+def test_rows_of_other_papers_share_what_comes_before_they_part(rows, step):
+    assert parting(rows, {}) == step and set(trunks(rows, {}).values()) == {rows[0]}
+
+
+def test_rows_that_are_the_same_have_no_trunk():
+    assert parting(("talklip_g",), {}) == 0 and trunks(("talklip_g",), {}) == {"talklip_g": "talklip_g"}
+    assert trunks(("cals_baseline", "cals_a2l"), {})["cals_a2l"] == "cals_a2l"
 
 
 def test_a_row_that_resumes_from_a_trunk_is_the_row_trained_alone(spoken_root, tmp_path, monkeypatch):
@@ -73,7 +93,9 @@ def test_a_row_that_resumes_from_a_trunk_is_the_row_trained_alone(spoken_root, t
         assert found.keys() == wanted.keys()
         assert [name for name in wanted if found[name] != wanted[name]] == []
     for row in rows:
-        assert checkpoint.load_generator(tmp_path / "out" / f"{row}.safetensors")[2]["step"] == 4
+        about = checkpoint.load_generator(tmp_path / "out" / f"{row}.safetensors")[2]
+        assert about["step"] == 4
+        assert about["taught_by"] == ([] if row == "base_wo_lip" else [sha256(path)]), "also after a trunk without it"
     before = (tmp_path / "runs" / "talklip_l" / "last.pt").stat().st_mtime_ns
     assert ablation.main([*argv, "--rows", "talklip_l", "base_wo_lip"]) == 0, "again: nothing is left to do"
     assert (tmp_path / "runs" / "talklip_l" / "last.pt").stat().st_mtime_ns == before

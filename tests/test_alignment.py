@@ -90,9 +90,9 @@ def test_features_are_of_one_modality_each_and_behind_the_convolution(spoken_roo
         seen = net.neighbours(net.encoder(video=net.normalised(sample["roi"][None])))[0]
     torch.testing.assert_close((sound, lips), (heard, seen))
     scores = measure(reader, clips)
-    assert [n for _, _, n in scores["all frames"]["L1", False]["rank 1"]] == [14, 18]
+    assert [n for _, _, n, _ in scores["all frames"]["L1", False]["rank 1"]] == [14, 18]
     spoken = [int(clips.load(i)[0].in_words.sum()) for i in range(2)]
-    assert [n for _, _, n in scores["frames in words"]["L1", True]["rank 5"]] == spoken
+    assert [n for _, _, n, _ in scores["frames in words"]["L1", True]["rank 5"]] == spoken
 
 
 def test_the_command_prints_a_table_a_split_and_writes_every_clip(spoken_root, tmp_path, capsys):

@@ -152,7 +152,8 @@ def test_a_window_of_sound_is_plotted_against_lmd(spoken_root, rows, tmp_path, m
     )
     found = json.loads((tmp_path / "w.json").read_text())["rows"]
     values = {name: [each["value"] for each in row["lmd"].values()] for name, row in found.items()}
-    assert len(set(values["wav2lip"])) == 1 and len(set(values["cals"])) == 3 and found["wav2lip"]["stops_s"] == 0.04
+    assert len(set(values["wav2lip"])) == 1 and len(set(values["cals"])) == 3
+    assert found["wav2lip"]["stops_s"] == 0.4  # two clips have no interval by which a shorter one would do
 
 
 def test_a_strip_shows_the_masked_frames_by_each_generator(spoken_root, rows, tmp_path, capsys):

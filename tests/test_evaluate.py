@@ -15,10 +15,12 @@ from drawn_faces import write_data_root
 from judged import blurred, still, write_videos
 
 import checkpoint
+from errors import InputError
 from evaluation import scoring
 from evaluation.evaluate import main
 from evaluation.rows import BASELINES, Corpus
-from hparams import ExpertHParams, preset
+from evaluation.videos import teachers_of
+from hparams import WEIGHTS, ExpertHParams, preset
 from models import build_reader
 
 ROOT = Path(__file__).parents[1]
@@ -68,7 +70,9 @@ def test_a_method_stands_beside_the_baselines_in_table_and_files(root, soft, tmp
     numbers = found["splits"]["test"]["rows"]
     assert list(numbers) == rows and numbers["ground truth"]["psnr"]["value"] == 100
     assert 15 < numbers["soft"]["psnr"]["value"] < 45
-    assert numbers["soft"]["psnr"]["low"] < numbers["soft"]["psnr"]["value"] < numbers["soft"]["psnr"]["high"]
+    assert numbers["soft"]["psnr"]["low"] is None, "two people have no interval"
+    assert found["splits"]["test"]["people"] == 2 and found["splits"]["test"]["words"] == 18
+    assert set(found["splits"]["test"]["by_person"]) == {"ann", "bob"}
     assert {"wer_1", "wer_2", "wer_3", "cer_1", "words", "sync_c", "sync_d", "lmd"} <= set(numbers["soft"])
     assert set(found["splits"]["test"]["clips"]) == set(SPLIT["test"])
     assert all(len(each["soft"]) == 64 for each in found["splits"]["test"]["sha256"].values())
@@ -89,11 +93,12 @@ def test_a_generator_is_evaluated_without_videos_and_its_leak_is_reported(root, 
     assert evaluate(root, tmp_path, "--generator", *PICTURES) == 0
     found = report(tmp_path)["splits"]["test"]
     name = "reference_warp"  # what weights/ holds
-    sounds = [f"{name}, other clip's sound", f"{name}, silence", f"{name}, running sound"]
+    sounds = [f"{name}, {sound}" for sound in ("other clip's sound", "silence", "room silence", "minute of sound")]
     assert list(found["rows"]) == [*BASELINES, name, *sounds]
-    assert f"{name}, running sound - {name}" in found["differences"]
+    assert f"{name}, minute of sound - {name}" in found["differences"]
     assert set(found["leak"][name]) == {"other clip's sound", "silence"}
     assert found["rest"][name]["silence"]["value"] == found["rows"][f"{name}, silence"]["opening_mean"]["value"]
+    assert found["rest"][name]["room"]["value"] == found["rows"][f"{name}, room silence"]["opening_mean"]["value"]
     assert found["rest"][name]["closed"]["value"] == found["rows"]["ground truth"]["opening_closed"]["value"]
     assert found["other"]["ann/one"] != "ann/one" and found["sha256"]["ann/one"][name]
     assert "leak, test" in capsys.readouterr().out
@@ -103,8 +108,8 @@ def test_videos_for_silence_and_another_sound_give_the_leak_of_any_method(root, 
     folders = ["--fake", soft, "--fake_silence", frozen, "--fake_other", soft]
     assert evaluate(root, tmp_path, *folders, *PICTURES) == 0
     leak = report(tmp_path)["splits"]["test"]["leak"]["soft"]
-    assert leak["silence"]["lip_motion"]["value"] < 0.3  # it copies one frame
-    assert leak["other clip's sound"]["lip_motion"]["value"] == pytest.approx(1)
+    assert leak["silence"]["lip_travel"]["value"] < 0.3  # it copies one frame
+    assert leak["other clip's sound"]["lip_travel"]["value"] == pytest.approx(1)
 
 
 def test_real_videos_may_take_the_place_of_stored_crops(root, soft, tmp_path):
@@ -170,6 +175,21 @@ def test_sync_is_measured_in_every_row_against_the_clips_own_sound(root, soft, t
     Scorer.protocol = "lrs"
     line = error_of(capsys, root, tmp_path, "--fake", soft, "--measures", "sync")
     assert "give the corpus, --videos DIR" in line
+
+
+def test_a_judge_that_taught_is_refused(root, tmp_path, capsys):
+    """By the report that inference.py writes beside a video, or by the generator's own file."""
+    judge = checkpoint.sha256(WEIGHTS["reader1"])
+    taught = write_videos(root, "test", tmp_path / "taught")
+    for name in SPLIT["test"]:
+        (taught / f"{name}.json").write_text(json.dumps({"model": {"taught_by": ["5e1f", judge]}}))
+    line = error_of(capsys, root, tmp_path, "--fake", taught, *READ)
+    assert "--reader1 has taught taught: what it taught, it cannot judge" in line
+    assert teachers_of([taught / f"{name}.mp4" for name in SPLIT["test"]]) == sorted(["5e1f", judge])
+    assert teachers_of([taught / "ann" / "one.mp4", taught / "nobody.mp4"]) is None
+    scoring.check_judges({"mine": None, "other": ["5e1f"]}, {"reader1": {"sha256": judge}})
+    with pytest.raises(InputError, match="--sync has taught mine, theirs: "):
+        scoring.check_judges({"mine": ["a"], "theirs": ["a", "b"]}, {"sync": {"sha256": "a"}})
 
 
 def test_the_sync_model_of_a_file_scores_all_rows(root, soft, tmp_path):

@@ -6,15 +6,23 @@ from drawn_faces import head_mesh
 from portraits import head
 
 from evaluation.landmarks import (
+    MEASURES,
     OPENINGS,
     Mesher,
     articulation,
     compare,
+    extremes,
     eye_distance,
     follows,
-    lip_motion,
+    lip_travel,
     lmd,
+    lmd_dtw,
+    near_costs,
     openings,
+    soft_dtw,
+    spreading,
+    turns,
+    widths,
 )
 from faces import crop, landmarks, track
 from faces.detect import BlazeFace
@@ -63,10 +71,10 @@ def test_lmd_does_not_change_where_a_frame_is_moved_or_scaled():
     assert lmd(fake, real).min() > 1
 
 
-def test_lip_motion_is_measured_in_eye_distances():
+def test_lip_travel_is_measured_in_eye_distances():
     assert openings(heads([0.0, 0.112])) == pytest.approx([0, 0.2], abs=1e-3)
-    assert lip_motion(openings(heads([0.0, 0.112, 0.112]))) == pytest.approx(0.1, abs=1e-3)
-    assert lip_motion(openings(heads([0.05] * 4))) < 1e-6
+    assert lip_travel(openings(heads([0.0, 0.112, 0.112]))) == pytest.approx(0.1, abs=1e-3)
+    assert lip_travel(openings(heads([0.05] * 4))) < 1e-6
     assert eye_distance(100 * heads([0.1])).tolist() == pytest.approx([56.0], abs=1e-3)
 
 
@@ -93,12 +101,71 @@ def test_articulation_of_a_mouth_that_opens_half_as_far_is_a_half():
     assert shut["opening_r"] == (0, 1) and shut["opening_slope"][0] == pytest.approx(0) == shut["opening_deviation"][0]
 
 
-def test_jitter_adds_to_lip_motion_and_not_to_the_slope():
+def test_jitter_adds_neither_to_lip_travel_nor_to_the_slope():
     real = 0.1 + 0.05 * np.sin(np.arange(80) / 8)
-    shaky = 0.1 + 0.5 * (real - 0.1) + 0.01 * (-1.0) ** np.arange(80)
-    assert lip_motion(shaky) > 2 * lip_motion(real)
+    shaky = 0.1 + 0.5 * (real - 0.1) + 0.003 * (-1.0) ** np.arange(80)
+    assert lip_travel(shaky) / lip_travel(real) == pytest.approx(0.5, abs=0.08)
+    assert np.abs(np.diff(shaky)).sum() > 1.4 * np.abs(np.diff(real)).sum()  # what a sum of all changes would tell
+    still = 0.1 + 0.003 * (-1.0) ** np.arange(80)
+    assert lip_travel(still) == 0 and lip_travel(still[:1]) == 0
     covariance, variance = articulation(shaky, real)["opening_slope"]
     assert covariance / variance == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_series_turns_where_it_goes_back_far_enough():
+    assert turns(np.array([0.1, 0.104, 0.05, 0.052, 0.05, 0.2, 0.195, 0.2, 0.1])) == [1, 2, 5, 8]
+    assert turns(np.array([0.1, 0.105, 0.1])) == [0]
+    assert turns(np.array([0.2, 0.15, 0.1])) == [0, 2]
+
+
+def wave(lowest=0.0, highest=0.2, period=16, count=81):
+    middle = (lowest + highest) / 2
+    return middle - (middle - lowest) * np.cos(2 * np.pi * np.arange(count) / period)
+
+
+def test_peaks_and_closures_are_those_of_the_real_mouth():
+    real = wave()
+    assert extremes(real) == ([8, 24, 40, 56, 72], [16, 32, 48, 64])
+    found = articulation(0.02 + 0.5 * real, real)
+    assert found["opening_peaks"] == pytest.approx((5 * 0.12, 5 * 0.2))
+    assert found["opening_closures"] == (pytest.approx(4 * 0.02), 4)
+    half = real.copy()
+    half[24:40] = 0.1 + real[24:40] / 2  # a low at 32 that is no closure: the mouth stays half open
+    assert articulation(real, half)["opening_closures"][1] == 3
+    assert articulation(real, np.full(81, 0.1))["opening_peaks"] == (0, 0)  # without turns nothing counts
+
+
+def test_width_is_told_as_opening_is():
+    assert widths(heads([0.1]))[0] == pytest.approx(widths(3 * heads([0.1]) + 5)[0])
+    real = wave(0.5, 0.6)
+    found = spreading(0.3 + 0.5 * real, real)
+    assert found["width_r"] == (pytest.approx(1), 1)
+    assert found["width_reach"] == (pytest.approx(0.05), pytest.approx(0.1))
+    assert found["width_deviation"][0] == pytest.approx(0.5 * found["width_deviation"][1])
+    assert spreading(real, np.full(81, 0.5))["width_reach"] == (0, 0)
+
+
+def test_soft_dtw_is_the_least_path_where_it_is_hard_and_below_it_where_soft():
+    sizes = (0.02, 0.1, 0.2, 0.05, 0.0, 0.12)
+    a, b = heads(sizes), heads((0.02, 0.02, 0.1, 0.2, 0.05, 0.0))  # late by a frame
+    shapes = [each[:, landmarks.LIP_POINTS] / eye_distance(each)[:, None, None] for each in (a, b)]
+    costs = near_costs(*shapes)
+    full = 100 * np.linalg.norm(shapes[0][:, None] - shapes[1][None], axis=-1).mean(-1)
+    best = np.full((7, 7), np.inf)
+    best[0, 0] = 0
+    for i in range(6):
+        for j in range(6):
+            best[i + 1, j + 1] = full[i, j] + min(best[i, j], best[i, j + 1], best[i + 1, j])
+    assert soft_dtw(costs, softness=1e-6) == pytest.approx(best[6, 6], abs=1e-3)
+    assert soft_dtw(costs, softness=1.0) < best[6, 6]
+
+
+def test_a_mouth_that_is_a_frame_late_is_forgiven_and_a_still_one_is_not():
+    real = heads(wave(0.0, 0.1, count=40))
+    late, still = np.concatenate([real[:1], real[:-1]]), np.repeat(real[:1], 40, axis=0)
+    assert lmd_dtw(real, real) == pytest.approx(0, abs=1e-9)
+    assert lmd_dtw(late, real) < 0.2 * lmd(late, real).mean()
+    assert lmd_dtw(still, real) > 0.5 * lmd(still, real).mean()
 
 
 def test_frames_without_a_face_are_counted_and_left_out_of_the_distance():
@@ -108,7 +175,7 @@ def test_frames_without_a_face_are_counted_and_left_out_of_the_distance():
     found = compare((fake, some), (real, all_seen))
     assert found["no_face"] == (1, 4) and found["lmd"] == (0, 1)
     nothing = compare((fake, ~all_seen), (real, all_seen))
-    assert {nothing[name] for name in ("lmd", *OPENINGS)} == {(0, 0)}
+    assert {nothing[name] for name in MEASURES} == {(0, 0)}
 
 
 def test_the_mesh_of_a_crop_lies_where_that_of_the_frame_does(mesher):

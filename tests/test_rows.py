@@ -8,7 +8,18 @@ import torch
 from portraits import WEIGHTS, export_narrow
 
 from audio import RATE
-from evaluation.rows import COPIED, OTHER_LIPS, TRUTH, Corpus, GeneratedRows, baseline_rows, distant, with_lips_of
+from evaluation import rows
+from evaluation.rows import (
+    COPIED,
+    OTHER_LIPS,
+    TRUTH,
+    Corpus,
+    GeneratedRows,
+    baseline_rows,
+    distant,
+    room_silence,
+    with_lips_of,
+)
 from evaluation.wer import mouths
 from media.clip import FPS
 
@@ -57,26 +68,55 @@ def test_the_lips_of_a_shorter_clip_play_forth_and_back(pair):
 
 
 @pytest.mark.parametrize("kind", ["talklip_g", "wav2lip"])
-def test_a_generator_makes_faces_for_four_sounds_within_the_face_box(pair, tmp_path, kind):
+def test_a_generator_makes_faces_for_five_sounds_within_the_face_box(pair, tmp_path, kind):
     torch.manual_seed(0)
     generated = GeneratedRows(export_narrow(tmp_path / "mine.safetensors", **WEIGHTS[kind]))
     real, other = pair
-    rows = generated.rows(real, other)
-    assert list(rows) == ["mine", "mine, other clip's sound", "mine, silence", "mine, running sound"]
+    rows = generated.rows(real, other, ([real.name], real.clip.wav, 0.0))
+    sounds = "", ", other clip's sound", ", silence", ", room silence", ", minute of sound"
+    assert list(rows) == [f"mine{sound}" for sound in sounds]
+    assert (rows["mine, minute of sound"] == rows["mine"]).all()  # of a minute that is this clip alone
     for crops in rows.values():
         changed = (crops != real.crops).any((0, 3))
         assert changed[16:-16, 16:-16].any() and not changed[:16].any() and not changed[:, -16:].any()
     assert (rows["mine"] != rows["mine, silence"]).any()
-    assert (generated.generate(real, real.clip.wav) == rows["mine"]).all()  # the same every time
+    assert (generated.generate(real, generated.track(real.clip.wav)) == rows["mine"]).all()  # the same every time
 
 
-def test_in_running_sound_a_clip_is_in_the_middle(pair, tmp_path):
+def test_in_a_minute_of_sound_a_clip_is_where_it_begins(pair, data_root, tmp_path):
     """Its faces are those of its own sound, of which a local encoder knows 0.2 s."""
     generated, (real, other) = GeneratedRows(export_narrow(tmp_path / "m.safetensors", **WEIGHTS["wav2lip"])), pair
-    assert len(other.clip.wav) % (RATE // FPS) == 0, "frames lie on the same mel steps"
-    rows, last = generated.rows(real, other), -4
-    assert (rows["m, running sound"][3:last] == rows["m"][3:last]).mean() > 0.99
-    assert (rows["m, running sound"] != rows["m, other clip's sound"]).any()
+    names, wav, start_s = Corpus(data_root, "val").minute(real.name)
+    assert (start_s * RATE) % (RATE // FPS) == 0, "frames lie on the same mel steps"
+    rows, last = generated.rows(real, other, (names, wav, start_s)), -4
+    assert (rows["m, minute of sound"][3:last] == rows["m"][3:last]).mean() > 0.99
+    assert (rows["m, minute of sound"] != rows["m, other clip's sound"]).any()
+    speech = generated.minute[1]
+    generated.rows(other, real, Corpus(data_root, "val").minute(other.name))
+    assert generated.minute[1] is speech, "it is embedded once"
+
+
+def test_clips_are_joined_to_minutes_and_the_last_is_filled_up(data_root, monkeypatch):
+    corpus = Corpus(data_root, "val")
+    (part,) = corpus.minutes
+    assert part[:4] == [*corpus.names, *corpus.names]
+    lengths = [len(corpus.clip(name).wav) for name in part]
+    names, wav, start_s = corpus.minute(corpus.names[1])
+    assert names == part and len(wav) == sum(lengths) and 60 <= len(wav) / RATE < 62
+    assert start_s == lengths[0] / RATE
+    monkeypatch.setattr(rows, "MINUTE_S", 0.1)
+    assert Corpus(data_root, "val").minutes == [[name] for name in corpus.names]
+
+
+def test_the_silence_of_a_room_is_the_quietest_part_of_its_sound():
+    rng = np.random.default_rng(0)
+    wav = rng.normal(0, 1000, RATE).astype(np.int16)
+    wav[8000:12000] = rng.normal(0, 10, 4000)
+    wav[:800] = 0  # coding's
+    quiet = room_silence(wav)
+    assert len(quiet) == len(wav) and quiet.dtype == wav.dtype and 5 < quiet.std() < 15
+    assert (quiet[:3200] == quiet[3200:6400][::-1]).all()
+    assert len(room_silence(wav[:100])) == 100  # a sound shorter than that
 
 
 @pytest.mark.parametrize("kind", ["talklip_g", "wav2lip"])
@@ -86,6 +126,8 @@ def test_more_articulation_moves_lips_more_and_names_the_row(pair, tmp_path, kin
     made = {each: GeneratedRows(path, articulation=each) for each in (0.5, 1.0, 2.0)}
     assert [each.name for each in made.values()] == ["mine, articulation 0.5", "mine", "mine, articulation 2"]
     assert made[2.0].about["articulation"] == 2
-    moved = [each.generate(real, real.clip.wav).astype(float).std(0).mean() for each in made.values()]
+    moved = [each.generate(real, each.track(real.clip.wav)).astype(float).std(0).mean() for each in made.values()]
     assert moved[0] < 0.8 * moved[1] and moved[1] < 0.8 * moved[2]
-    assert (GeneratedRows(path).generate(real, real.clip.wav) == made[1.0].generate(real, real.clip.wav)).all()
+    same = GeneratedRows(path)
+    wav = real.clip.wav
+    assert (same.generate(real, same.track(wav)) == made[1.0].generate(real, made[1.0].track(wav))).all()

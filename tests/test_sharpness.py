@@ -37,7 +37,7 @@ def soft_mouths(frames):
 
 def test_a_video_is_as_sharp_as_itself_and_moves_as_much(real):
     found = measure(real, real)
-    assert {rate(found[name]) for name in ("sharpness", "sharpness_in_face", "opening_deviation", "lip_motion")} == {1}
+    assert {rate(found[name]) for name in ("sharpness", "sharpness_in_face", "opening_deviation", "lip_travel")} == {1}
     assert found["lmd"] == (0, 1) and found["no_face"] == (0, 16) and found["frames"] == (16, 1)
     assert 100 < found["face_px"][0] < 200  # its own size
 

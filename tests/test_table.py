@@ -22,7 +22,7 @@ def scored(clips=5):
             rows[row] = {
                 "psnr_mouth": (25 + i + (1 if row == "theirs" else 0), 1),
                 "l1_mouth": (0.02 if row == "ours" else 0.025, 1),
-                "lip_motion": ({"ours": 0.5, "ours, silence": 0.1, "ours, other clip's sound": 0.4}.get(row, 1.0), 1.0),
+                "lip_travel": ({"ours": 0.5, "ours, silence": 0.1, "ours, other clip's sound": 0.4}.get(row, 1.0), 1.0),
                 "follows": (0.1 * k, 1),
                 "opening_mean": (0.03 if row.endswith("silence") else 0.1, 1),
                 "opening_closed": (0.01 if row == "ground truth" else 0.02, 1),
@@ -50,10 +50,10 @@ def test_methods_are_the_rows_that_are_neither_baselines_nor_under_another_sound
     assert methods_of(ROWS) == ["ours", "theirs"]
 
 
-def test_leak_is_the_lip_motion_under_a_wrong_sound_as_a_share_of_that_under_the_right_one():
+def test_leak_is_the_lip_travel_under_a_wrong_sound_as_a_share_of_that_under_the_right_one():
     leak = summary(scored())["leak"]["ours"]
-    assert leak["silence"]["lip_motion"]["value"] == pytest.approx(0.2)
-    assert leak["other clip's sound"]["lip_motion"]["value"] == pytest.approx(0.8)
+    assert leak["silence"]["lip_travel"]["value"] == pytest.approx(0.2)
+    assert leak["other clip's sound"]["lip_travel"]["value"] == pytest.approx(0.8)
     assert "theirs" not in summary(scored())["leak"]
 
 
@@ -64,7 +64,7 @@ def test_a_mouth_at_rest_is_that_under_silence_beside_the_real_one_when_closed()
     )
     assert "theirs" not in rest  # it was not given silence
     lines = markdown("test", result_of(scored()), columns_of(scored())).splitlines()
-    assert "| ours | 0.030 ±0.000 | 0.010 ±0.000 | 0.020 ±0.000 |" in lines
+    assert "| ours | 0.010 ±0.000 | 0.030 ±0.000 | 0.020 ±0.000 |  |  |" in lines
 
 
 def test_gains_stand_over_the_copied_frame_and_over_another_sound():
@@ -103,6 +103,30 @@ def test_one_method_alone_is_not_bold():
     for each in clips.values():
         del each.rows["theirs"]
     assert "**" not in markdown("test", result_of(clips), columns_of(clips))
+
+
+def people(counts):
+    """Scored clips of so many clips of each person."""
+    each = scored(1)["s/0"]
+    return {f"{who}/{number}": each for who, count in enumerate(counts) for number in range(count)}
+
+
+def test_what_few_people_clips_and_words_can_show_is_said():
+    clips = people((3, 1, 1))
+    result = result_of(clips)
+    assert (result["people"], result["words"]) == (3, 30) and set(result["by_person"]) == {"0", "1", "2"}
+    text = markdown("test", result, columns_of(clips))
+    assert "interval over 3 people, by Student’s t" in text and "by chance with p = 0.25" in text
+    assert "30 words: one is 3.3 points of WER" in text and "(20 points)" in text
+    assert "| 1: theirs - ours | 1.00 |" in text and "by person" in text
+    told = {counts: markdown("x", result_of(people(counts)), columns_of(clips)) for counts in ((40,), (9, 4))}
+    assert "over 40 clips, all of one person" in told[40,] and "by bootstrap" in told[40,] and "points" not in told[40,]
+    assert "no ±: 2 people" in told[9, 4] and "| ours | 25.00 |" in told[9, 4]
+
+
+def test_who_taught_is_asked_for_where_nothing_says_so():
+    result = result_of(scored()) | {"teachers": {"ours": None, "theirs": []}}
+    assert "- ours: nothing says which experts taught it" in markdown("test", result, columns_of(scored()))
 
 
 def test_what_was_left_out_and_what_was_noted_stand_below_the_table():

@@ -358,3 +358,10 @@ def test_an_encoder_nobody_has_trained_is_not_frozen_for_ever(data_root, tmp_pat
     assert command(data_root, tmp_path, *FLAGS, *frozen, "--stop=1", "--init", begin) == 0
     kept = checkpoint.load(tmp_path / "tiny" / "last.pt")["generator"]["speech.fusion.weight"]
     assert torch.equal(kept, checkpoint.load_generator(begin)[0].speech.fusion.weight)
+
+
+def test_whoever_taught_a_generator_is_known_by_all_that_goes_on_from_it():
+    facts = {"expert": "b", "sync_expert": None}
+    assert train.teachers({"taught_by": []}, facts) == ["b"]
+    assert train.teachers({"taught_by": ["a", "b"]}, facts) == ["a", "b"]
+    assert train.teachers({}, facts) is None  # begun with a file that does not say

@@ -9,8 +9,8 @@ from conftest import retell
 from drawn_faces import write_data_root
 
 from errors import InputError
-from evaluation.rows import Corpus
-from evaluation.wer import EVALUATION_READERS, EvaluationReaders, count_errors, mouths, words_right
+from evaluation.rows import TRUTH, Corpus
+from evaluation.wer import EVALUATION_READERS, EvaluationReaders, count_errors, lip_cosines, mouths, words_right
 from experts.data import Utterances, Words
 from experts.lip_reader import TrainedLipReader, error_rates
 from hparams import ExpertHParams
@@ -70,6 +70,21 @@ def test_rows_of_a_clip_are_read_together_and_counted_apart(readers, data_root):
         assert scores[row]["wer_3"][0] == count_errors(real.clip.text, sentences[row]["reader2"])[0]
     alone = readers({"blank": rows["blank"]}, real.clip, real.margin)
     assert alone[1]["blank"] == sentences["blank"]
+
+
+def test_lips_are_alike_for_a_reader_as_far_as_its_features_are():
+    torch.manual_seed(0)
+    real, other = torch.randn(2, 9, 16)
+    common = 5 * torch.randn(16)  # what all mouths of a person have in common
+    found = lip_cosines(torch.stack([real, 2 * real - real.mean(0), other - other.mean(0)]) + common, true=0)
+    assert found[:2].tolist() == pytest.approx([1, 1], abs=1e-4) and abs(found[2]) < 0.3
+
+
+def test_the_real_row_has_a_lip_cosine_of_1(readers, data_root):
+    real = Corpus(data_root, "val").real("cid/one")
+    scores, _ = readers({TRUTH: real.crops, "blank": np.full_like(real.crops, 90)}, real.clip, real.margin)
+    assert scores[TRUTH]["lip_cosine"] == (pytest.approx(1, abs=1e-4), 1)
+    assert scores["blank"]["lip_cosine"][0] < 0.9
 
 
 def test_words_are_cut_out_at_their_times(spoken_root):

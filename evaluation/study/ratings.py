@@ -132,7 +132,7 @@ def error_rate(counts):
     """All errors by all words, with a 95 % interval by bootstrap over raters. counts: (errors, words) of each rater."""
     from evaluation.bootstrap import estimate
 
-    return estimate(counts, RESAMPLES) | {"raters": len(counts)}
+    return estimate(counts, resamples=RESAMPLES) | {"raters": len(counts)}
 
 
 def score(key, raters):
