@@ -233,7 +233,6 @@ def describe(args, model, renderers, count, found, seconds):
         "frames": count,
         "redrawn": redrawn,
         **{name: each(values) for name, values in found.items()},
-        "tilted": sum(target.tilted for target in targets.values()),
         "source_frames": some.target.searched,
         "identity_frames": each({number: renderer.sources() for number, renderer in renderers.items()}),
         "boxes": each(boxes),
@@ -421,12 +420,11 @@ def each_of_list(args):
 
 def say(report):
     """Prints what a run has made, and warns where most of it shows the video's own mouth."""
-    frames, redrawn, tilted = report["frames"], report["redrawn"], report["tilted"]
+    frames, redrawn = report["frames"], report["redrawn"]
     print(f"{report['outfile']}: {frames} frames, {redrawn} redrawn, {report['seconds']['all']:.1f} s")
-    if 2 * redrawn < frames or tilted:
-        why = f"; in {tilted} frames of the video the head lies too far on its side" if tilted else ""
+    if 2 * redrawn < frames:
         passed = f"{frames - redrawn} of {frames} frames pass through unchanged"
-        print(f"inference.py: {passed}, as no face was found there that can be redrawn{why}", file=sys.stderr)
+        print(f"inference.py: {passed}, as no face was found there that can be redrawn", file=sys.stderr)
 
 
 def main(argv=None):

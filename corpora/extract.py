@@ -11,6 +11,7 @@ from corpora.transcripts import read_transcript
 from data import whisper_encoder
 from errors import InputError
 from faces import crop, detect, mouth
+from faces.landmarks import LIES, roll_of
 from faces.track import Tracker, interpolated
 from media import sound, video
 from media.clip import FPS, encoded, joined, write_clip
@@ -71,7 +72,7 @@ def follow_one_face(frames, detector):
     """The one face of a clip's frames, in every one of them.
 
     Raises InputError for a clip that is too short, without a face, with two faces of like size, with a scene cut, with
-    frames of different sizes, or with a gap longer than `LONGEST_GAP` frames.
+    frames of different sizes, with a gap longer than `LONGEST_GAP` frames, or whose head lies on its side.
     """
     tracker, size = Tracker(detector), None
     for rgb in frames:
@@ -89,7 +90,10 @@ def follow_one_face(frames, detector):
         raise InputError(f"no face in any of {count} frames")
     if len(tracks) > 1 and tracks[1].size > RIVAL * tracks[0].size:
         raise InputError(f"two faces of like size: the second has {tracks[1].size / tracks[0].size:.0%} of the first")
-    return FollowedFace(without_gaps(tracks[0].meshes, count), size, len(tracks) - 1)
+    meshes = without_gaps(tracks[0].meshes, count)
+    if (roll := np.median(np.abs(roll_of(meshes)))) > LIES:
+        raise InputError(f"its head lies on its side, by {roll:.0f} degrees: turn the video upright")
+    return FollowedFace(meshes, size, len(tracks) - 1)
 
 
 def without_gaps(meshes, count):

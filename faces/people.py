@@ -6,13 +6,11 @@ import cv2
 import numpy as np
 
 from errors import InputError
-from faces.detect import MESH_SCORE
 from faces.landmarks import mouth_opening
-from faces.track import overlap
+from faces.track import meshes_of, overlap
 
 SAMPLES = 12  # frames, over all of a video, in which people are looked for and numbered
 SAME = 0.2  # overlap with the place where a person was last seen; they sway in their seats
-APART = 0.3  # overlap of two faces at most
 GROWN = 1.3  # a point means a face if it lies in its box made so much larger
 NEAR = 12  # frames: where a face is at a time is where it is seen within so many
 FAINT = 0.05  # share of the largest face of a shot below which another is no person to choose
@@ -30,12 +28,7 @@ class Point(NamedTuple):
 
 def faces_in(rgb, detector):
     """The meshes of the faces in a picture, from left to right. rgb: (H, W, 3) uint8."""
-    found = []
-    for _, roi in detector.rois(rgb):
-        mesh, score = detector.mesh(rgb, roi)
-        if score > MESH_SCORE and all(overlap(mesh, other) < APART for other in found):
-            found.append(mesh)
-    return sorted(found, key=lambda mesh: mesh[:, 0].min())
+    return sorted(meshes_of(rgb, detector.rois_lying(rgb), detector), key=lambda mesh: mesh[:, 0].min())
 
 
 def people_of(video, detector):
