@@ -85,7 +85,7 @@ def redraw(args, face, voices, heard, loaded=None):
 
         import audio
         from distributed import device_of
-        from media import disclosure, sound
+        from media import disclosure, signature, sound
         from media.face_video import FaceVideo
         from media.video import check_pixels
         from media.writer import Writer
@@ -97,7 +97,7 @@ def redraw(args, face, voices, heard, loaded=None):
             check_pixels(face, args.max_pixels)
         video = FaceVideo(face, args.resize_factor, args.crop, args.rotate, args.static, args.fps)
         wavs = {number: sound.read_audio(voice, most_s=args.max_seconds) for number, voice in voices.items()}
-        said = {"metadata": {"comment": SYNTHETIC}, "xmp": XMP}
+        said = {"metadata": {"comment": SYNTHETIC}, "xmp": XMP, "sign": signature.signer(args.c2pa, args.outfile)}
         writer = Writer(args.outfile, video.like, audio=heard, crf=args.crf, **said)
         generator, hp, model = loaded or load(args.checkpoint_path, device, args.precision)
         warps = hp.model == "warp"
@@ -306,6 +306,7 @@ def parse(argv):
     add("--precision", choices=("auto", "bf16", "float32"), default="auto", help="(default: bf16 where it is fast)")
     add("--crf", default=18, type=int, help="H.264 quality: 0 lossless, 51 worst (default: %(default)s)")
     add("--cache", type=Path, help="folder that keeps where the faces are, for another dub of the same video")
+    add("--c2pa", nargs=2, type=Path, metavar=("CERT", "KEY"), help="sign the result by C2PA: both PEM files")
     add("--label", action="store_true", help="write AI-generated into a corner of the picture")
     add("--max_pixels", type=int, help="refuse videos and pictures that have more, before they are decoded")
     add("--max_seconds", type=float, help="refuse sounds that are longer")
