@@ -156,7 +156,8 @@ def find_targets(video, count, args, device, pads, progress, warps):
         point = people.Point(x, y, None if seconds is None else round(seconds * video.fps))
         chosen[None] = people.at_points(tracker.shots, [point], "--face_at")
     else:
-        chosen[None] = people.picked(tracker.shots, args.face_pick)
+        loudness = people.loudness_of(video) if args.face_pick == "speaking" else None
+        chosen[None] = people.picked(tracker.shots, args.face_pick, loudness)
     how = tracker.frames, video, pads, not args.nosmooth, args.identity
     return {number: TargetFace.of(tracks, *how) for number, tracks in chosen.items()}
 

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 import traceback
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -35,8 +36,9 @@ from models import build_generator
 
 HEIGHT, FPS, FRAMES = 270, 25, 25  # px, a second, and in all, of the made video
 CLIPS, PAIRS = 8, 3
-SIGNALS = ("SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")
-STOPPED = {128 + getattr(signal, name) for name in SIGNALS}
+STOPS = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
+SIGNALS = signal.SIGKILL, signal.SIGKILL, *STOPS  # as often as they are here
+STOPPED = {0, *(128 + number for number in STOPS), *(-number for number in SIGNALS)}  # negative: before it began
 CLOCK = {"frames_a_second", "waiting"}  # of a log, what differs from run to run
 SAID = "Text:  BIN BLUE AT F TWO NOW\n\nWORD START END ASDSCORE\nBIN 0.10 0.45 1.0\nBLUE 0.45 0.90 1.0\n"
 SMALL = {"width": 1 / 16, "audio_layers": 1, "audio_dim": 32, "audio_ffn": 32, "audio_heads": 2}
@@ -205,11 +207,17 @@ def begun(stage, folder, log):
     """The id of a process of its own in which a command works in a folder. It inherits all imports: most of a start."""
     folder.mkdir(parents=True, exist_ok=True)
     words = [str(word) for word in stage.words(folder)]
-    if child := os.fork():
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # until it can take them
+    child = os.fork()
+    if child:
+        os.setpgid(child, child)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         return child
     code = 99  # a bug
     try:
-        os.setsid()
+        for number in STOPS:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         for number in (1, 2):
             os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), number)
         code = stage.main(words)
@@ -238,7 +246,7 @@ def ended(child, within_s):
 
 def killed(child, rng):
     """Ends a process, or all that it has begun too, by one of `SIGNALS`; returns its exit code."""
-    number, everything = getattr(signal, rng.choice(SIGNALS)), rng.random() < 0.5
+    number, everything = rng.choice(SIGNALS), rng.random() < 0.5
     (os.killpg if everything else os.kill)(child, number)
     return ended(child, 120)
 
@@ -246,16 +254,16 @@ def killed(child, rng):
 def tried(stage, root, name, times, rng):
     """Kills a command so many times; returns the row of the table: {column: number}.
 
-    What is left of it goes on, by the same command, until it is killed again or comes to its end.
+    What is left of it goes on, by the same command, until it is killed again or comes to its end; then one begins anew.
     """
     row, whole, log = dict.fromkeys(COLUMNS, 0), root / "whole" / name, root / "log"
     start = time.perf_counter()
     if ended(begun(stage, whole, log), LONGEST_S) != 0:
         raise InputError(f"{name} fails undisturbed: {log.read_text()[-600:]}")
-    lasts_s, folder, code = time.perf_counter() - start, None, 0
+    lasts_s, folders, code = time.perf_counter() - start, count(), 0
     while row["kills"] < times or code:
         if not code:
-            folder = root / "killed" / name / str(row["kills"])
+            folder = root / "killed" / name / str(next(folders))
         log.write_bytes(b"")
         child = begun(stage, folder, log)
         code = ended(child, rng.uniform(0, lasts_s) if row["kills"] < times else LONGEST_S)
@@ -263,11 +271,10 @@ def tried(stage, root, name, times, rng):
         if was_killed:
             code = killed(child, rng)
             row["kills"] += 1
-        if code not in STOPPED | {-signal.SIGKILL, 0} or code and not was_killed:
+        if code not in STOPPED or code and not was_killed:
             row["tracebacks"] += 1
             print(f"{name}: exit code {code}: {log.read_text()[-2000:]}", file=sys.stderr)
-            code = 0  # and another folder
-            continue
+            break
         for column, what in stage.faults(folder, whole, not code):
             row[column] += 1
             print(f"{name}, kill {row['kills']}: {column}: {what}", file=sys.stderr)

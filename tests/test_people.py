@@ -71,6 +71,21 @@ def test_a_pick_is_of_each_shot():
     assert people.picked([[large, talks]], "speaking") == [talks]
 
 
+def test_who_speaks_moves_with_the_sound_and_who_chews_does_not(tmp_path):
+    loudness, rng = np.repeat(np.random.default_rng(0).random(20), 3), np.random.default_rng(1)
+    talks, chews, still = (track(x, range(55)) for x in (10, 100, 200))
+    for who, gaps in ((talks, 4 * loudness), (chews, 9 * np.repeat(rng.random(20), 3))):
+        for i in range(1, 55):  # sound is a frame early
+            who.meshes[i][[13, 14]] += [[0, -gaps[i - 1] / 2], [0, gaps[i - 1] / 2]]
+    shots = [[still, chews, talks]]
+    assert people.picked(shots, "speaking") == [chews] and people.picked(shots, "speaking", loudness) == [talks]
+    assert people.picked(shots, "speaking", loudness[:20]) == [chews], "too short to compare"
+    wav = np.concatenate([buzz(0.4) // 50, buzz(0.4)])
+    heard = people.loudness_of(FaceVideo(make_video(tmp_path / "a.mp4", two_heads(20)[:, :, :64], audio=wav)))
+    assert 19 <= len(heard) <= 22 and heard[2:9].max() < heard[12:18].max() - 2
+    assert people.loudness_of(FaceVideo(make_video(tmp_path / "b.mp4", two_heads(2)))) is None
+
+
 def test_a_point_means_the_face_there_and_then():
     one, other, later = track(10, range(10)), track(200, range(10)), track(10, range(20, 30))
     shots, (x, y) = [[one, other], [later]], one.meshes[0].mean(0)
