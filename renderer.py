@@ -209,7 +209,7 @@ class WarpRenderer(FaceRenderer):
         self.shot_of = {i: number for number, shot in enumerate(target.shots) for i in shot}
         size = video.first.size
         for shot in target.shots:
-            meshes = {i: target.meshes[i] for i in shot}
+            meshes = target.meshes.of(shot)
             some = [shot[i] for i in np.linspace(0, len(shot) - 1, min(len(shot), SEEN)).astype(int)]
             self.person_of |= dict.fromkeys(shot, HeadShape(*self._placed(some), MARGIN).person)
             inside = [i for i, mesh in meshes.items() if (mesh[JAW] >= 0).all() and (mesh[JAW] < size).all()]

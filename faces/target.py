@@ -5,6 +5,7 @@ import numpy as np
 from errors import InputError
 from faces import crop, landmarks
 from faces.detect import MESH_SCORE, ROI_SCALE
+from faces.meshes import Meshes
 from faces.track import Tracker, sharpness_of
 from workers import ahead
 
@@ -25,7 +26,7 @@ class TargetFace:
     """
 
     def __init__(self):
-        self.boxes, self.meshes, self.identities, self.searched = {}, {}, {}, 0
+        self.boxes, self.meshes, self.identities, self.searched = {}, Meshes(), {}, 0
         self.shots, self.sharpness = [], {}
 
     @classmethod
@@ -44,7 +45,7 @@ class TargetFace:
                     given = " ".join(map(str, pads))
                     raise InputError(f"--pads {given} leave nothing of the face in frame {i}")
             frames = sorted(track.meshes)
-            target.meshes |= track.meshes
+            target.meshes.update(track.meshes)
             target.sharpness |= {i: track.sharpness[i] for i in frames}
             target.shots.append(frames)
             target.identities |= identities(frames, clearness(track, frames), identity)
@@ -81,7 +82,7 @@ class TargetFace:
                 progress.update()
         target.shots = [shot for shot in target.shots if shot] if detector else [list(target.boxes)]
         for shot in target.shots if detector else ():
-            target.boxes |= crop.face_boxes({i: target.meshes[i] for i in shot}, smooth, video.fps, turned=True)
+            target.boxes |= crop.face_boxes(target.meshes.of(shot), smooth, video.fps, turned=True)
         if not target.boxes:
             raise InputError(
                 f"{video.path}: --box: no face there in any of {target.searched} frames. Give the whole face, forehead "

@@ -8,6 +8,7 @@ import numpy as np
 
 from faces.detect import MESH_SCORE, ROI_SCALE, roi_matrix
 from faces.landmarks import LEFT_EYE, RIGHT_EYE
+from faces.meshes import Meshes, mesh_file
 
 CUT = 0.12  # mean change of a thumbnail, of full scale, that is a scene cut
 DETECT_EVERY = 12  # frames between two searches for new faces, and for heads on their side where there is no face
@@ -68,6 +69,7 @@ class Tracker:
     def __init__(self, detector):
         self.detector, self.thumbnail = detector, None
         self.earlier = deque()  # the last frames of this shot before this one, (H, W, 3) uint8
+        self.file = mesh_file() if detector else None  # of all its tracks
         self.shots, self.frames = [[]], 0  # tracks of each shot; frames taken so far
 
     def add(self, rgb):
@@ -115,7 +117,7 @@ class Tracker:
             if last is None or any(overlap(last, other) >= 0.3 for other in others):
                 break
             track.meshes[index], track.sharpness[index] = last, sharpness_of(rgb, last)
-        track.meshes = dict(sorted(track.meshes.items()))
+        track.meshes = track.meshes.of(sorted(track.meshes))
         track.sharpness = dict(sorted(track.sharpness.items()))
 
     def is_cut(self, rgb):
@@ -131,7 +133,7 @@ class Tracker:
             if track.last is None and overlap(track.meshes[max(track.meshes)], mesh) > 0.3:
                 track.last = mesh
                 return track
-        self.shots[-1].append(Track(last=mesh))
+        self.shots[-1].append(Track(Meshes(self.file), last=mesh))
         return self.shots[-1][-1]
 
 
