@@ -13,7 +13,7 @@ from faces.meshes import Meshes, mesh_file
 CUT = 0.12  # mean change of a thumbnail, of full scale, that is a scene cut
 DETECT_EVERY = 12  # frames between two searches for new faces, and for heads on their side where there is no face
 EARLIER = 2 * DETECT_EVERY  # frames, at most, through which a face is followed back to where it came in
-EARLIER_BYTES = 256 << 20  # at most, of pictures that are kept for it
+EARLIER_BYTES = 128 << 20  # at most, of pictures that are kept for it
 
 
 def roi_of_mesh(mesh):
