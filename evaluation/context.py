@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 import audio
+import distributed
 from audio import RATE
 from data import to_tensor
 from distributed import device_of
@@ -22,7 +23,6 @@ from evaluation.bootstrap import difference, estimate
 from evaluation.figures import named_paths, plot
 from evaluation.landmarks import Mesher, lmd
 from evaluation.rows import Corpus, GeneratedRows
-from evaluation.scoring import one_thread
 from media.clip import FPS
 from media.files import write_text
 from media.frame import write_picture
@@ -297,7 +297,7 @@ def parse(argv):
 def main(argv=None):
     """Parses the flags and runs an experiment; returns the exit code."""
     args = parse(argv)
-    one_thread()
+    distributed.one_thread()
     return exit_code("evaluation.context", lambda: args.work(args))
 
 
