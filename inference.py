@@ -85,7 +85,7 @@ def redraw(args, face, voices, heard, loaded=None):
 
         import audio
         from distributed import device_of
-        from media import disclosure, sound
+        from media import disclosure, signature, sound
         from media.face_video import FaceVideo
         from media.video import check_pixels
         from media.writer import Writer
@@ -97,7 +97,7 @@ def redraw(args, face, voices, heard, loaded=None):
             check_pixels(face, args.max_pixels)
         video = FaceVideo(face, args.resize_factor, args.crop, args.rotate, args.static, args.fps)
         wavs = {number: sound.read_audio(voice, most_s=args.max_seconds) for number, voice in voices.items()}
-        said = {"metadata": {"comment": SYNTHETIC}, "xmp": XMP}
+        said = {"metadata": {"comment": SYNTHETIC}, "xmp": XMP, "sign": signature.signer(args.c2pa, args.outfile)}
         writer = Writer(args.outfile, video.like, audio=heard, crf=args.crf, **said)
         generator, hp, model = loaded or load(args.checkpoint_path, device, args.precision)
         warps = hp.model == "warp"
@@ -156,7 +156,8 @@ def find_targets(video, count, args, device, pads, progress, warps):
         point = people.Point(x, y, None if seconds is None else round(seconds * video.fps))
         chosen[None] = people.at_points(tracker.shots, [point], "--face_at")
     else:
-        chosen[None] = people.picked(tracker.shots, args.face_pick)
+        loudness = people.loudness_of(video) if args.face_pick == "speaking" else None
+        chosen[None] = people.picked(tracker.shots, args.face_pick, loudness)
     how = tracker.frames, video, pads, not args.nosmooth, args.identity
     return {number: TargetFace.of(tracks, *how) for number, tracks in chosen.items()}
 
@@ -233,7 +234,6 @@ def describe(args, model, renderers, count, found, seconds):
         "frames": count,
         "redrawn": redrawn,
         **{name: each(values) for name, values in found.items()},
-        "tilted": sum(target.tilted for target in targets.values()),
         "source_frames": some.target.searched,
         "identity_frames": each({number: renderer.sources() for number, renderer in renderers.items()}),
         "boxes": each(boxes),
@@ -307,6 +307,7 @@ def parse(argv):
     add("--precision", choices=("auto", "bf16", "float32"), default="auto", help="(default: bf16 where it is fast)")
     add("--crf", default=18, type=int, help="H.264 quality: 0 lossless, 51 worst (default: %(default)s)")
     add("--cache", type=Path, help="folder that keeps where the faces are, for another dub of the same video")
+    add("--c2pa", nargs=2, type=Path, metavar=("CERT", "KEY"), help="sign the result by C2PA: both PEM files")
     add("--label", action="store_true", help="write AI-generated into a corner of the picture")
     add("--max_pixels", type=int, help="refuse videos and pictures that have more, before they are decoded")
     add("--max_seconds", type=float, help="refuse sounds that are longer")
@@ -421,12 +422,11 @@ def each_of_list(args):
 
 def say(report):
     """Prints what a run has made, and warns where most of it shows the video's own mouth."""
-    frames, redrawn, tilted = report["frames"], report["redrawn"], report["tilted"]
+    frames, redrawn = report["frames"], report["redrawn"]
     print(f"{report['outfile']}: {frames} frames, {redrawn} redrawn, {report['seconds']['all']:.1f} s")
-    if 2 * redrawn < frames or tilted:
-        why = f"; in {tilted} frames of the video the head lies too far on its side" if tilted else ""
+    if 2 * redrawn < frames:
         passed = f"{frames - redrawn} of {frames} frames pass through unchanged"
-        print(f"inference.py: {passed}, as no face was found there that can be redrawn{why}", file=sys.stderr)
+        print(f"inference.py: {passed}, as no face was found there that can be redrawn", file=sys.stderr)
 
 
 def main(argv=None):

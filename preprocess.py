@@ -100,7 +100,9 @@ def preprocess(args):
         root.finish(corpus, splits)
     except OSError as error:
         raise InputError(f"{args.out} cannot be written: {error.strerror or error}") from error
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, InputError):  # a worker has died
+            root.count_deaths(todo)
         root.finish(corpus, splits)
         raise
     skipped = reasons | refused

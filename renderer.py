@@ -104,9 +104,9 @@ def around(size, box, rim):
 
     rim: px around the box, what a crop's own sampling reaches there.
     """
-    (x1, y1, x2, y2), (width, height) = box, size
-    left, top = min(max(int(x1 - rim), 0), width - 1), min(max(int(y1 - rim), 0), height - 1)
-    return left, top, max(min(int(x2 + rim) + 1, width), left + 1), max(min(int(y2 + rim) + 1, height), top + 1)
+    (x1, y1, x2, y2), (width, height) = crop.bounds(box, rim), size
+    left, top = min(max(int(x1), 0), width - 1), min(max(int(y1), 0), height - 1)
+    return left, top, max(min(int(x2) + 1, width), left + 1), max(min(int(y2) + 1, height), top + 1)
 
 
 class FaceRenderer:
@@ -168,7 +168,7 @@ class FaceRenderer:
         """The face of a frame: (px, px, 3) float32 in [0, 1]."""
         box = self.target.boxes[index]
         part = around(frame.size, box, 2 + (box[2] - box[0]) / self.px)
-        return np.float32(crop.crop(frame.rgb(*part), np.subtract(box, part[:2] * 2), self.px)) / 255
+        return np.float32(crop.crop(frame.rgb(*part), crop.shifted(box, -part[0], -part[1]), self.px)) / 255
 
     def _identity(self, frame, index):
         """The identity of a frame, cut out of its identity frame: (px, px, 3) float32 in [0, 1]."""
@@ -209,7 +209,7 @@ class WarpRenderer(FaceRenderer):
         self.shot_of = {i: number for number, shot in enumerate(target.shots) for i in shot}
         size = video.first.size
         for shot in target.shots:
-            meshes = {i: target.meshes[i] for i in shot}
+            meshes = target.meshes.of(shot)
             some = [shot[i] for i in np.linspace(0, len(shot) - 1, min(len(shot), SEEN)).astype(int)]
             self.person_of |= dict.fromkeys(shot, HeadShape(*self._placed(some), MARGIN).person)
             inside = [i for i, mesh in meshes.items() if (mesh[JAW] >= 0).all() and (mesh[JAW] < size).all()]
@@ -257,19 +257,19 @@ class WarpRenderer(FaceRenderer):
 
     def _part(self, frame, index):
         """The part of a frame that a crop shows, see `around`."""
-        x1, y1, x2, y2 = box = self.target.boxes[index]
+        x1, y1, x2, y2, *_ = box = self.target.boxes[index]
         return around(frame.size, box, 2 + MARGIN * max(x2 - x1, y2 - y1))
 
     def _view(self, frame, index):
         """The `View` of the face in a frame."""
         part = self._part(frame, index)
-        return View.of(frame.rgb(*part), np.subtract(self.target.boxes[index], part[:2] * 2))
+        return View.of(frame.rgb(*part), crop.shifted(self.target.boxes[index], -part[0], -part[1]))
 
     def _placed(self, indices):
         """Meshes of frames, relative to their boxes, steady over time, and the boxes: (N, 468, 2), (N, 4)."""
-        boxes = np.array([self.target.boxes[i] for i in indices])
+        boxes = [self.target.boxes[i] for i in indices]
         meshes = [crop.to_crop(self._steady(i), box) for i, box in zip(indices, boxes, strict=True)]
-        return np.stack(meshes), boxes
+        return np.stack(meshes), np.array([box[:4] for box in boxes])
 
     def _steady(self, index):
         """The mesh of a frame, averaged with those right before and after it in its shot."""

@@ -7,16 +7,17 @@ killed loses at most the clips it was at.
 import json
 import shlex
 import time
+import uuid
 from contextlib import suppress
 from pathlib import Path
 
 from corpora.layouts import layout_of
 from errors import InputError
 from media.clip import FORMAT, FPS, SUFFIX
-from media.files import make_folder, read_text, write_text
+from media.files import is_left, make_folder, read_text, write_text
 
 ROUNDS = 3  # times that the lists are written again because another run has finished clips meanwhile
-ATTEMPTS = 2  # times that a clip's extraction may begin without ending in a result or a reason
+ATTEMPTS = 2  # times that a clip's extraction may end the process that is at it
 STALE_S = 3600  # age of a partial file that nobody is writing any more
 
 
@@ -71,6 +72,7 @@ class DataRoot:
 
     def __init__(self, folder, settings):
         self.folder, about = Path(folder), {"format": FORMAT, "fps": FPS, **settings}
+        self.run = uuid.uuid4().hex
         path = self.folder / "dataset.json"
         make_folder(self.folder)
         try:
@@ -97,16 +99,29 @@ class DataRoot:
         return self.folder / "clips" / f"{raw.name}.skipped"
 
     def begin(self, raw):
-        """Notes that a clip's extraction begins, and how often it did: a clip may end the process that reads it."""
-        self._note(raw, {"begun": self._noted(raw).get("begun", 0) + 1})
+        """Notes that this run begins a clip's extraction, which may end the process that is at it."""
+        self._note(raw, {"begun": self._deaths(raw) + 1, "run": self.run})
 
     def take_back(self, raw):
         """Takes a note of `begin` back: the user has stopped the run, and the clip is not at fault."""
-        begun = self._noted(raw).get("begun", 0) - 1
-        if begun > 0:
-            self._note(raw, {"begun": begun})
+        if deaths := self._deaths(raw):
+            self._note(raw, {"begun": deaths})
         else:
             self.marker(raw).unlink(missing_ok=True)
+
+    def count_deaths(self, raws):
+        """Notes which of some clips have ended their processes: this run has begun them, goes on, and has no result.
+
+        Where the run itself is killed, nobody does, and they are tried again.
+        """
+        for raw in raws:
+            if self._noted(raw).get("run") == self.run:
+                self._note(raw, {"begun": self._deaths(raw) + 1})
+
+    def _deaths(self, raw):
+        """How often a clip has ended the process that was at it."""
+        note = self._noted(raw)
+        return note.get("begun", 0) - ("run" in note)
 
     def skip(self, raw, reason):
         """Notes the reason why a clip is left out."""
@@ -127,10 +142,9 @@ class DataRoot:
 
     def reason(self, raw):
         """The reason why a clip was left out, or None: nobody tried it, or its files have changed since."""
-        note = self._noted(raw)
-        if note.get("begun", 0) >= ATTEMPTS:
-            return f"it ended the process that read it, {note['begun']} times"
-        return note.get("reason")
+        if (deaths := self._deaths(raw)) >= ATTEMPTS:
+            return f"it ended the process that read it, {deaths} times"
+        return self._noted(raw).get("reason")
 
     def finish(self, corpus, splits):
         """Writes skipped.txt and the lists of `splits` from the clips that are there now; returns {name: reason}.
@@ -147,7 +161,7 @@ class DataRoot:
                 write_text(self.folder / path, text)
         for partial in self.folder.rglob("*.partial*"):  # of runs that were killed
             with suppress(FileNotFoundError):  # another run has just finished it
-                if time.time() - partial.stat().st_mtime > STALE_S:
+                if is_left(partial) or time.time() - partial.stat().st_mtime > STALE_S:
                     partial.unlink()
         return found[1]
 

@@ -12,6 +12,7 @@ from corpora.transcripts import read_transcript
 from data import whisper_encoder
 from errors import InputError
 from faces import crop, detect, mouth
+from faces.landmarks import LIES, roll_of
 from faces.track import Tracker, interpolated
 from media import sound, video
 from media.clip import FPS, encoded, joined, write_clip
@@ -75,7 +76,7 @@ def follow_one_face(frames, detector):
     """The one face of a clip's frames, in every one of them.
 
     Raises InputError for a clip that is too short, without a face, with two faces of like size, with a scene cut, with
-    frames of different sizes, or with a gap longer than `LONGEST_GAP` frames.
+    frames of different sizes, with a gap longer than `LONGEST_GAP` frames, or whose head lies on its side.
     """
     tracker, size = Tracker(detector), None
     for rgb in frames:
@@ -89,7 +90,7 @@ def follow_one_face(frames, detector):
     if len(tracker.shots) > 1:
         raise InputError("a scene cut within the clip")
     track, others = largest(tracker.shots[0], f"no face in any of {count} frames")
-    return FollowedFace(without_gaps(track.meshes, count), size, others)
+    return FollowedFace(upright(without_gaps(track.meshes, count)), size, others)
 
 
 def largest(tracks, if_none):
@@ -119,7 +120,14 @@ def faces_of_stills(frames, detector):
         others = max(others, beside)
         sizes.add(rgb.shape[:2])
     size = sizes.pop() if len(sizes) == 1 else (0, 0)
-    return FollowedFace(np.stack(meshes).astype(np.float32), size, others)
+    return FollowedFace(upright(np.stack(meshes).astype(np.float32)), size, others)
+
+
+def upright(meshes):
+    """The meshes (L, 468, 2) of a head; raises InputError where it lies on its side in most of them."""
+    if (roll := np.median(np.abs(roll_of(meshes)))) > LIES:
+        raise InputError(f"its head lies on its side, by {roll:.0f} degrees: turn the video upright")
+    return meshes
 
 
 def without_gaps(meshes, count):

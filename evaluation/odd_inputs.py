@@ -1,16 +1,18 @@
 """Makes odd and broken inputs of many kinds, runs the commands' own code on them, and counts what happens.
 
-python -m evaluation.odd_inputs --cases 300
+python -m evaluation.odd_inputs --cases 450
 """
 
 import argparse
 import contextlib
+import hashlib
 import io
 import random
 import shutil
 import sys
 import traceback
 import wave
+from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,11 +22,15 @@ import torch
 
 import checkpoint
 import inference
+import preprocess
+import train
+import train_expert
 from corpora.filelists import filelists
 from corpora.transcripts import KINDS as LAYOUTS
 from corpora.transcripts import read_transcript
 from errors import InputError, exit_code
-from hparams import HParams
+from evaluation import evaluate, kills
+from hparams import ExpertHParams, HParams
 from media.pairs import read_pairs
 from models import build_generator
 
@@ -42,7 +48,16 @@ CONTAINERS = {  # suffix: (video codecs, sound codecs) that go into it
 RATES = ("8", "12", "15", "24000/1001", "24", "25", "30000/1001", "30", "50", "60")
 STILLS = (".png", ".jpg", ".bmp", ".tif", ".webp")
 CODES = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "latin-1", "utf-32", "cp1251")
-KINDS = ("videos", "stills", "damaged videos", "damaged weights", "transcripts", "lists")
+FILES = ("videos", "stills", "damaged videos", "damaged weights", "transcripts", "lists")
+TRAINED = ("data roots", "runs", "flags")  # for which a small data root, and a run on it, are made first
+KINDS = FILES + TRAINED
+FEW = ("--max_steps", 3, "--log_every", 1, "--save_every", 1, "--valid_every", 2, "--device", "cpu")
+TASKS = {"pretrain": (), "words": ("--model", "words"), "sync": ("--model", "sync", "--shrink", 2)}
+RUNS = {"train": ["--name", "r", *kills.flags(kills.TRAIN), *FEW]} | {
+    f"train_expert {task}": [task, "--name", "r", *kills.flags(kills.EXPERT), *more, *FEW]
+    for task, more in TASKS.items()
+}
+ODD_VALUES = ("-1", "0", "1", "nan", "inf", "-inf", "1e-30", "0.5", "x", "")
 OUTCOMES = ("worked", "refused", "traceback", "length", "step", "lost")
 HEAD = "| kind | cases | worked | refused in one line | tracebacks | wrong lengths | out of step | files lost |"
 
@@ -144,18 +159,24 @@ def counted():
         raise Bug(str(error)) from error
 
 
-def run(words):
-    """How inference.py ended: "worked", "refused", in one line, or "traceback"."""
+def run(words, main=inference.main, talks=False):
+    """How a command ended: "worked", "refused", in one line, or "traceback". talks: it tells of its progress before."""
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()), counted():
-            code = inference.main([str(word) for word in words])
+            code = main([str(word) for word in words])
     except Bug:
         return "traceback"
+    except SystemExit as end:  # of a flag that there is not, or that has another type
+        code = 1 if end.code == 2 else end.code
+        talks = True
     if code > 128:  # the user has stopped it, and means all of it
         raise KeyboardInterrupt
     lines = [line for line in told.getvalue().splitlines() if " pass through unchanged" not in line]
-    return "worked" if code == 0 else "refused" if code == 1 and len(lines) == 1 else "traceback"
+    if code == 0 or code == 1 and (len(lines) == 1 or talks and "Traceback" not in told.getvalue()):
+        return "refused" if code else "worked"
+    print(told.getvalue(), file=sys.__stderr__)
+    return "traceback"
 
 
 def of_video(folder, rng, weights, damaged=False):
@@ -247,8 +268,100 @@ def of_text(folder, rng, kind):
     return [read_by(reader, path)], data
 
 
-def case_of(kind, folder, rng, weights):
-    """Makes one case of a kind and judges it: (outcomes, what it was)."""
+def made_root(folder):
+    """Makes a small data root and a run on it, each of `RUNS`, in a folder; returns the path of the root."""
+    kills.make_inputs(folder)
+    root = folder / "data"
+    words = [["--data_root", folder / "corpus", "--out", root, "--workers", 1]]
+    words += [["tokenizer", "--data_root", root, "--out", root / "tokenizer.model", "--size", 40, "--kind", "word"]]
+    ends = [run(each, main, True) for each, main in zip(words, (preprocess.main, train_expert.main), strict=True)]
+    for name, flags in RUNS.items():
+        ends.append(run([*flags, "--data_root", root, "--runs", folder / name], main_of(name), True))
+    if set(ends) != {"worked"}:
+        raise InputError(f"a data root could not be made: {ends}")
+    return root
+
+
+def main_of(name):
+    """The main function of one of `RUNS`."""
+    return train.main if name == "train" else train_expert.main
+
+
+def content(folder):
+    """The SHA-256 of every file in a folder."""
+    return {path: hashlib.sha256(path.read_bytes()).digest() for path in folder.rglob("*") if path.is_file()}
+
+
+def of_root(folder, rng, root):
+    """The outcomes of a case in which something in a data root is missing, damaged or odd."""
+    shutil.copytree(root, folder / "data")
+    path = rng.choice(sorted(path for path in (folder / "data").rglob("*") if path.is_file()))
+    how = rng.choice(("gone", "empty", "damaged", "odd"))
+    if how == "gone":
+        path.unlink()
+    elif how == "odd" and path.suffix == ".safetensors":
+        how = odd_arrays(path, rng)
+    elif how == "odd":
+        extra = rng.choice(("", "# mine\r\n", "../../x\n", "ann/00 \n", "\n\n", "{}"))
+        path.write_bytes((path.read_bytes().decode("latin-1") + extra).encode(rng.choice(CODES), "replace"))
+    else:
+        path.write_bytes(damage(path.read_bytes(), rng) if how == "damaged" else b"")
+    before, name = content(folder / "data"), rng.choice([*RUNS, "evaluate", "check"])
+    given = ["--data_root", folder / "data", "--runs", folder / "runs"]
+    if name == "evaluate":
+        words = ["--real", folder / "data", "--out", folder / "out", "--measures", "visual", "--workers", 1]
+        found = [run(words, evaluate.main, True)]
+    elif name == "check":
+        found = [run(["--check", folder / "data"], preprocess.main, True)]
+    else:
+        found = [run([*RUNS[name], *given], main_of(name), True)]
+    after = content(folder / "data")
+    found += ["lost"] if any(after.get(path) != what for path, what in before.items()) else []
+    return found, (name, path.name, how)
+
+
+def odd_arrays(path, rng):
+    """Makes one array of a stored clip odd; returns how."""
+    from safetensors import safe_open
+    from safetensors.numpy import load_file, save_file
+
+    with safe_open(path, "np") as file:
+        about = file.metadata()
+    arrays = load_file(path)
+    name, how = rng.choice(sorted(arrays)), rng.choice(("missing", "shorter", "none", "nan", "other type", "flat"))
+    array = arrays.pop(name)
+    if how == "nan":
+        array = np.full_like(array, np.nan) if array.dtype.kind == "f" else np.full_like(array, 255)
+    changed = {"shorter": array[:-1], "none": array[:0], "other type": array.astype(np.float64), "flat": array.ravel()}
+    if how != "missing":
+        arrays[name] = np.ascontiguousarray(changed.get(how, array))
+    save_file(arrays, path, about)
+    return f"{name} {how}"
+
+
+def of_run(folder, rng, root):
+    """The outcomes of a case in which a file of a run is damaged or missing, and the run is resumed."""
+    name = rng.choice(list(RUNS))
+    shutil.copytree(root.parent / name, folder / "runs")
+    path = rng.choice(sorted(path for path in (folder / "runs" / "r").iterdir() if path.is_file()))
+    path.write_bytes(damage(path.read_bytes(), rng) if rng.random() < 0.8 else b"")
+    more = ["--max_steps", 4] if rng.random() < 0.5 else []
+    given = ["--data_root", root, "--runs", folder / "runs", *more]
+    return [run([*RUNS[name], *given], main_of(name), True)], (name, path.name, more)
+
+
+def of_flags(folder, rng, root):
+    """The outcomes of a case in which a knob has an odd value."""
+    name = rng.choice(list(RUNS))
+    knob, value = rng.choice(fields(HParams if name == "train" else ExpertHParams)).name, rng.choice(ODD_VALUES)
+    given = ["--data_root", root, "--runs", folder, f"--{knob}={value}"]
+    return [run([*RUNS[name], *given], main_of(name), True)], (name, knob, value)
+
+
+def case_of(kind, folder, rng, weights, root=None):
+    """Makes one case of a kind and judges it: (outcomes, what it was). root: of `made_root`, for kinds of `TRAINED`."""
+    if kind in TRAINED:
+        return {"data roots": of_root, "runs": of_run, "flags": of_flags}[kind](folder, rng, root)
     if kind in ("videos", "damaged videos"):
         return of_video(folder, rng, weights, damaged=kind != "videos")
     if kind == "stills":
@@ -264,11 +377,13 @@ def measure(args):
     with TemporaryDirectory() as root:
         weights, hp = Path(root) / "narrow.safetensors", HParams(**NARROW)
         checkpoint.export(weights, build_generator(hp), hp)
+        (Path(root) / "made").mkdir()
+        data = made_root(Path(root) / "made") if set(args.kinds) & set(TRAINED) else None
         for number in range(args.first, args.first + args.cases):
             kind = args.kinds[number % len(args.kinds)]
             folder = Path(root) / str(number)
             folder.mkdir()
-            found, what = case_of(kind, folder, random.Random(args.seed * 1_000_003 + number), weights)
+            found, what = case_of(kind, folder, random.Random(args.seed * 1_000_003 + number), weights, data)
             counts[kind]["cases"] += 1
             for outcome in found:
                 counts[kind][outcome] += 1
@@ -283,7 +398,7 @@ def measure(args):
 def main(argv=None):
     """Parses the flags and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", default=300, type=int, help="how many, of all kinds in turn (default: %(default)s)")
+    parser.add_argument("--cases", default=450, type=int, help="how many, of all kinds in turn (default: %(default)s)")
     parser.add_argument("--first", default=0, type=int, help="number of the first one, to see one again (default: 0)")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="(default: all)")
     parser.add_argument("--seed", default=0, type=int, help="decides all cases (default: %(default)s)")

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from faces.crop import SURROUNDINGS, UPPER_SHARE, crop, crop_matrix
+from faces.crop import SURROUNDINGS, UPPER_SHARE, bounds, crop, crop_matrix
 from faces.landmarks import JAW, mouth_region
 from faces.shape import BOTTOM, LEFT, RIGHT, SIDE, TOP
 
@@ -65,7 +65,7 @@ def match_colour(generated, real, mask):
 def put_back(frame, box, mesh, generated, real):
     """The frame with the lower half of one face redrawn; every pixel outside the mask keeps its samples.
 
-    frame: a `media.frame.Frame`.  box: (x1, y1, x2, y2) px.  mesh: see `masks`.
+    frame: a `media.frame.Frame`.  box: see `faces.crop`.  mesh: see `masks`.
     generated, real: (px, px, 3) float32 in [0, 1], RGB: the generator's face and the frame's own crop.
     Around the mouth generated pixels replace the frame's. On cheeks and chin only their difference to the crop is
     added, so that skin finer than the crop's pixels stays.
@@ -76,8 +76,9 @@ def put_back(frame, box, mesh, generated, real):
     replaced = face * mouth
     added = face[..., None] * (generated - (1 - mouth[..., None]) * real)  # frame * (1 - replaced) + added
     width, height = frame.size
-    x0, y0 = max(int(box[0]), 0), max(int(box[1] + UPPER_SHARE * (box[3] - box[1])), 0)
-    x1, y1 = min(int(box[2]) + 1, width), min(int(box[3]) + 1, height)
+    x0, y0, x1, y1 = bounds(box)
+    y0 = box[1] + UPPER_SHARE * (box[3] - box[1]) if len(box) == 4 else y0  # of upright boxes the lower half will do
+    x0, y0, x1, y1 = max(int(x0), 0), max(int(y0), 0), min(int(x1) + 1, width), min(int(y1) + 1, height)
     if x1 - x0 < 2 or y1 - y0 < 2:
         return frame
     to_crop = crop_matrix(box, px)
@@ -102,7 +103,7 @@ class View(NamedTuple):
 
     @classmethod
     def of(cls, rgb, box):
-        """The view of a face, box (x1, y1, x2, y2) px, in a picture."""
+        """The view of a face, its box px, in a picture."""
         to_crop = crop_matrix(box, 1, SURROUNDINGS)
         to_crop[:, 2] += 0.5
         return cls(rgb, to_crop, crop(rgb, box, SIDE, SURROUNDINGS))
@@ -119,10 +120,12 @@ def composed(view, layers, references, fade=1.0):
     rows, columns = np.flatnonzero(mask[0].any(1)), np.flatnonzero(mask[0].any(0))
     if not len(rows) or not fade:
         return None
-    corners = np.array([[columns[0] - 0.5, rows[0] - 0.5], [columns[-1] + 1.5, rows[-1] + 1.5]]) / [w, h]
+    left, top, right, bottom = columns[0] - 0.5, rows[0] - 0.5, columns[-1] + 1.5, rows[-1] + 1.5
+    corners = np.array([[left, top], [right, top], [left, bottom], [right, bottom]]) / [w, h]
     corners = corners * [RIGHT - LEFT, BOTTOM - TOP] + [LEFT, TOP]  # of what is drawn, in the crop
     back, (height, width) = cv2.invertAffineTransform(view.to_crop), view.rgb.shape[:2]
-    (x0, y0), (x1, y1) = corners @ back[:, :2].T + back[:, 2]
+    places_px = corners @ back[:, :2].T + back[:, 2]
+    (x0, y0), (x1, y1) = places_px.min(0), places_px.max(0)
     x0, y0, x1, y1 = max(int(x0), 0), max(int(y0), 0), min(int(x1) + 2, width), min(int(y1) + 2, height)
     if x1 - x0 < 2 or y1 - y0 < 2:
         return None

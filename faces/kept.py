@@ -11,7 +11,7 @@ from faces.target import followed
 from faces.track import Track, Tracker
 from media.files import make_folder, replacing
 
-FORMAT = 1
+FORMAT = 2
 
 
 def followed_once(video, count, detector, progress, folder, content):

@@ -12,6 +12,7 @@ OUTER_LIPS = [61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 
 INNER_LIPS = [78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 415, 310, 311, 312, 13, 82, 81, 80, 191]
 JAW = [234, 93, 132, 58, 172, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 397, 288, 361, 323, 454]
 # fmt: on
+LEANS, LIES = 15, 30  # degrees of roll, see `lying`
 LIP_POINTS = OUTER_LIPS + INNER_LIPS
 LIP_NUMBERS = 2 * len(LIP_POINTS)  # x and y of each
 
@@ -34,15 +35,27 @@ def mouth_opening(mesh):
 
 
 def turn_to_side(mesh):
-    """The turn of the head, (..., 468, 2) -> (...,): 0 frontal, -0.5 and 0.5 the profiles."""
-    left, right, nose = (mesh[..., i, 0] for i in (RIGHT_EAR, LEFT_EAR, NOSE_TIP))
+    """The turn of the head, (..., 468, 2) -> (...,): 0 frontal, -0.5 and 0.5 the profiles; whether it lies or not."""
+    roll = np.radians(lying(roll_of(mesh)))
+    across, down = np.cos(roll), np.sin(roll)
+    left, right, nose = (across * mesh[..., i, 0] + down * mesh[..., i, 1] for i in (RIGHT_EAR, LEFT_EAR, NOSE_TIP))
     return (nose - left) / np.where(np.abs(right - left) < 1e-6, 1e-6, right - left) - 0.5
 
 
 def roll_of(mesh):
-    """The roll of the head in the picture, (468, 2) px -> degrees, 0 upright, clockwise up to 180."""
-    eyes = mesh[LEFT_EYE] - mesh[RIGHT_EYE]
-    return float(np.degrees(np.arctan2(eyes[1], eyes[0])))
+    """The roll of the head in the picture, (..., 468, 2) px -> (...,) degrees, 0 upright, clockwise up to 180."""
+    eyes = mesh[..., LEFT_EYE, :] - mesh[..., RIGHT_EYE, :]
+    return np.degrees(np.arctan2(eyes[..., 1], eyes[..., 0]))
+
+
+def lying(roll):
+    """By how much of its roll a head counts as lying on its side, degrees: (...,) -> (...,) from -180 to 180.
+
+    All of it from `LIES` on; up to `LEANS` none, as people lean their heads when they talk.
+    """
+    roll = (np.asarray(roll) + 180) % 360 - 180
+    between = LIES * np.maximum(np.abs(roll) - LEANS, 0) / (LIES - LEANS)
+    return np.sign(roll) * np.where(np.abs(roll) < LIES, between, np.abs(roll))
 
 
 def turn_away(mesh):

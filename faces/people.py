@@ -5,17 +5,18 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from audio import RATE
 from errors import InputError
-from faces.detect import MESH_SCORE
 from faces.landmarks import mouth_opening
-from faces.track import overlap
+from faces.track import meshes_of, overlap
+from media.sound import read_audio
 
 SAMPLES = 12  # frames, over all of a video, in which people are looked for and numbered
 SAME = 0.2  # overlap with the place where a person was last seen; they sway in their seats
-APART = 0.3  # overlap of two faces at most
 GROWN = 1.3  # a point means a face if it lies in its box made so much larger
 NEAR = 12  # frames: where a face is at a time is where it is seen within so many
 FAINT = 0.05  # share of the largest face of a shot below which another is no person to choose
+LAG, LEAST = 1, 25  # frames by which lips and sound may be apart; of a shot in which they are compared
 TILE_PX, COLUMNS = 480, 4  # of a contact sheet
 MARK = b"\nfaces found by inference.py\n"  # behind a sheet, where pictures end: it may be written anew
 
@@ -30,12 +31,7 @@ class Point(NamedTuple):
 
 def faces_in(rgb, detector):
     """The meshes of the faces in a picture, from left to right. rgb: (H, W, 3) uint8."""
-    found = []
-    for _, roi in detector.rois(rgb):
-        mesh, score = detector.mesh(rgb, roi)
-        if score > MESH_SCORE and all(overlap(mesh, other) < APART for other in found):
-            found.append(mesh)
-    return sorted(found, key=lambda mesh: mesh[:, 0].min())
+    return sorted(meshes_of(rgb, detector.rois_lying(rgb), detector), key=lambda mesh: mesh[:, 0].min())
 
 
 def people_of(video, detector):
@@ -96,22 +92,49 @@ def is_sheet(path):
     return path.read_bytes().endswith(MARK)
 
 
-def picked(shots, how="largest"):
+def picked(shots, how="largest", loudness=None):
     """One face of each shot: a list of tracks; shots without a face are left out.
 
-    shots: of a `Tracker`.  how: largest; left or right, of the picture; speaking: whose mouth opens and closes most.
+    shots: of a `Tracker`.  how: largest; left or right, of the picture; speaking: see `speaks`.
+    loudness: of the video's own sound, see `loudness_of`.
     """
     keys = {
         "largest": lambda track: track.size,
         "left": lambda track: -_middle(track),
         "right": lambda track: _middle(track),
-        "speaking": lambda track: np.std([mouth_opening(mesh) for mesh in track.meshes.values()]),
+        "speaking": lambda track: speaks(track, loudness),
     }
     found = []
     for tracks in filter(None, shots):
         least = FAINT * max(track.size for track in tracks)
         found.append(max((track for track in tracks if track.size >= least), key=keys[how]))
     return found
+
+
+def loudness_of(video):
+    """How loud a `FaceVideo`'s own sound is in each of its frames, (L,), in nepers; None where it has none."""
+    try:
+        wav = read_audio(video.path)
+    except InputError:
+        return None
+    starts = (np.arange(len(wav) / RATE * video.fps) * RATE / float(video.fps)).astype(int)
+    return np.log(np.add.reduceat(np.abs(wav, dtype=np.float32), starts) + RATE / float(video.fps))
+
+
+def speaks(track, loudness=None):
+    """How much a face is that of the one who speaks: how far its mouth opens and closes, and whether with the sound.
+
+    loudness: of each frame of the video, (L,), or None; then whoever chews or laughs counts too.
+    """
+    frames = np.array(sorted(track.meshes))
+    opening = np.array([mouth_opening(track.meshes[i]) for i in frames])
+    moves = float(opening.std())
+    frames = frames[:0] if loudness is None else frames[frames < len(loudness) - LAG]
+    if len(frames) < LEAST or not moves:
+        return moves
+    heard = [loudness[np.maximum(frames + lag, 0)] for lag in range(-LAG, LAG + 1)]
+    fits = [np.corrcoef(opening[: len(frames)], each)[0, 1] for each in heard if each.std()]
+    return moves * max([0.0, *fits])
 
 
 def _middle(track):

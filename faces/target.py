@@ -5,59 +5,50 @@ import numpy as np
 from errors import InputError
 from faces import crop, landmarks
 from faces.detect import MESH_SCORE, ROI_SCALE
+from faces.meshes import Meshes
 from faces.track import Tracker, sharpness_of
 from workers import ahead
 
 NEAR = 6  # frames around one in which the mouth resembles its own
 APART = 2 * NEAR  # frames between the two identity frames: no frame is near both
-MOST_ROLL = 27  # degrees that a head may lie on its side; from 30 on its mouth is smeared
 SMALLEST = 2  # px: least width and height of a face box
 
 
 class TargetFace:
     """The largest face of each shot.
 
-    boxes:      {frame index: (x1, y1, x2, y2) px}, only frames in which the face was found.
+    boxes:      {frame index: box, see `faces.crop`}, only frames in which the face was found.
     meshes:     {frame index: (468, 2) px}, empty if its place was given and no mesh was asked for.
     identities: {frame index: index of its identity frame}.
     shots:      [[frame index, ...], ...]: the frames of the face in each shot, ascending.
     sharpness:  {frame index: variance of the face's Laplacian}, of the same frames.
-    tilted:     the number of frames whose head lies further on its side than is served; their face is left as it is.
     searched:   the number of frames that were searched.
     """
 
     def __init__(self):
-        self.boxes, self.meshes, self.identities, self.searched = {}, {}, {}, 0
-        self.shots, self.sharpness, self.tilted = [], {}, 0
+        self.boxes, self.meshes, self.identities, self.searched = {}, Meshes(), {}, 0
+        self.shots, self.sharpness = [], {}
 
     @classmethod
     def of(cls, tracks, searched, video, pads=(0, 0, 0, 0), smooth=True, identity="best"):
         """The face that was followed as `tracks`, one of a shot at most, through so many frames of a `FaceVideo`.
 
         pads: px added at top, bottom, left, right.  identity: the choice of `identities`.
-        Raises InputError if there is no face in any frame that can be served, or the pads leave nothing of one.
+        Raises InputError if there is no face in any frame, or the pads leave nothing of one.
         """
-        target, (top, bottom, left, right) = cls(), pads
+        target = cls()
         target.searched = searched
         for track in tracks:
-            meshes = {i: mesh for i, mesh in track.meshes.items() if is_served(mesh)}
-            target.tilted += len(track.meshes) - len(meshes)
-            if not meshes:
-                continue
-            for i, (x1, y1, x2, y2) in crop.face_boxes(meshes, smooth, video.fps).items():
-                x1, y1, x2, y2 = target.boxes[i] = x1 - left, y1 - top, x2 + right, y2 + bottom
+            for i, box in crop.face_boxes(track.meshes, smooth, video.fps, turned=True).items():
+                x1, y1, x2, y2, *_ = target.boxes[i] = crop.padded(box, *pads)
                 if min(x2 - x1, y2 - y1) < SMALLEST:
-                    raise InputError(f"--pads {top} {bottom} {left} {right} leave nothing of the face in frame {i}")
-            frames = sorted(meshes)
-            target.meshes |= meshes
+                    given = " ".join(map(str, pads))
+                    raise InputError(f"--pads {given} leave nothing of the face in frame {i}")
+            frames = sorted(track.meshes)
+            target.meshes.update(track.meshes)
             target.sharpness |= {i: track.sharpness[i] for i in frames}
             target.shots.append(frames)
             target.identities |= identities(frames, clearness(track, frames), identity)
-        if target.tilted and not target.boxes:
-            raise InputError(
-                f"{video.path}: the head lies on its side in all of {target.tilted} frames with a face, by more than "
-                f"{MOST_ROLL} degrees: turn the video upright, --rotate turns it by 90 degrees clockwise"
-            )
         if not target.boxes:
             raise InputError(
                 f"{video.path}: no face in any frame, of {target.searched} searched. Try a video where the face is "
@@ -78,9 +69,10 @@ class TargetFace:
             target.searched += 1
             if detector:
                 rgb = frame.rgb()
-                mesh, score = detector.mesh(rgb, roi)
                 if tracker.is_cut(rgb) or not target.shots:
                     target.shots.append([])
+                    roi = *roi[:3], roll_at(roi, rgb, detector)
+                mesh, score = detector.mesh(rgb, roi)
                 if score > MESH_SCORE:
                     target.meshes[index], target.sharpness[index] = mesh, sharpness_of(rgb, mesh)
                     target.shots[-1].append(index)
@@ -90,7 +82,7 @@ class TargetFace:
                 progress.update()
         target.shots = [shot for shot in target.shots if shot] if detector else [list(target.boxes)]
         for shot in target.shots if detector else ():
-            target.boxes |= crop.face_boxes({i: target.meshes[i] for i in shot}, smooth, video.fps)
+            target.boxes |= crop.face_boxes(target.meshes.of(shot), smooth, video.fps, turned=True)
         if not target.boxes:
             raise InputError(
                 f"{video.path}: --box: no face there in any of {target.searched} frames. Give the whole face, forehead "
@@ -111,9 +103,12 @@ def followed(video, count, detector, progress=None):
     return tracker
 
 
-def is_served(mesh):
-    """Whether the face of a mesh, (468, 2) px, can be redrawn: its head is not too far on its side."""
-    return abs(landmarks.roll_of(mesh)) <= MOST_ROLL
+def roll_at(roi, rgb, detector):
+    """By how much the head in the middle of a roi lies on its side, radians, as far as one is detected there."""
+    for _, (cx, cy, _, angle) in detector.rois_lying(rgb):
+        if max(abs(cx - roi[0]), abs(cy - roi[1])) < roi[2] / 4:
+            return float(np.radians(landmarks.lying(np.degrees(angle))))
+    return 0.0
 
 
 def clearness(track, frames):

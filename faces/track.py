@@ -1,5 +1,6 @@
 """Follows faces through a video, shot by shot, by their meshes."""
 
+from collections import deque
 from dataclasses import dataclass, field
 
 import cv2
@@ -7,9 +8,12 @@ import numpy as np
 
 from faces.detect import MESH_SCORE, ROI_SCALE, roi_matrix
 from faces.landmarks import LEFT_EYE, RIGHT_EYE
+from faces.meshes import Meshes, mesh_file
 
 CUT = 0.12  # mean change of a thumbnail, of full scale, that is a scene cut
-DETECT_EVERY = 12  # frames between two searches for new faces
+DETECT_EVERY = 12  # frames between two searches for new faces, and for heads on their side where there is no face
+EARLIER = 2 * DETECT_EVERY  # frames, at most, through which a face is followed back to where it came in
+EARLIER_BYTES = 128 << 20  # at most, of pictures that are kept for it
 
 
 def roi_of_mesh(mesh):
@@ -32,6 +36,16 @@ def overlap(a, b):
     return inner / (np.prod(np.ptp(a, axis=0)) + np.prod(np.ptp(b, axis=0)) - inner + 1e-6)
 
 
+def meshes_of(rgb, rois, detector, others=()):
+    """The meshes, (468, 2) px each, of the faces at some `rois` of a picture but those of `others`, other meshes."""
+    meshes = []
+    for _, roi in rois:
+        mesh, score = detector.mesh(rgb, roi)
+        if score > MESH_SCORE and all(overlap(mesh, other) < 0.3 for other in [*others, *meshes]):
+            meshes.append(mesh)
+    return meshes
+
+
 @dataclass
 class Track:
     """One face followed through one shot: its mesh in each frame where it was found."""
@@ -47,32 +61,64 @@ class Track:
 
 
 class Tracker:
-    """Follows faces frame by frame: a mesh is looked for where the last one was, new faces by the detector."""
+    """Follows faces frame by frame: a mesh is looked for where the last one was, new faces by the detector.
+
+    A face that comes in is seen before it is detected: it is followed backwards too.
+    """
 
     def __init__(self, detector):
         self.detector, self.thumbnail = detector, None
+        self.earlier = deque()  # the last frames of this shot before this one, (H, W, 3) uint8
+        self.file = mesh_file() if detector else None  # of all its tracks
         self.shots, self.frames = [[]], 0  # tracks of each shot; frames taken so far
 
     def add(self, rgb):
         """Takes the next frame of the video. rgb: (H, W, 3) uint8."""
         if self.is_cut(rgb):
             self.shots.append([])
+            self.earlier.clear()
         tracks, lost = self.shots[-1], False
         for track in tracks:
             if track.last is not None:
-                mesh, score = self.detector.mesh(rgb, roi_of_mesh(track.last))
-                track.last = mesh if score > MESH_SCORE and overlap(mesh, track.last) > 0.2 else None
+                track.last = self._next(rgb, track.last)
                 lost |= track.last is None
         alive = [track for track in tracks if track.last is not None]
         if lost or not alive or self.frames % DETECT_EVERY == 0:
-            for _, roi in self.detector.rois(rgb):
-                mesh, score = self.detector.mesh(rgb, roi)
-                if score > MESH_SCORE and all(overlap(mesh, track.last) < 0.3 for track in alive):
-                    alive.append(self._returning(mesh))
+            for mesh in self._new(rgb, alive):
+                alive.append(self._returning(mesh))
+                self._follow_back(alive[-1])
         for track in alive:
             track.meshes[self.frames] = track.last
             track.sharpness[self.frames] = sharpness_of(rgb, track.last)
         self.frames += 1
+        self.earlier.append(rgb)
+        while len(self.earlier) > min(EARLIER, EARLIER_BYTES // rgb.nbytes):
+            self.earlier.popleft()
+
+    def _next(self, rgb, last):
+        """The mesh of a face in a frame right after, or before, one with the mesh `last`; None where it is lost."""
+        mesh, score = self.detector.mesh(rgb, roi_of_mesh(last))
+        return mesh if score > MESH_SCORE and overlap(mesh, last) > 0.2 else None
+
+    def _new(self, rgb, alive):
+        """The meshes of faces in a frame that are not among the tracks `alive`; of heads on their side too."""
+        others = [track.last for track in alive]
+        found = meshes_of(rgb, self.detector.rois(rgb), self.detector, others)
+        if found or not alive and self.frames % DETECT_EVERY == 0:
+            found = meshes_of(rgb, self.detector.rois_lying(rgb), self.detector, others)
+        return found
+
+    def _follow_back(self, track):
+        """Follows a face that is found now back through the frames before, to where it came in or was lost."""
+        last, stop = track.last, max(track.meshes, default=-1)
+        for index, rgb in zip(range(self.frames - 1, stop, -1), reversed(self.earlier), strict=False):
+            last = self._next(rgb, last)
+            others = [other.meshes[index] for other in self.shots[-1] if index in other.meshes]
+            if last is None or any(overlap(last, other) >= 0.3 for other in others):
+                break
+            track.meshes[index], track.sharpness[index] = last, sharpness_of(rgb, last)
+        track.meshes = track.meshes.of(sorted(track.meshes))
+        track.sharpness = dict(sorted(track.sharpness.items()))
 
     def is_cut(self, rgb):
         """Whether the next frame of the video begins another shot. rgb: (H, W, 3) uint8."""
@@ -87,7 +133,7 @@ class Tracker:
             if track.last is None and overlap(track.meshes[max(track.meshes)], mesh) > 0.3:
                 track.last = mesh
                 return track
-        self.shots[-1].append(Track(last=mesh))
+        self.shots[-1].append(Track(Meshes(self.file), last=mesh))
         return self.shots[-1][-1]
 
 

@@ -2,11 +2,14 @@
 
 import codecs
 import fcntl
+import hashlib
 import json
 import os
+import platform
 import shutil
 import uuid
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -67,6 +70,7 @@ def check_paths(inputs, places):
                 if written.exists() and path.exists() and os.path.samefile(path, written):
                     raise InputError(f"{flag} {path} would be overwritten by {written}: write under another name")
             check_place(written, output, is_ours)
+            remove_left(written.parent)
         if len({os.path.realpath(path) for path, _ in places.values()}) < len(places):
             both = places["--report"][0]
             raise InputError(f"{both} can't be both the video and its report: name another --outfile or --report")
@@ -76,7 +80,7 @@ def check_paths(inputs, places):
 
 @contextmanager
 def only_one(folder):
-    """Keeps a folder for this process. Raises InputError where another one has it."""
+    """Keeps a folder for this process, without what killed ones have left. Raises InputError where another has it."""
     with ExitStack() as held:
         try:
             lock = os.open(folder, os.O_RDONLY)
@@ -87,7 +91,39 @@ def only_one(folder):
             raise InputError(f"{folder}: {why}") from error
         except OSError:  # a file system without locks
             pass
+        remove_left(folder)
         yield
+
+
+@cache
+def processes():
+    """A word for the machine, or the container, among whose processes this one is."""
+    space = Path("/proc/self/ns/pid")  # of Linux
+    return hashlib.sha256(f"{platform.node()} {space.exists() and space.readlink()}".encode()).hexdigest()[:8]
+
+
+def partial_of(path):
+    """The place of a new file that is to become `path`, named after the process that writes it."""
+    return path.with_name(f".{processes()}-{os.getpid()}-{uuid.uuid4().hex[:16]}.partial{path.suffix}")
+
+
+def is_left(partial):
+    """Whether a partial file, or folder, is of a process of this machine that was killed."""
+    where, process, _ = f"{partial.name[1:]}--".split("-", 2)
+    with suppress(PermissionError, OverflowError, ValueError):  # another user's process; no number
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
+            return where == processes()
+    return False
+
+
+def remove_left(folder):
+    """Removes the partial files in a folder whose processes were killed, which could not do so."""
+    for partial in folder.glob(".*-*-*.partial*"):
+        if partial.is_file() and is_left(partial):
+            with suppress(OSError):  # another run does the same, or the folder may not be written to
+                partial.unlink()
 
 
 @contextmanager
@@ -98,7 +134,7 @@ def replacing(path, before=None):
     before: where the file that it replaces is kept; at no moment is there none at `path`.
     """
     path = Path(path)
-    partial = path.with_name(f".{uuid.uuid4().hex}.partial{path.suffix}")
+    partial = partial_of(path)
     try:
         yield partial
         if before and path.exists():
@@ -113,7 +149,7 @@ def replacing(path, before=None):
 
 def doubled(path, other):
     """Makes `other`, in the same folder, a file with the contents of `path`, in one step."""
-    partial = other.with_name(f".{uuid.uuid4().hex}.partial{other.suffix}")
+    partial = partial_of(other)
     try:
         try:
             os.link(path, partial)  # takes no room

@@ -25,11 +25,11 @@ class Writer:
 
     like: a Video: its size, rate, pixel format, colour tags and pixel aspect are kept. Where pixels share chroma,
     H.264 needs even sizes: an odd last column or row is doubled, as 4:4:4 video plays in few players.
-    xmp: a packet of XMP, text, that is put into mp4 and mov.
+    xmp: a packet of XMP, text, that is put into mp4 and mov.  sign: function of the path of the complete file.
     The file appears when it is complete; on any exception nothing is left. Raises InputError if it can't be written.
     """
 
-    def __init__(self, path, like, fps=None, audio=None, crf=18, preset="veryfast", metadata=None, xmp=""):
+    def __init__(self, path, like, fps=None, audio=None, crf=18, preset="veryfast", metadata=None, xmp="", sign=None):
         self.path, self.like, self.fps, self.audio = Path(path), like, Fraction(fps or like.fps), audio
         if self.path.suffix.lower() not in SUFFIXES:
             raise InputError(f"{path}: a video is written as one of {', '.join(SUFFIXES)}")
@@ -39,6 +39,7 @@ class Writer:
             raise InputError(f"{path} cannot be written: there is no folder {self.path.parent}")
         self.sound_kind = sound_kind(audio) if audio else None
         self.settings, self.xmp = ({"crf": str(crf), "preset": preset}, metadata or {}), xmp.encode()
+        self.sign = sign
         self.frames, self.samples = 0, 0  # written so far
 
     def __enter__(self):
@@ -123,6 +124,8 @@ class Writer:
         if self.xmp and self.path.suffix.lower() != ".mkv":
             with open(self.partial, "ab") as file:  # a box of its own at the end: nothing before it moves
                 file.write(struct.pack(">I4s", 24 + len(self.xmp), b"uuid") + XMP_UUID + self.xmp)
+        if self.sign:
+            self.sign(self.partial)
 
 
 @contextmanager

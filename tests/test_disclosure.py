@@ -1,5 +1,7 @@
 """A result says what it is: in a comment, in XMP, and, where that is asked for, in the picture; limits are held."""
 
+import sys
+
 import numpy as np
 import pytest
 from conftest import make_video, numbered
@@ -46,6 +48,22 @@ def test_a_run_is_labelled_when_asked_and_known_as_ours(swaying_clip, voice, tmp
     run(swaying_clip, voice, out, narrow_weights, "--label")
     assert all(changed_region(a, b)[3] == 160 for a, b in zip(shown, read_frames(swaying_clip), strict=False))
     assert is_earlier_video(out) and not is_earlier_video(swaying_clip) and SOURCE.encode() in out.read_bytes()
+
+
+def test_what_signs_is_given_the_complete_video(tmp_path):
+    seen, path = [], tmp_path / "a.mp4"
+    with Writer(path, inference_like(tmp_path), xmp=XMP, sign=lambda path: seen.append(path.read_bytes())) as out:
+        for rgb in numbered(5):
+            out.write(from_rgb(rgb))
+    assert seen == [path.read_bytes()]
+
+
+def test_without_the_package_signing_is_refused_before_any_work(swaying_clip, voice, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "c2pa", None)
+    words = command(swaying_clip, voice, tmp_path / "a.mp4", tmp_path / "no weights", "--c2pa", "a.pem", "b.pem")
+    assert inference.main(words) == 1
+    told = "inference.py: --c2pa: the package c2pa-python is missing: pip install c2pa-python, as in"
+    assert capsys.readouterr().err == f"{told} requirements-extra.txt\n" and not list(tmp_path.iterdir())
 
 
 def test_limits_are_one_line(swaying_clip, voice, tmp_path, narrow_weights, capsys):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import buzz, make_video, make_wav, number_of, numbered
 from corpus_clips import FRAMES, TRANSCRIPT, portrait, write_clip
+from drawn_faces import head_mesh
 from portraits import head, moving_head
 
 import corpora.extract as extraction
@@ -223,13 +224,20 @@ class Found:
     def rois(self, rgb):
         return [(1.0, None)] if rgb.max() > 100 else []
 
+    rois_lying = rois
+
     def mesh(self, rgb, _):
-        points = np.random.default_rng(0).random((468, 2)) * 40 + 20
+        points = head_mesh() * 40 + 20
         return np.float32(points + [float(rgb[0, 0, 0]) - 110, 0]), float(rgb.max() > 100)
 
 
 def follow(levels):
     return follow_one_face((np.full((90, 160, 3), level, np.uint8) for level in levels), Found())
+
+
+def test_a_head_on_its_side_is_left_out(detector):
+    with pytest.raises(InputError, match="its head lies on its side, by [89][0-9] degrees"):
+        follow_one_face(np.rot90(moving_head(6), axes=(1, 2)), detector)
 
 
 def test_short_gaps_are_filled_and_long_ones_refused():

@@ -1,11 +1,13 @@
 """Files are written whole or not at all, folders are made, and what cannot be is one clear line."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
 from errors import InputError
-from media.files import check_place, make_folder, only_one, replacing, write_text
+from media.files import check_place, make_folder, only_one, partial_of, processes, remove_left, replacing, write_text
 
 
 def names(folder):
@@ -30,6 +32,18 @@ def test_what_stops_in_the_middle_leaves_the_old_file(tmp_path):
         partial.write_text("ne")
         raise KeyboardInterrupt
     assert path.read_text() == "old" and names(tmp_path) == ["a.json"]
+
+
+def test_what_killed_processes_have_left_is_removed(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    own = partial_of(tmp_path / "a.mp4")
+    left = own.with_name(own.name.replace(f"-{os.getpid()}-", f"-{dead.pid}-"))
+    elsewhere = left.with_name(left.name.replace(processes(), "another0"))
+    for path in (own, left, elsewhere, tmp_path / ".mine.partial.mp4"):
+        path.touch()
+    remove_left(tmp_path)
+    assert names(tmp_path) == sorted([own.name, elsewhere.name, ".mine.partial.mp4"])
 
 
 def test_a_folder_takes_its_place_whole_or_not_at_all(tmp_path):

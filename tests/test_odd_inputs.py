@@ -37,6 +37,29 @@ def test_a_sound_case_is_in_step_and_a_broken_one_is_told(tmp_path, weights, mon
     assert "step" in odd_inputs.of_video(tmp_path / "late", random.Random(1), weights)[0]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_damaged_data_root_ends_in_one_line_or_works_and_stays_as_it_is(tmp_path, spoken_root, seed):
+    found, what = odd_inputs.of_root(tmp_path, random.Random(seed), spoken_root)
+    assert len(found) == 1 and set(found) <= {"worked", "refused"}, what
+
+
+def test_a_data_root_that_a_command_changes_and_a_bug_are_told(tmp_path, spoken_root, monkeypatch, capfd):
+    def changes(words):
+        (tmp_path / "data" / "dataset.json").write_text("mine")
+        return len(words) / 0
+
+    monkeypatch.setattr(odd_inputs, "main_of", lambda name: changes)
+    monkeypatch.setattr(odd_inputs.evaluate, "main", changes)
+    monkeypatch.setattr(odd_inputs.preprocess, "main", changes)
+    assert odd_inputs.of_root(tmp_path, random.Random(0), spoken_root)[0] == ["traceback", "lost"]
+    assert "ZeroDivisionError" in capfd.readouterr().err
+
+
+def test_odd_flags_are_refused(tmp_path, spoken_root):
+    words = [*odd_inputs.RUNS["train"], "--data_root", spoken_root, "--runs", tmp_path, "--lr=x"]
+    assert odd_inputs.run(words, odd_inputs.train.main, True) == "refused"
+
+
 def test_how_a_reader_ends_is_told_apart(tmp_path, capfd):
     def refuses(_):
         raise InputError("no")

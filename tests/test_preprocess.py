@@ -15,6 +15,8 @@ from corpus_clips import BAD, LISTS, portrait, write_clip, write_corpus, write_l
 
 import preprocess
 import workers as workers_module
+from corpora.corpus import RawClip
+from corpora.data_root import DataRoot
 from corpora.extract import Extractor
 from data import Clips
 from errors import InputError
@@ -201,6 +203,19 @@ def test_a_clip_that_ends_its_process_is_left_alone_the_third_time(corpus, tmp_p
         assert preprocess.main(flags(corpus, tmp_path)) == 1
     assert run(corpus, tmp_path)["skipped"] == 6
     assert "ann/two\tit ended the process that read it, 2 times" in (tmp_path / "skipped.txt").read_text()
+
+
+def test_a_run_that_is_killed_over_and_over_blames_no_clip(corpus, tmp_path):
+    raw = RawClip("ann/one", corpus / "main" / "ann" / "one.mp4")
+    for _ in range(3):
+        killed = DataRoot(tmp_path, {})
+        killed.begin(raw)
+        assert killed.reason(raw) is None
+    for times in (1, 2):
+        dies = DataRoot(tmp_path, {})
+        dies.begin(raw)
+        dies.count_deaths([raw])
+        assert bool(dies.reason(raw)) == (times == 2)
 
 
 def test_a_clip_that_the_user_stopped_is_tried_again(corpus, tmp_path, in_this_process, monkeypatch):

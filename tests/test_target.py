@@ -60,7 +60,7 @@ def test_a_sharp_frontal_face_with_a_closed_mouth_is_the_clearest(detector):
     opened, turned = mesh.copy(), mesh.copy()
     opened[landmarks.MIDDLE_LIPS[1]] += (0, 20)
     turned[landmarks.NOSE_TIP] += (25, 0)
-    track.meshes |= {2: opened, 3: turned, 4: mesh}
+    track.meshes.update({2: opened, 3: turned, 4: mesh})
     track.sharpness |= {2: track.sharpness[0], 3: track.sharpness[0], 4: track.sharpness[0] / 4}
     scores = clearness(track, [0, 1, 2, 3, 4])
     assert scores[:2].min() > scores[2:].max()

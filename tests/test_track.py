@@ -10,7 +10,7 @@ from drawn_faces import head_mesh
 
 from errors import InputError
 from faces import detect, landmarks
-from faces.crop import crop, face_boxes, to_crop
+from faces.crop import bounds, crop, face_boxes, padded, to_crop
 from faces.landmarks import mouth_opening, mouth_region, turn_away
 from faces.people import picked
 from faces.track import Tracker, sharpness_of
@@ -109,6 +109,18 @@ def test_a_missing_package_is_reported_in_one_line(monkeypatch):
     assert "\n" not in str(fault.value)
 
 
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_a_head_on_its_side_or_upside_down_is_found_as_it_lies(detector, quarters):
+    turned = np.ascontiguousarray(np.rot90(PORTRAIT, quarters))
+    ((_, upright),), ((_, roi),) = detector.rois_lying(PORTRAIT), detector.rois_lying(turned)
+    x, y, side, angle = upright
+    at = (x, y), (y, 512 - x), (512 - x, 512 - y), (512 - y, x)
+    np.testing.assert_allclose(roi[:3], (*at[quarters], side), atol=6)
+    assert abs((roi[3] - angle + quarters * np.pi / 2 + np.pi) % (2 * np.pi) - np.pi) < 0.05
+    tracker = followed(detector, [turned])
+    assert abs((landmarks.roll_of(tracker.shots[0][0].meshes[0]) + 90 * quarters + 180) % 360 - 180) < 8
+
+
 # Following
 
 
@@ -136,6 +148,21 @@ def test_a_face_that_is_away_leaves_a_gap_in_its_track(detector):
     ((track,),) = tracker.shots
     assert sorted(track.meshes) == [0, 1, 2, 5, 6]
     assert sorted(face_boxes(track.meshes)) == [0, 1, 2, 5, 6]
+
+
+def test_a_face_is_followed_back_to_where_it_came_in(detector, monkeypatch):
+    rois, here, blind = detector.rois, placed(300, 300, -100, 0), [True]
+    monkeypatch.setattr(detector, "rois", lambda rgb: [] if blind[0] else rois(rgb))
+    away, other_shot = here.copy(), (placed(300, 300, -60, 40)[:, ::-1] * 0.5).astype(np.uint8)
+    away[40:220, 50:220] = GREY
+    tracker = Tracker(detector)
+    for rgb in [other_shot] * 2 + [away] * 2 + [here] * 4 + [away] * 2 + [here] * 3:
+        blind[0] = tracker.frames not in (7, 12)
+        tracker.add(rgb)
+    assert [len(tracks) for tracks in tracker.shots] == [0, 1]
+    ((track,),) = tracker.shots[1:]
+    assert list(track.meshes) == list(track.sharpness) == [4, 5, 6, 7, 10, 11, 12]
+    np.testing.assert_allclose(track.meshes[4], track.meshes[7], atol=2)
 
 
 def test_the_largest_of_two_faces_is_chosen(detector):
@@ -191,6 +218,41 @@ def test_the_lower_edge_does_not_follow_the_jaw():
         assert abs(edge.mean() - chins.mean()) < 10
 
 
+def turned_mesh(mesh, degrees, about=(150, 100)):
+    """A mesh turned clockwise in the picture."""
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return (mesh - about) @ np.array([[cos, sin], [-sin, cos]]) + about
+
+
+def test_the_box_of_a_head_on_its_side_lies_as_it_does():
+    upright = heads([0.0, 0.1, 0.05], jitter=1.0)
+    plain = face_boxes(upright)
+    for degrees in (0, 10, -14):  # people lean their heads
+        leaning = {k: turned_mesh(mesh, degrees) for k, mesh in upright.items()}
+        assert np.array_equal(*(list(face_boxes(leaning, turned=turned).values()) for turned in (False, True)))
+    for degrees in (40, -90, 179):
+        lying = {k: turned_mesh(mesh, degrees) for k, mesh in upright.items()}
+        for k, box in face_boxes(lying, turned=True).items():
+            assert box[4] == pytest.approx(degrees, abs=1e-3)
+            np.testing.assert_allclose(to_crop(lying[k], box), to_crop(upright[k], plain[k]), atol=1e-3)
+            wide, padding = padded(box, 3, 9, 5, 20), padded(plain[k], 3, 9, 5, 20)
+            np.testing.assert_allclose(to_crop(lying[k], wide), to_crop(upright[k], padding), atol=1e-3)
+            x1, y1, x2, y2 = bounds(box)
+            inside = lying[k][(to_crop(lying[k], box) >= 0).all(1) & (to_crop(lying[k], box) <= 1).all(1)]
+            assert (inside >= (x1, y1)).all() and (inside <= (x2, y2)).all()
+            assert 2 <= x1 - bounds(box, 2)[0] < 3
+
+
+def test_the_box_turns_smoothly_while_a_head_leans_more_and_more():
+    mesh = heads([0.0])[0]
+    rolls = [landmarks.lying(roll) for roll in np.arange(-200, 200, 0.5)]
+    steps = (np.diff(rolls) + 180) % 360 - 180
+    assert 0 <= steps.min() and steps.max() <= 1.01
+    boxes = face_boxes({k: turned_mesh(mesh, k) for k in range(0, 400, 2)} | {1: mesh}, turned=True)
+    middles = np.array([np.mean(bounds(box)) for box in boxes.values()])
+    assert np.abs(np.diff(middles)).max() < 4
+
+
 # Crops
 
 
@@ -222,6 +284,18 @@ def test_what_lies_outside_the_picture_is_its_edge(side):
         assert found.shape == (96, 96, 3) and (found == (10, 20, 30)).all()
 
 
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_the_crop_of_a_turned_box_is_upright(quarters):
+    x1, y1, x2, y2 = box = (60.25, 50.5, 150.5, 140.25)
+    turned = np.ascontiguousarray(np.rot90(PORTRAIT, quarters))
+    x, y = (x1 + x2) / 2, (y1 + y2) / 2
+    x, y = ((x, y), (y, 512 - x), (512 - x, 512 - y), (512 - y, x))[quarters]
+    w, h = (x2 - x1) / 2, (y2 - y1) / 2
+    lying = (x - w, y - h, x + w, y + h, -90.0 * quarters)
+    found, wanted = (crop(*each, 96, 4 / 3).astype(int) for each in ((turned, lying), (PORTRAIT, box)))
+    assert np.abs(found - wanted).max() <= 1
+
+
 def test_mesh_points_move_with_the_crop():
     ys, xs = np.mgrid[:200, :300]  # a round spot in the pixel (140, 100), whose centre is at (140.5, 100.5)
     spot = 255 * np.exp(-((xs - 140) ** 2 + (ys - 100) ** 2) / 50)
@@ -247,6 +321,8 @@ def test_turn_away_is_0_from_the_front_and_half_in_profile():
     mesh = np.stack([head_mesh()] * 4)
     mesh[:, landmarks.NOSE_TIP, 0] = 0.5, 0.25, 0.75, 0.0
     np.testing.assert_allclose(turn_away(mesh), [0, 0.25, 0.25, 0.5], atol=1e-6)
+    for degrees in (30, 90, -170):
+        np.testing.assert_allclose(turn_away(turned_mesh(mesh, degrees)), turn_away(mesh), atol=1e-6)
     mesh[:, [landmarks.RIGHT_EAR, landmarks.LEFT_EAR], 0] = 0.5
     assert np.isfinite(turn_away(mesh)).all()
 

@@ -148,7 +148,7 @@ def renderer_of(sides, shots=1):
     found = [drawn(0.1 * abs(np.sin(i)), side) for i, side in enumerate(sides)]
     target, video = TargetFace(), SimpleNamespace(read=[], fps=25, first=SimpleNamespace(size=(10_000, 10_000)))
     target.boxes = dict.fromkeys(range(len(found)), (*CORNER, *CORNER + 96))
-    target.meshes = {i: mesh for i, (_, mesh) in enumerate(found)}
+    target.meshes.update({i: mesh for i, (_, mesh) in enumerate(found)})
     target.shots = [part.tolist() for part in np.array_split(np.arange(len(found)), shots)]
     video.at = lambda i: video.read.append(i) or found[i][0]
     return WarpRenderer(net(), target, video, said, SIDE), [frame for frame, _ in found]
@@ -215,7 +215,7 @@ def test_a_face_that_leaves_the_frame_is_rendered_where_it_is_inside(corner):
     work, frames = renderer_of([0.0, 0.0])
     move = np.array(corner) - CORNER
     work.target.boxes = {i: (*corner, *np.add(corner, 96)) for i in (0, 1)}
-    work.target.meshes = {i: mesh + move for i, mesh in work.target.meshes.items()}
+    work.target.meshes.update({i: mesh + move for i, mesh in work.target.meshes.items()})
     back = work.put_back(batch_of(frames), work.render(batch_of(frames)))
     assert all(frame.size == (220, 200) for frame in back)
 
@@ -301,5 +301,5 @@ def test_frames_without_a_face_at_the_place_are_left_out(detector, tmp_path):
 
 def test_meshes_are_not_averaged_across_a_cut():
     work, _ = renderer_of([0.0] * 12, shots=2)
-    work.target.meshes |= {i: work.target.meshes[i] + 300 for i in range(6, 12)}
+    work.target.meshes.update({i: work.target.meshes[i] + 300 for i in range(6, 12)})
     assert np.abs(work._steady(5) - work.target.meshes[5]).max() < 5

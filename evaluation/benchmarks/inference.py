@@ -2,6 +2,7 @@
 
 python -m evaluation.benchmarks.inference --preset talklip_g    frames a second, plain and as inference.py runs it
 python -m evaluation.benchmarks.inference --seconds 10          inference.py on a 1280x720 clip of that length
+python -m evaluation.benchmarks.inference --seconds 3600 --height 144 --rounds 1      its memory over an hour
 """
 
 import argparse
@@ -58,8 +59,11 @@ def compare(name, rounds):
     print(f"| {name}, {torch.get_num_threads()} threads | {fps} | {ratio:.2f} |")
 
 
-def make_clip(folder, length_s):
-    """Makes a 1280x720 video of the example portrait drifting about, and the example speech over and over."""
+def make_clip(folder, length_s, height=HEIGHT):
+    """Makes a 16:9 video of the example portrait drifting about, and the example speech over and over.
+
+    height: px. Returns the paths of both.
+    """
     from media.frame import from_rgb
     from media.video import probe
     from media.writer import Writer
@@ -70,30 +74,30 @@ def make_clip(folder, length_s):
         target.setparams(source.getparams())
         once = np.frombuffer(source.readframes(source.getnframes()), np.int16)
         target.writeframes(np.resize(once, int(length_s * source.getframerate())).tobytes())
-    like = replace(probe(ROOT / "examples" / "portrait.png"), width=WIDTH, height=HEIGHT, still=False)
-    still = cv2.warpAffine(
-        portrait, np.float64([[1, 0, 380], [0, 1, 100]]), (WIDTH, HEIGHT), borderMode=cv2.BORDER_REPLICATE
-    )
+    scale, size = height / HEIGHT, (WIDTH * height // HEIGHT, height)
+    like = replace(probe(ROOT / "examples" / "portrait.png"), width=size[0], height=height, still=False)
+    portrait = cv2.resize(portrait, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    place = scale * np.float64([[1 / scale, 0, 380], [0, 1 / scale, 100]])
+    still = cv2.warpAffine(portrait, place, size, borderMode=cv2.BORDER_REPLICATE)
     with Writer(folder / "face.mp4", like, FPS) as out:
         for k in range(length_s * FPS):
-            drift = np.float64([[1, 0, 40 * np.sin(k / 20)], [0, 1, 20 * np.sin(k / 13)]])
-            out.write(from_rgb(cv2.warpAffine(still, drift, (WIDTH, HEIGHT), borderMode=cv2.BORDER_REPLICATE)))
+            drift = scale * np.float64([[1 / scale, 0, 40 * np.sin(k / 20)], [0, 1 / scale, 20 * np.sin(k / 13)]])
+            out.write(from_rgb(cv2.warpAffine(still, drift, size, borderMode=cv2.BORDER_REPLICATE)))
     return folder / "face.mp4", sound
 
 
-def whole_run(length_s, rounds):
+def whole_run(length_s, rounds, height):
     """Runs inference.py on a made clip of this length; prints wall seconds and peak memory, start-up included."""
     with tempfile.TemporaryDirectory() as folder:
-        face, sound = make_clip(Path(folder), length_s)
+        face, sound = make_clip(Path(folder), length_s, height)
         command = [sys.executable, str(ROOT / "inference.py"), "--quiet", "--face", str(face), "--audio", str(sound)]
         command += ["--outfile", str(Path(folder) / "out.mp4")]
         work = partial(subprocess.run, command, check=True, stdout=subprocess.DEVNULL)
         times = in_turns([work], rounds, warm=False)
     unit = 2**20 if sys.platform == "darwin" else 2**10
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit
-    print(
-        f"{length_s} s of {WIDTH}x{HEIGHT}, {FPS} fps: median {np.median(times):.1f} s of {rounds}, peak {peak:.0f} MiB"
-    )
+    what = f"{length_s} s of {WIDTH * height // HEIGHT}x{height}, {FPS} fps"
+    print(f"{what}: median {np.median(times):.1f} s of {rounds}, peak {peak:.0f} MiB")
 
 
 def main(argv=None):
@@ -101,6 +105,9 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, help="compare the two ways to run this generator, untrained")
     parser.add_argument("--seconds", type=int, help="run inference.py on a made clip of this length")
+    parser.add_argument(
+        "--height", default=HEIGHT, type=int, help="px of that clip, which is 16:9 (default: %(default)s)"
+    )
     parser.add_argument("--rounds", default=3, type=int, help="the median of this many (default: %(default)s)")
     args = parser.parse_args(argv)
 
@@ -108,7 +115,7 @@ def main(argv=None):
         if args.preset:
             compare(args.preset, args.rounds)
         if args.seconds:
-            whole_run(args.seconds, args.rounds)
+            whole_run(args.seconds, args.rounds, args.height)
 
     return exit_code(parser.prog, work)
 
