@@ -17,7 +17,7 @@ from faces import mouth
 from faces.augment import Augmentation, match_lighting
 from faces.crop import UPPER_SHARE
 from faces.landmarks import mouth_opening, mouth_region
-from faces.shape import HeadShape, distant_references
+from faces.shape import HeadShape, distant_references, random_references
 from media.augment import SoundAugmentation
 from media.clip import FORMAT, FPS, SUFFIX, Clip, inside
 from media.files import read_text
@@ -27,14 +27,7 @@ from models.whisper import embed
 # Parts of a sample that belong to faces.
 WINDOWED = ("face", "target", "mouth", "points", "resting", "turns", "told", "index", "frames", "to_face", "sync_mel")
 FILL = {"tokens": PAD, "clusters": -1, "said": PAD}  # what stands after the end of other parts: 0
-REFERENCES_APART = 5  # frames at least between a window and its references
-STILL = 0.3  # share of draws whose references are all one picture
 PUBLISHED_SHARE = 0.08  # of a clip's frames: so many windows are cut where --windows is 0
-
-
-def one_thread(_):
-    """Keeps OpenCV to one thread in a process that reads clips, however it was started."""
-    cv2.setNumThreads(0)
 
 
 def evenly(count, most):
@@ -45,12 +38,13 @@ def evenly(count, most):
 class Clips(Dataset):
     """The clips of one split of a data root, as an endless sequence of draws.
 
-    Raises InputError if the root is not one, the split is empty, or a listed clip is missing.
+    faces: more clips, which may be silent, for a share `faces_share` of the draws.
+    Raises InputError if the root is not one, the split is empty, a listed clip is missing, or faces have another size.
     """
 
     guided = False
 
-    def __init__(self, root, split, hp):
+    def __init__(self, root, split, hp, faces=None):
         root = Path(root)
         about = root / "dataset.json"
         if not about.is_file():
@@ -68,7 +62,9 @@ class Clips(Dataset):
         self.paths = [root / "clips" / f"{name}{SUFFIX}" for name in self.names]
         if missing := [path for path in self.paths if not path.is_file()]:
             raise InputError(f"{root}: {len(missing)} listed clips are missing, first {missing[0]}: preprocess again")
-        self.hp = hp
+        self.hp, self.faces = hp, faces
+        if faces and any(self.about[px] != faces.about[px] for px in ("face_px", "crop_px")):
+            raise InputError(f"{root} has faces of {self.about['face_px']} px, --faces of {faces.about['face_px']} px")
         self._keep(self.names, self.paths)
 
     def _keep(self, names, paths):
@@ -122,17 +118,18 @@ class Clips(Dataset):
         See `sample` for what it holds, `window_places` and `identity_place` for where its frames lie.
         """
         hp, rng = self.hp, np.random.default_rng((self.hp.seed, 1, draw))
-        clip = Clip(self.paths[self._which(draw, rng)])
+        clip = Clip(self._silent_face(draw) or self.paths[self._which(draw, rng)])
         self.check_clip(clip, windows=True)
         starts = window_places(clip, hp, rng)
         frames = (starts[:, None] + np.arange(hp.window)).ravel()
         bends = hp.model == "warp" and not self.guided  # the way from the mouth ROI to the face knows no bends
         if hp.model == "warp":
-            identity = np.repeat([reference_places(clip, start, hp, rng) for start in starts], hp.window, axis=0)
+            each = [random_references(len(clip), start, hp.window, hp.references, rng) for start in starts]
+            identity = np.repeat(each, hp.window, axis=0)
         else:
             elsewhere = np.array([[identity_place(clip, start, hp, rng)] for start in starts])
             identity = (elsewhere + np.arange(hp.window)).ravel()
-        return self.build(clip, frames, identity, Augmentation(hp.augment, rng, bends), draw)
+        return self.build(clip, frames, identity, Augmentation(hp.augment, rng, bends, bends and clip.silent), draw)
 
     def build(self, clip, frames, identity, augmentation, draw):
         """The sample of a draw whose frames and augmentation are chosen, see `sample`; `GuidedClips` add to it."""
@@ -142,6 +139,13 @@ class Clips(Dataset):
         chance = self.hp.told if self.guided else 0
         told = draw is None or np.random.default_rng((self.hp.seed, 6, draw)).random() < chance
         return sample(clip, frames, identity, self.hp, self.about, augmentation, alteration, told)
+
+    def _silent_face(self, draw):
+        """The file of one of the `faces`, or None, by numbers of its own: other draws are the same without them."""
+        rng = np.random.default_rng((self.hp.seed, 7, draw))
+        if self.faces and rng.random() < self.hp.faces_share:
+            return self.faces.paths[rng.integers(len(self.faces))]
+        return None
 
     def _which(self, draw, rng):
         """The clip of a draw: each once an epoch in shuffled order, or, sometimes, of a speaker chosen first."""
@@ -202,19 +206,6 @@ def identity_place(clip, start, hp, rng):
     return rng.choice(ranked[-third:] if rng.random() < 0.5 else ranked[:third])
 
 
-def reference_places(clip, start, hp, rng):
-    """The frames that are references of the window at `start`: (references,), some frames away from it.
-
-    In `STILL` of the draws they are one frame, as if there were but a still picture.
-    """
-    places = np.arange(len(clip))
-    away = np.maximum(start - places, places - (start + hp.window - 1))
-    places = places[away >= min(REFERENCES_APART, away.max())]
-    if rng.random() < STILL:
-        return np.repeat(rng.choice(places), hp.references)
-    return rng.choice(places, hp.references, replace=len(places) < hp.references)
-
-
 def fixed_identity(clip, frames, hp):
     """The identity of validation: the first frame, as published; of references those of the other half of the clip."""
     if hp.model == "warp":
@@ -258,12 +249,15 @@ def sample(clip, frames, identity, hp, about, augmentation, alteration=None, tol
         prior, shown = (np.stack([augmentation.degrade(rgb) for rgb in each]) for each in (target, shown))
     if augmentation.flip:
         target, prior, shown = (each[:, :, ::-1] for each in (target, prior, shown))
+    if warps:
+        own, there = placed(head.points[frames])[:, None], placed(head.points[identity])  # (T, 1, P, 2), (T, K, P, 2)
+        shown, there = augmentation.reshape(shown, there.reshape(len(shown), -1, 2))
+        points = np.concatenate([own, there.reshape(*identity.shape, -1, 2)], axis=1)
     target, prior, shown = map(to_tensor, (target, prior, shown))
     if warps:
         found = {"face": torch.cat([prior, shown.unflatten(0, (len(prior), -1)).flatten(1, 2)], 1)}
-        points = np.stack([head.points[frames], *head.points[identity].swapaxes(0, 1)], axis=1)  # (T, 1 + K, P, 2)
         turn = np.diag([-1 if augmentation.flip else 1, 1]) @ to_face[:, :2] * about["crop_px"] / px
-        found["points"] = to_float((placed(points) + 0.5) / px)
+        found["points"] = to_float((points + 0.5) / px)
         found["resting"] = to_float((placed(head.resting[frames]) + 0.5) / px)
         found["turns"] = to_float(turn @ head.turns[frames])
         found["told"] = torch.full((len(frames),), told)
@@ -274,6 +268,7 @@ def sample(clip, frames, identity, hp, about, augmentation, alteration=None, tol
         found |= {"sync_mel": torch.from_numpy(mels), "frames": torch.from_numpy(frames)}
     mesh = placed((clip.meshes[frames] + margin) / (1 + 2 * margin))
     sound, index, places = audio_features(clip, frames, hp.speech, alteration)
+    places = np.full(len(places), np.nan) if clip.silent else places  # no sound says what these lips do
     return found | {
         "target": target,
         "mouth": mouth_mask(mesh, px),

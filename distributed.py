@@ -5,6 +5,7 @@ import sys
 from contextlib import contextmanager
 from datetime import timedelta
 
+import cv2
 import torch
 import torch.distributed as dist
 
@@ -23,6 +24,12 @@ def join(device):
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
     return device
+
+
+def one_thread(_worker=None):
+    """Lets this process compute on one thread, so that numbers do not depend on how many processes share the work."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
 
 
 def rank():

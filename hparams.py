@@ -92,6 +92,7 @@ class HParams(Knobs):
     speech_windows: float = knob(0.0, "chance of each window to lie within words, where times are known", most=1)
     identity_apart: int = knob(0, "frames from window to identity, then as often open as closed; 0: any other window")
     told: float = knob(0.7, "share of the guided draws whose lips the sound shapes; of others they are true", most=1)
+    faces_share: float = knob(0.3, "share of the draws that are of --faces, before the expert joins", most=1)
     rare_speakers: float = knob(0.0, "share of the draws that choose the speaker first, then the clip", most=1)
     # augmentation, the same for all faces of a clip, but targets stay sharp; identity from another window is always on
     augment: float = knob(0.0, "chance of each augmentation: flip, colour, gamma, affine, blur, compression", most=1)

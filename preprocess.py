@@ -19,7 +19,7 @@ from workers import processors, progress_bar
 
 # Slow imports are inside the functions, so that --help answers at once.
 
-CORPORA = ("auto", "lrs2", "lrs3", "lrw", "grid", "hdtf", "voxceleb2", "folder")
+CORPORA = ("auto", "lrs2", "lrs3", "lrw", "grid", "hdtf", "voxceleb2", "folder", "pictures")
 FACE_SIZES = (96, 128, 256)
 
 

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 import checkpoint
 import distributed
 from corpora.data_root import check_data_root
-from data import Clips, GuidedClips, collate, evenly, one_thread
+from data import Clips, GuidedClips, collate, evenly
 from errors import InputError, exit_code
 from experts.audio_to_lip import a2l_scores, a2l_step, shortened, unit_clips
 from experts.guidance import lip_expert_of
@@ -202,7 +202,7 @@ def batches(clips, guided, workers, state, stop, units=None):
     end = min([stop, *(first for first in (hp.a2l_steps, hp.lip_from) if first > state.step)])
     numbers = range(state.step * hp.accumulate, end * hp.accumulate)
     draws = [(number * world + rank) * hp.batch_size + i for number in numbers for i in range(hp.batch_size)]
-    how = {"num_workers": workers, "worker_init_fn": one_thread, "pin_memory": state.device.type == "cuda"}
+    how = {"num_workers": workers, "worker_init_fn": distributed.one_thread, "pin_memory": state.device.type == "cuda"}
     loader = DataLoader(chosen, hp.batch_size, sampler=draws, collate_fn=partial(collate, window=hp.window), **how)
     for of_step in zip(*[iter(loader)] * hp.accumulate, strict=True):
         frames = sum(batch.get("index", batch["audio_padding"]).numel() for batch in of_step)
@@ -296,19 +296,11 @@ def knobs_of(args, last):
     return override(checkpoint.knobs(last, state["hparams"]), args), state
 
 
-def teachers(begun, facts):
-    """The SHA-256 of all experts of a generator, of which none can judge it: a list, or None where that is not known.
-
-    begun: what is said of the run or the generator that it began with.  facts: of this run.
-    """
-    before, own = begun.get("taught_by"), {facts["expert"], facts["sync_expert"]} - {None}
-    return None if before is None else sorted(own | set(before))
-
-
 def start(args, hp, found, device, expert, reader, sync_expert=None):
     """The state of the run that the flags begin, or resume from the checkpoint `found`."""
     facts = {"expert": expert and expert.sha256, "clips": checkpoint.sha256(args.data_root / "train.txt")}
     facts["sync_expert"] = sync_expert and sync_expert.sha256
+    facts["faces"] = args.faces and checkpoint.sha256(args.faces / "train.txt")
     state, begun = build(hp, device, facts), found or {"taught_by": []}
     generator = state.nets["generator"]
     if expert:
@@ -332,7 +324,7 @@ def start(args, hp, found, device, expert, reader, sync_expert=None):
         weights = checkpoint.load_discriminator(args.init_discriminator)[0].state_dict()
         why = f"--init_discriminator {args.init_discriminator} is one of another size"
         checkpoint.begin_with([state.nets["discriminator"]], weights, why)
-    state.facts["taught_by"] = teachers(begun, facts)
+    state.facts["taught_by"] = checkpoint.teachers(begun, facts)
     steps = distributed.gathered(torch.tensor([state.step], device=device))
     if steps.unique().numel() > 1:
         raise InputError(f"{args.runs}: processes find steps {steps.tolist()} there: all machines must see one --runs")
@@ -345,8 +337,10 @@ def clips_of(args, hp, expert):
     What the later two cannot use is left out and said. Where validation has none that the expert reads, it is of pixels
     alone. Where training has none, that is refused, but if nobody has asked for the expert or a row that has one.
     """
-    clips, late = Clips(args.data_root, "train", hp), hp.paced(hp.lip_from)
-    clips.check()
+    faces = Clips(args.faces, "train", hp) if args.faces else None
+    clips, late = Clips(args.data_root, "train", hp, faces), hp.paced(hp.lip_from)
+    for part in filter(None, (clips, faces)):
+        part.check()
     found = []
     for split, when in (("train", "steps from --lip_from on are"), ("val", "validation is")):
         shown = (expert.tokenizer, expert.hp.roi, expert.hp.longest) if expert else ()
@@ -388,6 +382,8 @@ def work(args):
     args.row = getattr(args, "preset", METHODS[args.method])
     args.name = args.name or args.row
     hp, found = knobs_of(args, args.runs / args.name / "last.pt")
+    if args.faces and hp.model != "warp":
+        raise InputError(f"--faces: their lips, of which no sound tells, are for --method warp, not --model {hp.model}")
     device = distributed.join(torch.device(distributed.device_of(args.device)))
     expert, reader = lip_expert_of(args.expert, hp, device, args.data_root)
     sync_expert = sync_expert_of(args.sync_expert, hp, device, args.data_root)
@@ -434,6 +430,7 @@ def main(argv=None):
     add("--init", type=Path, help="begin with this generator's weights: ours or a published one")
     add("--init_discriminator", type=Path, help="and with this discriminator's")
     add("--expert", default=WEIGHTS["expert"], type=Path, help="lip-reading expert (default: compact, in weights/)")
+    add("--faces", type=Path, help="data root of pictures for --faces_share: it needs no sound (--method warp)")
     add("--sync_expert", type=Path, help="sync expert of Wav2Lip's or CALS' kind: train_expert.py sync, or published")
     add("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     add_flags(parser)

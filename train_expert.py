@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 import checkpoint
 import distributed
 from corpora.data_root import check_data_root
-from data import collate, evenly, one_thread
+from data import collate, evenly
 from errors import InputError, exit_code
 from experts import lip_reader, sync
 from experts.clusters import cluster_targets
@@ -186,7 +186,9 @@ def batches(clips, workers, state, stop):
     """Yields (the batch of a step, how many frames it has) from the step of `state` to `stop`."""
     rank, world = distributed.rank()
     chosen = Batches(clips.lengths, state.hp, state.step, stop, rank, world)
-    loader = DataLoader(clips, batch_sampler=chosen, num_workers=workers, collate_fn=collate, worker_init_fn=one_thread)
+    loader = DataLoader(
+        clips, batch_sampler=chosen, num_workers=workers, collate_fn=collate, worker_init_fn=distributed.one_thread
+    )
     for batch in loader:
         yield to(state.device, batch), int(batch["lengths"].sum())
 

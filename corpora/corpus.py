@@ -19,6 +19,7 @@ NO_VIDEOS = tuple(  # endings of what lies beside videos, which is not looked in
     " .wav .mp3 .m4a .m4b .aac .flac .ogg .opus .wma .jpg .jpeg .png .gif .bmp .webp .tif .tiff .avif .heic"
     " .zip .tar .gz .safetensors".split()
 )
+STILLS = ".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".avif"  # endings of pictures that stand still
 SPLITS = ("train", "val", "test")
 LONGEST_NAME = 230  # bytes: with what is added to it, file systems take 255
 HELD_OUT = 20  # one in so many is held out for val, as many for test, where the corpus has no lists
@@ -37,6 +38,7 @@ class RawClip:
     stop_s: float | None = None
     region: tuple | None = None  # x, y, width, height of the part of the picture that is used, px; None: all of it
     region_height: int | None = None  # px of the picture that `region` was measured on, None: this one
+    pictures: tuple = ()  # of a person, in order, in place of a video: `video` is the first; it has no sound
 
 
 @dataclass

@@ -167,7 +167,7 @@ class DataRoot:
 def stamp(raw):
     """Size and time of change, of rights too, of a clip's files: a clip is tried again when they change."""
     found = []
-    for path in (raw.video, raw.sound, raw.transcript):
+    for path in (raw.video, raw.sound, raw.transcript, *raw.pictures[1:]):
         try:
             status = path.stat() if path else None
         except OSError:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 import audio
+from corpora.offset import SyncOffset, shifted
 from corpora.transcripts import read_transcript
 from data import whisper_encoder
 from errors import InputError
@@ -22,13 +23,12 @@ RIVAL = 0.8  # a second face of this share of the first one's size, summed over 
 INDEXED = (".mp4", ".m4v", ".mov")  # files whose header has the length of their pictures; of others it is the file's
 WHOLE = 0.9  # share of its length that a clip must have in pictures that can be decoded, and in sound
 ROOM = 512 << 20  # bytes: pictures of a clip up to this size are kept for the second pass, others decoded again
-MEASURED = 500  # frames on which the offset of the sound is measured: 20 s
 OUTSIDE_S = 0.5  # most by which a word may begin before its clip or end after it
 SOUND_AFTER_S = 0.2  # sound that is kept after the last frame: the window of the local audio encoder
 
 
 class Pictures:
-    """The pictures of a `RawClip`, 25 a second, (H, W, 3) uint8 RGB; they can be iterated over more than once."""
+    """The frames of a `RawClip`, 25 a second, (H, W, 3) uint8 RGB; they can be iterated over more than once."""
 
     def __init__(self, raw):
         self.raw, self.kept = raw, None
@@ -47,6 +47,10 @@ class Pictures:
 
     def _read(self):
         raw = self.raw
+        for path in raw.pictures:
+            yield next(video.frames_at(path, FPS))[1].rgb()
+        if raw.pictures:
+            return
         stop = None if raw.stop_s is None else round(raw.stop_s * FPS)
         for _, frame in video.frames_at(raw.video, FPS, round(raw.start_s * FPS), stop):
             rgb = frame.rgb()
@@ -84,12 +88,38 @@ def follow_one_face(frames, detector):
         raise InputError(f"{count} frames at {FPS} a second: {LEAST_FRAMES} are needed")
     if len(tracker.shots) > 1:
         raise InputError("a scene cut within the clip")
-    tracks = sorted(tracker.shots[0], key=lambda track: -track.size)
+    track, others = largest(tracker.shots[0], f"no face in any of {count} frames")
+    return FollowedFace(without_gaps(track.meshes, count), size, others)
+
+
+def largest(tracks, if_none):
+    """The largest of the faces of a shot, and how many there are beside it.
+
+    Raises InputError where there is none, `if_none`, or another of like size.
+    """
+    tracks = sorted(tracks, key=lambda track: -track.size)
     if not tracks:
-        raise InputError(f"no face in any of {count} frames")
+        raise InputError(if_none)
     if len(tracks) > 1 and tracks[1].size > RIVAL * tracks[0].size:
         raise InputError(f"two faces of like size: the second has {tracks[1].size / tracks[0].size:.0%} of the first")
-    return FollowedFace(without_gaps(tracks[0].meshes, count), size, len(tracks) - 1)
+    return tracks[0], len(tracks) - 1
+
+
+def faces_of_stills(frames, detector):
+    """The face in each of a person's pictures, looked for anew in every one: a `FollowedFace`.
+
+    Its size is (0, 0) where pictures differ in it. Raises InputError for one without a face, or with two of like size.
+    """
+    meshes, others, sizes = [], 0, set()
+    for number, rgb in enumerate(frames, 1):
+        tracker = Tracker(detector)
+        tracker.add(rgb)
+        track, beside = largest(tracker.shots[0], f"no face in picture {number}")
+        meshes.append(track.last)
+        others = max(others, beside)
+        sizes.add(rgb.shape[:2])
+    size = sizes.pop() if len(sizes) == 1 else (0, 0)
+    return FollowedFace(np.stack(meshes).astype(np.float32), size, others)
 
 
 def without_gaps(meshes, count):
@@ -108,8 +138,10 @@ def without_gaps(meshes, count):
 def read_sound(raw, count):
     """The sound of a clip of `count` frames, (samples,) int16 at 16 kHz; raises InputError where much of it is missing.
 
-    It begins with the first frame and ends `SOUND_AFTER_S` after the last, if there is so much.
+    It begins with the first frame and ends `SOUND_AFTER_S` after the last, if there is so much. Pictures are silent.
     """
+    if raw.pictures:
+        return np.zeros(count * audio.RATE // FPS, np.int16)
     wav = sound.read_audio(raw.sound or raw.video)
     wav = wav[round(raw.start_s * FPS) * audio.RATE // FPS :][: round((count / FPS + SOUND_AFTER_S) * audio.RATE)]
     sound_s, pictures_s = len(wav) / audio.RATE, count / FPS
@@ -150,17 +182,15 @@ def extract(raw, detector, whisper, face_px=96, sync=None):
     about = video.probe(raw.video)
     transcript = read_transcript(raw.transcript, raw.kind) if raw.transcript else ("", [], np.zeros((0, 2)))
     pictures = Pictures(raw)
-    face = follow_one_face(pictures, detector)
+    face = (faces_of_stills if raw.pictures else follow_one_face)(pictures, detector)
     count = len(face.meshes)
     check_length(raw, about, count)
     wav, (text, words, times) = read_sound(raw, count), transcript
     check_times(times, max(len(wav) / audio.RATE, count / FPS))
-    found = crop.face_boxes(dict(enumerate(face.meshes)))
-    boxes = np.stack([found[i] for i in range(count)]).astype(np.float32)
-    meshes = np.stack([crop.to_crop(m, b) for m, b in zip(face.meshes, boxes, strict=True)])
-    windows = mouth.aligned(meshes, boxes)
+    spans = face.meshes[:, None] if raw.pictures else face.meshes[None]  # pictures do not follow each other
+    boxes, meshes, windows = (np.concatenate(part) for part in zip(*map(places, spans), strict=True))
     jpegs = cut_pictures(pictures, boxes, windows, face, face_px)
-    offset, facts = sync(pictures, wav, boxes, meshes) if sync else (0, {})
+    offset, facts = sync(pictures, wav, boxes, meshes) if sync and not raw.pictures else (0, {})
     wav, times = shifted(wav, times, offset) if offset else (wav, times)
     arrays = {
         "boxes": boxes,
@@ -178,6 +208,17 @@ def extract(raw, detector, whisper, face_px=96, sync=None):
     return arrays, facts | {"offset": offset, "others": face.others}
 
 
+def places(meshes):
+    """Where the face and the mouth are in frames that follow each other: boxes, meshes in them, and mouth windows.
+
+    meshes: (L, 468, 2) px. Returns (L, 4) px, (L, 468, 2) and (L, 2, 3), see `media.clip.Clip`.
+    """
+    found = crop.face_boxes(dict(enumerate(meshes)))
+    boxes = np.stack([found[i] for i in range(len(meshes))]).astype(np.float32)
+    inner = np.stack([crop.to_crop(mesh, box) for mesh, box in zip(meshes, boxes, strict=True)])
+    return boxes, inner, mouth.aligned(inner, boxes)
+
+
 def cut_pictures(pictures, boxes, windows, face, face_px):
     """Cuts face, mouth and, of frames of LRS2's size, the middle out of every picture: lists of JPEG files by name."""
     jpegs = {"faces": [], "mouths": []}
@@ -191,60 +232,6 @@ def cut_pictures(pictures, boxes, windows, face, face_px):
         if "middles" in jpegs:
             jpegs["middles"].append(encoded(grey[edge:-edge, edge:-edge]))
     return jpegs
-
-
-def shifted(wav, times, offset):
-    """Corrects the sound and the word times of a clip whose sound is `offset` frames late, early if negative.
-
-    What is missing at an end becomes silence; words that leave the clip lie at its edge.
-    """
-    samples = round(offset * audio.RATE / FPS)
-    moved = wav[samples:] if samples >= 0 else np.concatenate([np.zeros(-samples, np.int16), wav])
-    moved = np.pad(moved, (0, max(0, len(wav) - len(moved))))[: len(wav)]
-    return moved, np.clip(np.asarray(times) - offset / FPS, 0, len(wav) / audio.RATE)
-
-
-class Face(NamedTuple):
-    """The place of the face in a clip's frames, with the names of `media.clip.Clip`."""
-
-    boxes: np.ndarray
-    meshes: np.ndarray
-    size: tuple
-
-
-class SyncOffset:
-    """Measures how many frames a clip's sound is late, by a sync model, in the clip's first `MEASURED` frames.
-
-    path: of the sync model, see `experts.sync.load_sync`.  most: frames; clips whose sound is further off are refused.
-    """
-
-    def __init__(self, path, most):
-        from experts.lse import scorer
-
-        self.scorer, self.most = scorer(path, "track"), most
-
-    def __call__(self, pictures, wav, boxes, meshes):
-        """Measures how late the sound is: frames, negative if early. Returns that and the scores, as facts of the clip.
-
-        pictures: the frames, (H, W, 3) uint8 RGB each.  wav: int16, 16 kHz.  boxes: (L, 4) px.  meshes: (L, 468, 2).
-        Raises InputError for a clip whose sound is too far off, or which is too short to measure.
-        """
-        boxes, meshes = boxes[:MEASURED], meshes[:MEASURED]
-        room = (boxes[:, 2:] - boxes[:, :2]).max()  # around the face: of a large frame the rest is not needed
-        left, top = np.maximum(boxes[:, :2].min(0) - room, 0).astype(int)
-        right, bottom = np.ceil(boxes[:, 2:].max(0) + room).astype(int)
-        cut = (rgb[top:bottom, left:right].copy() for rgb, _ in zip(pictures, boxes, strict=False))
-        frames = np.stack(list(cut))
-        face = Face(boxes - np.float32([left, top, left, top]), meshes, frames.shape[1:3])
-        found = self.scorer(frames, wav, face)
-        if abs(found["offset"]) > self.most:
-            how = "late" if found["offset"] < 0 else "early"
-            raise InputError(f"its sound is {abs(found['offset'])} frames {how}, more than --max_offset {self.most}")
-        if found["c"] < self.scorer.sync.sure:
-            least = f"{self.scorer.columns['c']} {found['c']:.2f}, {self.scorer.sync.sure} is the least"
-            raise InputError(f"lips and sound fit at no offset that was tried: {least}")
-        scores = {"model": self.scorer.about["sha256"], "c": round(found["c"], 3), "d": round(found["d"], 3)}
-        return -found["offset"], {"sync": scores}
 
 
 class Extractor:

@@ -3,7 +3,7 @@
 import csv
 import re
 
-from corpora.corpus import SPLITS, VIDEOS, Corpus, RawClip, speaker, videos, walk
+from corpora.corpus import SPLITS, STILLS, VIDEOS, Corpus, RawClip, speaker, videos, walk
 from corpora.filelists import PARTS, divide_by_lists, filelists, without_suffix
 from corpora.grid import grid
 from errors import InputError
@@ -142,6 +142,25 @@ def folder(root):
     return corpus
 
 
+def pictures(root):
+    """Pictures of people, without sound: numbered ones are a clip in their order, <person>/1.jpg, 2.jpg, ...
+
+    Of other names, what stands before the first _ is the clip: 001_neutral.jpg and 001_smiling.jpg are 001. Of whom
+    there is one picture, it is there twice.
+    """
+    corpus, clips = Corpus("pictures"), {}
+    for path in walk(root, STILLS, corpus):
+        name = path.parent if path.stem.isdecimal() else path.parent / path.stem.partition("_")[0]
+        clips.setdefault(name.relative_to(root).as_posix(), []).append(path)
+    for name, paths in clips.items():
+        ordered = sorted(paths, key=lambda path: (len(path.stem) * path.stem.isdecimal(), path.stem))
+        ordered *= 2 if len(ordered) == 1 else 1  # a picture and, to warp, its reference
+        corpus.add(RawClip(name, ordered[0], pictures=tuple(ordered)))
+    if not divide_by_lists(corpus, root):
+        corpus.divide()
+    return corpus
+
+
 LAYOUTS = {
     "lrs2": lrs2,
     "lrs3": lrs3,
@@ -150,11 +169,15 @@ LAYOUTS = {
     "voxceleb2": voxceleb2,
     "grid": grid,
     "folder": folder,
+    "pictures": pictures,
 }
 
 
 def layout_of(root):
-    """The key of LAYOUTS for a folder, detected from what is in it. Raises InputError for one without any video."""
+    """The key of LAYOUTS for a folder, detected from what is in it.
+
+    Raises InputError for one without any video or picture.
+    """
     if any((root / part / "main").is_dir() for part in ("", "mvlrs_v1")):
         return "lrs2"
     if (root / "trainval").is_dir():
@@ -169,8 +192,10 @@ def layout_of(root):
         return "grid"
     if videos(root, Corpus("")):
         return "folder"
+    if walk(root, STILLS, Corpus("")):
+        return "pictures"
     some = ", ".join(VIDEOS[:6])
-    raise InputError(f"{root}: no video below this folder ({some}, ...), and no corpus that is known here")
+    raise InputError(f"{root}: no video below this folder ({some}, ...), no picture, and no corpus that is known here")
 
 
 def read_corpus(root, kind="auto"):

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 import audio
+import distributed
 from audio import RATE
 from corpora.corpus import speaker
 from data import to_tensor
@@ -23,7 +24,6 @@ from evaluation.bootstrap import difference, estimate
 from evaluation.figures import named_paths, plot
 from evaluation.landmarks import Mesher, lmd
 from evaluation.rows import Corpus, GeneratedRows
-from evaluation.scoring import one_thread
 from media.clip import FPS
 from media.files import write_text
 from media.frame import write_picture
@@ -300,7 +300,7 @@ def parse(argv):
 def main(argv=None):
     """Parses the flags and runs an experiment; returns the exit code."""
     args = parse(argv)
-    one_thread()
+    distributed.one_thread()
     return exit_code("evaluation.context", lambda: args.work(args))
 
 

@@ -12,13 +12,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import checkpoint
+import distributed
 from distributed import device_of
 from errors import InputError, exit_code
 from evaluation import comparison_page, paper_results, table
 from evaluation.bootstrap import LEAST, LEVEL, MANY, RESAMPLES
 from evaluation.landmarks import APART, CLOSED, SOFTNESS, TURN
 from evaluation.rows import BASELINES, MINUTE_S, OTHER_SOUND, ROOM, RUNNING, SILENCE, Corpus
-from evaluation.scoring import ClipScorer, Setup, one_thread, score_clips
+from evaluation.scoring import ClipScorer, Setup, score_clips
 from evaluation.videos import matched
 from evaluation.wer import EVALUATION_READERS
 from hparams import ARTICULATION, WEIGHTS
@@ -214,7 +215,7 @@ def installed(package):
 
 def evaluate(args):
     """Scores every split, prints its tables, and writes evaluation.json, .csv, .md and, if asked for, page.html."""
-    one_thread()
+    distributed.one_thread()
     papers = [paper_results.table(args.published)] if args.published else []  # first, as it knows the sets
     setups = setups_of(args)
     make_folder(args.out)  # now rather than when all is computed

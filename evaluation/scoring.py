@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
-import torch
 
 import checkpoint
+import distributed
 from data import mouth_mask
 from errors import InputError
 from evaluation import comparison_page, landmarks, visual
@@ -213,7 +212,7 @@ class Worker:
     """Scores clips by name in a process of its own: (name, `Scored` or why it cannot be compared)."""
 
     def __init__(self, setup=None, scorer=None):
-        one_thread()
+        distributed.one_thread()
         self.scorer = scorer or ClipScorer(setup)
 
     def __call__(self, name):
@@ -221,12 +220,6 @@ class Worker:
             return name, self.scorer.score(name)
         except InputError as error:
             return name, str(error)
-
-
-def one_thread():
-    """Lets this process compute on one thread, so that numbers do not depend on how many processes share the work."""
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
 
 
 def score_clips(scorer, names, workers, leave_out, progress, ray=None):

@@ -3,7 +3,13 @@
 import cv2
 import numpy as np
 import torch
+from scipy.interpolate import RBFInterpolator
 
+from faces.landmarks import LIP_POINTS, OUTER_LIPS
+from faces.shape import closed
+
+LIP_WIDTHS = 0.88, 1.12  # of their own width, that lips are given
+MOST_CLOSED = 0.9  # of its gap, that a mouth loses: splines cannot press all of it into nothing
 BEND = 0.04  # of the side of a face: by how much a smooth displacement moves its control points at most
 
 
@@ -13,10 +19,10 @@ class Augmentation:
     Geometry and colour are those of the target and of the inputs, which then go together; blur and compression spoil
     the inputs alone, so that what the losses and the discriminator call real is as sharp as the video.
     rng: a numpy generator; it may be None where the chance is 0.  bends: a smooth displacement too, which makes other
-    faces out of those at hand.
+    faces out of those at hand.  lips: references get lips of other shapes too, see `reshape`.
     """
 
-    def __init__(self, chance, rng, bends=False):
+    def __init__(self, chance, rng, bends=False, lips=False):
         def chosen():
             return chance > 0 and rng.random() < chance
 
@@ -33,6 +39,7 @@ class Augmentation:
         self.active, self.field = chance > 0, None
         if bends and chosen():
             self.field = np.float32(rng.uniform(-BEND, BEND, (5, 5, 2)))
+        self.reshapes = lips and chosen()
 
     def matrix(self, px, scale, border, jitter=False):
         """The 2x3 matrix from a stored crop to a face of `px`.
@@ -91,6 +98,13 @@ class Augmentation:
             moved = points - found.reshape(points.shape)
         return moved
 
+    def reshape(self, pictures, points):
+        """References (N, H, W, 3) uint8 and their points (N, P, 2) px, if so chosen with lips of other shapes."""
+        if not self.reshapes:
+            return pictures, points
+        pairs = [reshaped_lips(*each, self.rng) for each in zip(pictures, points, strict=True)]
+        return tuple(map(np.stack, zip(*pairs, strict=True)))
+
     def recolour(self, rgb):
         """An (H, W, 3) uint8 picture, target or input, in the colours that were chosen."""
         if self.curves is None:
@@ -107,6 +121,26 @@ class Augmentation:
         if self.quality:
             rgb = cv2.imdecode(cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, self.quality])[1], cv2.IMREAD_COLOR)
         return rgb
+
+
+def reshaped_lips(picture, points, rng):
+    """A picture whose lips are wider or narrower, and closed by a random share of how far they are open, by splines.
+
+    picture: (H, W, 3) uint8.  points: (P, 2) px of it, the lips first, see `faces.shape.POINTS`; the others stay.
+    Returns both, altered.
+    """
+    lips = points[: len(LIP_POINTS)]
+    right, middle = lips[0] - lips[len(OUTER_LIPS) // 2], lips.mean(0)
+    right = right / max(np.linalg.norm(right), 1e-6) * np.sign(right[0] or 1)
+    axes = np.stack([right, [-right[1], right[0]]])  # along the mouth, and down
+    shape = (lips - middle) @ axes.T * [rng.uniform(*LIP_WIDTHS), 1]
+    shape += rng.uniform(0, MOST_CLOSED) * (closed(shape) - shape)
+    moved = np.concatenate([shape @ axes + middle, points[len(LIP_POINTS) :]])
+    side, px = 32, picture.shape[0]
+    places = np.stack(np.meshgrid(*[(np.arange(side) + 0.5) * px / side - 0.5] * 2), -1).reshape(-1, 2)
+    found = RBFInterpolator(moved, points, kernel="thin_plate_spline", smoothing=1.0)(places)
+    found = cv2.resize(np.float32(found.reshape(side, side, 2)), (px, px), interpolation=cv2.INTER_CUBIC)
+    return cv2.remap(picture, found, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE), moved
 
 
 def match_lighting(windows, clip, frames, augmentation):

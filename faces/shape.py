@@ -17,6 +17,8 @@ TURN_STEP = 0.08  # of the head to the side, see `turn_to_side`, within which fr
 KEEP = 0.8  # of such steps, from the middle of its group, by which a head may turn and stay in it
 LEAST_OF_GROUP = 12  # frames that are turned alike: fewer take references from those turned almost so
 ALIKE = 0.04  # share of the frames, in the order of their openings, whose mouths are alike
+REFERENCES_APART = 5  # frames at least between a window and its references
+ONE_PICTURE = 0.3  # share of draws whose references are all one picture
 LOWER = 0.7  # of the gap that the lower lip closes, the upper lip the rest
 TYPICAL, STILL = 0.02, 0.006  # standard deviation of the gap between the lips, in eye distances: of a speaker, of none
 AMPLITUDES = 0.5, 2.5  # least and most
@@ -161,6 +163,19 @@ def from_closed_to_open(opening, among, count, sharp=None):
         around = ranked[max(place - near, 0) : place + near + 1]
         chosen.append(around[0 if sharp is None else sharp[around].argmax()])
     return np.array(chosen)
+
+
+def random_references(length, start, window, count, rng):
+    """References of the window at `start`, some frames away from it, to train with: (count,).
+
+    length: of the clip, in frames. In `ONE_PICTURE` of the draws they are one frame, as if there were but a picture.
+    """
+    places = np.arange(length)
+    away = np.maximum(start - places, places - (start + window - 1))
+    places = places[away >= min(REFERENCES_APART, away.max())]
+    if rng.random() < ONE_PICTURE:
+        return np.repeat(rng.choice(places), count)
+    return rng.choice(places, count, replace=len(places) < count)
 
 
 def distant_references(opening, frames, count):

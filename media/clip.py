@@ -119,6 +119,11 @@ class Clip:
     def wav(self):
         return self.array("wav")
 
+    @property
+    def silent(self):
+        """Whether it has no sound at all: it is of still pictures."""
+        return not self.wav.any()
+
     @cached_property
     def logfbank(self):
         return self.array("logfbank")

@@ -13,7 +13,8 @@ from portraits import head, moving_head
 
 import corpora.extract as extraction
 from corpora.corpus import RawClip
-from corpora.extract import extract, follow_one_face, shifted
+from corpora.extract import extract, follow_one_face
+from corpora.offset import SyncOffset, shifted
 from errors import InputError
 from faces import crop, detect, landmarks
 from media import video
@@ -99,6 +100,21 @@ def test_larger_faces_are_kept_where_that_is_asked_for(raw, detector, face_px, t
     assert Clip(tmp_path / "one.safetensors").picture(0).shape == (round(face_px * 4 / 3),) * 2 + (3,)
 
 
+def test_pictures_are_silent_clips_and_each_face_is_looked_for_anew(detector, tmp_path):
+    pictures = [*portrait(-30, 1), *portrait(0, 1), portrait(0, 1)[0][:, :200]]
+    paths = tuple(tmp_path / f"{k}.png" for k in range(3))
+    for path, rgb in zip(paths, pictures, strict=True):
+        cv2.imwrite(str(path), np.ascontiguousarray(rgb[..., ::-1]))
+    store(tmp_path / "c.safetensors", *extract(RawClip("c", paths[0], pictures=paths), detector, whisper))
+    clip = Clip(tmp_path / "c.safetensors")
+    assert len(clip) == 3 and clip.silent and clip.text == "" and not len(clip.times)
+    np.testing.assert_allclose(clip.boxes[0] - clip.boxes[1], [-30, 0, -30, 0], atol=2)
+    assert np.abs(clip.picture(0).astype(int) - clip.picture(1)).mean() < 6
+    cv2.imwrite(str(paths[1]), np.zeros_like(pictures[1]))
+    with pytest.raises(InputError, match="no face in picture 2"):
+        extract(RawClip("c", paths[0], pictures=paths), detector, whisper)
+
+
 def test_frames_of_lrs2_keep_their_middle(detector, tmp_path):
     path = write_clip(tmp_path / "small.mp4", moving_head(FRAMES))
     store(tmp_path / "small.safetensors", *extract(RawClip("small", path), detector, whisper))
@@ -178,7 +194,7 @@ def test_a_sync_model_measures_the_offset_of_the_sound(extracted, raw, monkeypat
     for offset, most in ((-4, 5), (2, 2)):
         fake = FakeScorer(offset)
         monkeypatch.setattr("experts.lse.scorer", lambda path, protocol, fake=fake: fake)
-        late, facts = extraction.SyncOffset("x", most)(pictures, extracted[0]["wav"], boxes, meshes)
+        late, facts = SyncOffset("x", most)(pictures, extracted[0]["wav"], boxes, meshes)
         assert late == -offset and facts == {"sync": {"model": "abc", "c": 2.0, "d": 0.5}}
         frames, face = fake.given
         x1, y1, x2, y2 = face.boxes[0].round().astype(int)
@@ -186,10 +202,10 @@ def test_a_sync_model_measures_the_offset_of_the_sound(extracted, raw, monkeypat
         np.testing.assert_array_equal(frames[0][y1:y2, x1:x2], pictures[0][y : y + y2 - y1, x : x + x2 - x1])
     monkeypatch.setattr("experts.lse.scorer", lambda path, protocol: FakeScorer(-6))
     with pytest.raises(InputError, match="its sound is 6 frames late, more than --max_offset 5"):
-        extraction.SyncOffset("x", 5)(pictures, extracted[0]["wav"], boxes, meshes)
+        SyncOffset("x", 5)(pictures, extracted[0]["wav"], boxes, meshes)
     monkeypatch.setattr("experts.lse.scorer", lambda path, protocol: FakeScorer(1, 0.4))
     with pytest.raises(InputError, match="fit at no offset that was tried: sync C 0.40, 0.5 is the least"):
-        extraction.SyncOffset("x", 5)(pictures, extracted[0]["wav"], boxes, meshes)
+        SyncOffset("x", 5)(pictures, extracted[0]["wav"], boxes, meshes)
 
 
 def test_moving_sound_keeps_its_length():

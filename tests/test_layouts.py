@@ -176,6 +176,18 @@ def test_any_folder(tmp_path):
     assert read_corpus(root).lists == {"train": ["a/one two"], "val": ["four", "a/b/three"]}
 
 
+def test_pictures_are_clips_of_their_people(tmp_path):
+    root = tree(tmp_path, *(f"silent/ann/{k}.jpg" for k in (1, 10, 2)), "x/01_smiling.jpg", "x/01_calm.png", "x/7f.jpg")
+    corpus = read_corpus(root)
+    found = {name: [path.name for path in raw.pictures] for name, raw in corpus.clips.items()}
+    assert found == {
+        "silent/ann": ["1.jpg", "2.jpg", "10.jpg"],
+        "x/01": ["01_calm.png", "01_smiling.jpg"],
+        "x/7f": ["7f.jpg", "7f.jpg"],
+    }
+    assert corpus.kind == "pictures" and sorted(map(len, corpus.lists.values())) == [1, 1, 1]
+
+
 def test_lists_as_people_write_them(tmp_path):
     root = tree(tmp_path, "a.mp4", "b.mp4", "c c.mp4", "s/d.mp4")
     (root / "train.txt").write_text("\ufeffa.mp4\ngone.mp4\n", encoding="utf-8")
@@ -222,7 +234,8 @@ def test_folders_without_a_corpus_are_told(tmp_path):
             read_corpus(tmp_path, kind)
     with pytest.raises(InputError, match="no such folder"):
         read_corpus(tmp_path / "gone")
-    assert set(LAYOUTS) == {"lrs2", "lrs3", "lrw", "hdtf", "voxceleb2", "grid", "folder"} == set(CORPORA) - {"auto"}
+    known = {"lrs2", "lrs3", "lrw", "hdtf", "voxceleb2", "grid", "folder", "pictures"}
+    assert set(LAYOUTS) == known == set(CORPORA) - {"auto"}
 
 
 def test_what_is_held_out_depends_on_names_alone():

@@ -10,13 +10,13 @@ from conftest import retell
 from drawn_faces import write_data_root
 
 import data
-from data import REFERENCES_APART, STILL, Clips, GuidedClips, collate, fixed_identity, reference_places, sample
+from data import Clips, GuidedClips, collate, fixed_identity, sample
 from errors import InputError
 from experts.tokenizer import Tokenizer
 from faces import mouth
 from faces.augment import BEND, Augmentation
 from faces.landmarks import CHIN, LIP_NUMBERS
-from faces.shape import POINTS, SHAPE_SCALE
+from faces.shape import ONE_PICTURE, POINTS, REFERENCES_APART, SHAPE_SCALE, random_references
 from hparams import preset
 from media.clip import Clip, write_clip
 
@@ -135,6 +135,19 @@ def test_only_the_stage_without_an_expert_bends(spoken_root, monkeypatch):
     assert met == [True, False]
 
 
+@pytest.mark.parametrize("point", [61, 0, 17, CHIN])
+def test_lips_of_another_shape_move_with_their_points_in_references_alone(path, point):
+    clip, made, usual = Marked(path), look(), look()
+    clip.point, made.reshapes, made.rng = point, True, np.random.default_rng(0)
+    drawn, plain = (sample(clip, FRAMES, SHOWN, HP, ABOUT, each) for each in (made, usual))
+    place = POINTS.index(point)
+    away = (spots(drawn["face"].unflatten(1, (4, 3))) - drawn["points"][:, :, place]).norm(dim=-1) * 128
+    assert away.max() < 2.5, "px: what is pressed together is not round"
+    moved = (drawn["points"] - plain["points"])[:, :, place].norm(dim=-1) * 128
+    assert not moved[:, 0].any() and torch.equal(drawn["target"], plain["target"])
+    assert moved[:, 1:].max() == 0 if point == CHIN else moved[:, 1:].max() > 1
+
+
 # Draws
 
 
@@ -150,15 +163,34 @@ def test_the_same_draw_is_the_same_sample(data_root):
     assert not same(first[5], Clips(data_root, "train", replace(hp, seed=1))[5])
 
 
+def test_a_share_of_the_draws_is_of_silent_faces_whose_lips_no_sound_tells(data_root, tmp_path):
+    root = write_data_root(tmp_path, {"train": {"cid/one": 3}})
+    silent = root / "clips" / "cid" / "one.safetensors"
+    retell(silent, wav=np.zeros_like(Clip(silent).wav))
+    faces = Clips(root, "train", replace(HP, window=1))
+    mixed, alone = Clips(data_root, "train", replace(HP, faces_share=0.4), faces), Clips(data_root, "train", HP)
+    met = [mixed._silent_face(draw) == silent for draw in range(400)]
+    assert abs(np.mean(met) - 0.4) < 0.08
+    assert same(mixed[met.index(False)], alone[met.index(False)]), "the others stay as they are"
+    lips = mixed[met.index(True)]["lips"]
+    assert lips.numel() and not lips.any(), "silence asks for lips at rest, whatever the picture shows"
+    other = tmp_path / "other"
+    other.mkdir()
+    write_data_root(other, {"train": {"cid/one": 3}})
+    (other / "dataset.json").write_text((other / "dataset.json").read_text().replace("96", "128"))
+    with pytest.raises(InputError, match="faces of 96 px, --faces of 128 px"):
+        Clips(data_root, "train", HP, Clips(other, "train", HP))
+
+
 def test_references_lie_apart_from_their_window_and_now_and_then_are_one_picture(path):
     clip, rng, still = Clip(path), np.random.default_rng(0), []
     for start in 20 * list(range(len(clip) - 1)):
-        found = reference_places(clip, start, HP, rng)
+        found = random_references(len(clip), start, HP.window, HP.references, rng)
         assert found.shape == (3,) and found.min() >= 0 and found.max() < len(clip)
         assert np.minimum(abs(found - start), abs(found - (start + HP.window - 1))).min() >= REFERENCES_APART
         still.append(len(set(found)) == 1)
         assert still[-1] or len(set(found)) == 3
-    assert abs(np.mean(still) - STILL) < 0.06
+    assert abs(np.mean(still) - ONE_PICTURE) < 0.06
 
 
 @pytest.mark.parametrize("frames", [3, 4, 7])
@@ -166,7 +198,7 @@ def test_a_short_clip_has_references_as_far_away_as_it_goes(tmp_path, frames):
     root, rng = write_data_root(tmp_path, {"train": {"ann/one": frames}}), np.random.default_rng(0)
     clip = Clip(root / "clips" / "ann" / "one.safetensors")
     for start in 5 * list(range(frames - 1)):
-        found = reference_places(clip, start, HP, rng)
+        found = random_references(len(clip), start, HP.window, HP.references, rng)
         away = np.maximum(start - found, found - start - 1)
         assert found.shape == (3,) and away.min() >= min(REFERENCES_APART, max(start, frames - 2 - start))
 
