@@ -153,6 +153,15 @@ def load_generator(path):
     return fill(path, generator, weights), hp, about | {"sha256": sha256(path)}
 
 
+def teachers(begun, facts):
+    """The SHA-256 of all experts of a generator, of which none can judge it: a list, or None where that is not known.
+
+    begun: what is said of the run or the generator that it began with.  facts: of this run.
+    """
+    before, own = begun.get("taught_by"), {facts["expert"], facts["sync_expert"]} - {None}
+    return None if before is None else sorted(own | set(before))
+
+
 def with_gain(weights):
     """A generator's weights; older files of ours have its positions' convolution whole, not as a direction with gains.
 

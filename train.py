@@ -296,15 +296,6 @@ def knobs_of(args, last):
     return override(checkpoint.knobs(last, state["hparams"]), args), state
 
 
-def teachers(begun, facts):
-    """The SHA-256 of all experts of a generator, of which none can judge it: a list, or None where that is not known.
-
-    begun: what is said of the run or the generator that it began with.  facts: of this run.
-    """
-    before, own = begun.get("taught_by"), {facts["expert"], facts["sync_expert"]} - {None}
-    return None if before is None else sorted(own | set(before))
-
-
 def start(args, hp, found, device, expert, reader, sync_expert=None):
     """The state of the run that the flags begin, or resume from the checkpoint `found`."""
     facts = {"expert": expert and expert.sha256, "clips": checkpoint.sha256(args.data_root / "train.txt")}
@@ -333,7 +324,7 @@ def start(args, hp, found, device, expert, reader, sync_expert=None):
         weights = checkpoint.load_discriminator(args.init_discriminator)[0].state_dict()
         why = f"--init_discriminator {args.init_discriminator} is one of another size"
         checkpoint.begin_with([state.nets["discriminator"]], weights, why)
-    state.facts["taught_by"] = teachers(begun, facts)
+    state.facts["taught_by"] = checkpoint.teachers(begun, facts)
     steps = distributed.gathered(torch.tensor([state.step], device=device))
     if steps.unique().numel() > 1:
         raise InputError(f"{args.runs}: processes find steps {steps.tolist()} there: all machines must see one --runs")

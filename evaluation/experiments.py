@@ -200,6 +200,7 @@ def is_done(args, job):
 
 def run(args, jobs):
     """Runs every job that is not done, one by one. Raises InputError with the name of the first that fails."""
+    make_folder(args.out / "experts")
     for number, job in enumerate(jobs, start=1):
         if is_done(args, job):
             continue

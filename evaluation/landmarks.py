@@ -9,7 +9,7 @@ from faces import landmarks, mouth, track
 from faces.detect import MESH_SCORE, BlazeFace
 
 LEAST_MOTION = 1e-6  # eye distances: a mouth that moves less stands still
-TURN = 0.01  # eye distances: who turns back by less trembles; on GRID the mesh repeats itself to 0.002 to 0.004
+TURN = 0.01  # eye distances: who turns back by less trembles; on GRID the mesh repeats itself to 0.001 to 0.004
 CLOSED = 5  # percentile of a clip's openings that is its closed mouth
 CLOSURE = 0.25  # of the way from there to the widest: a real mouth that turns below is closed
 STEADY = 3  # frames over which the real series is averaged before its turns are looked for

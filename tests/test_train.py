@@ -362,6 +362,6 @@ def test_an_encoder_nobody_has_trained_is_not_frozen_for_ever(data_root, tmp_pat
 
 def test_whoever_taught_a_generator_is_known_by_all_that_goes_on_from_it():
     facts = {"expert": "b", "sync_expert": None}
-    assert train.teachers({"taught_by": []}, facts) == ["b"]
-    assert train.teachers({"taught_by": ["a", "b"]}, facts) == ["a", "b"]
-    assert train.teachers({}, facts) is None  # begun with a file that does not say
+    assert checkpoint.teachers({"taught_by": []}, facts) == ["b"]
+    assert checkpoint.teachers({"taught_by": ["a", "b"]}, facts) == ["a", "b"]
+    assert checkpoint.teachers({}, facts) is None  # begun with a file that does not say
