@@ -109,7 +109,8 @@ def largest(tracks, if_none):
 def faces_of_stills(frames, detector):
     """The face in each of a person's pictures, looked for anew in every one: a `FollowedFace`.
 
-    Its size is (0, 0) where pictures differ in it. Raises InputError for one without a face, or with two of like size.
+    Its size is (0, 0) where pictures differ in it.
+    Raises InputError for one without a face, for two of like size, and where heads lie on their side.
     """
     meshes, others, sizes = [], 0, set()
     for number, rgb in enumerate(frames, 1):

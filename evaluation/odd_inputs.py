@@ -210,7 +210,7 @@ def of_video(folder, rng, weights, damaged=False):
 
 def damage(data, rng):
     """A file cut off, with bytes changed, or with a part left out."""
-    data, at = bytearray(data), rng.randrange(len(data))
+    data, at = bytearray(data or b" "), rng.randrange(len(data) or 1)
     kind = rng.choice(("cut", "change", "hole"))
     if kind == "cut":
         return bytes(data[:at])
