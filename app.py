@@ -65,8 +65,7 @@ def plain(text, *uploads):
     """A fault in the page's words: uploads by their names, flags by those of their fields."""
     for path in filter(None, uploads):
         text = text.replace(str(path), Path(path).name)
-    text = re.sub(r"--(face|audio)\b ?", lambda flag: {"face": "Face: ", "audio": "Sound: "}[flag[1]], text)
-    return text[:1].upper() + text[1:]
+    return re.sub(r"--(face|audio)\b ?", lambda flag: {"face": "Face: ", "audio": "Sound: "}[flag[1]], text)
 
 
 class Bar:
