@@ -167,22 +167,23 @@ def page(jobs):
         outfile, report = told(lambda: jobs.make(face, audio, number, fields, progress), face, audio)
         return str(outfile), report, [str(outfile), str(outfile.with_suffix(".json"))]
 
+    sound, plain_video = {"elem_id": "sound", "buttons": ["download"]}, {"interactive": False, "buttons": ["download"]}
     how = {"title": TITLE, "analytics_enabled": False, "delete_cache": (EVERY_S, OLD_S)}
     with gr.Blocks(**how) as blocks:
         gr.Markdown(f"# {TITLE}\n{CONSENT}")
         with gr.Row():
             with gr.Column():
                 face = gr.File(label="Face: a video or a picture", elem_id="face", height=110)
-                audio = gr.Audio(sources=["upload", "microphone"], type="filepath", label="Sound", elem_id="sound")
+                audio = gr.Audio(sources=["upload", "microphone"], type="filepath", label="Sound", **sound)
                 number = gr.Radio([("as the flags say", -1)], value=-1, label="Who talks", visible=False, elem_id="who")
                 with gr.Accordion("Flags", open=False, elem_id="flags"):
                     fields = [field(action) for action in form().values()]
                 draw = gr.Button("Draw", variant="primary", elem_id="draw")
             with gr.Column():
                 with gr.Row():
-                    video = gr.Video(label="Given", visible=False, interactive=False)
+                    video = gr.Video(label="Given", visible=False, **plain_video)
                     picture = gr.Image(label="Given", visible=False, interactive=False, type="filepath")
-                    result = gr.Video(label="Drawn", interactive=False, elem_id="result")
+                    result = gr.Video(label="Drawn", elem_id="result", **plain_video)
                 files = gr.File(label="Download", file_count="multiple", interactive=False, height=110, elem_id="files")
                 sheet = gr.Image(label="Who is seen", visible=False, interactive=False, type="filepath", elem_id="seen")
                 with gr.Accordion("Report", open=False):

@@ -24,7 +24,7 @@ from models.layers import fold_norms
 from models.warp import INNER, LIPS, OUTER, Layers
 from models.whisper import PAIR, WINDOW_S
 
-OPSET = 17
+OPSET, BATCH = 17, 16  # faces at once, as inference.py's --batch_size
 MISSING = "the packages are missing: pip install onnx onnxruntime, as in requirements-extra.txt"
 FRAMES = {"audio": (1, "frames")}  # axes of any size of what embeds a clip's speech
 TIMES = 10  # runs of each engine that are timed; the shortest is told
@@ -44,11 +44,12 @@ class Part(NamedTuple):
 
 
 class Call(nn.Module):
-    """A method of a network as a network."""
+    """A method of a network as a network, in eval mode as it is: the exporter puts back the mode of the whole."""
 
     def __init__(self, net, method):
         super().__init__()
         self.net, self.method = net, method
+        self.train(net.training)
 
     def forward(self, *inputs):
         """What the method says."""
@@ -78,26 +79,20 @@ def parts_of(generator, hp):
     return [*found, Part("faces", Call(generator, "generate"), inputs, ("faces",), faces)]
 
 
-def warped_part(generator, references, px):
+def warped_part(generator, references, px, count=BATCH):
     """The `Part` that draws of a `ReferenceWarp`: its layers, which `faces.blend.composed` puts together.
 
-    references: how many it takes.  px: the side of its crops.
+    references: how many it takes.  px: the side of its crops.  count: faces at once; the exporter writes it down.
     """
-    points = drawn_points(references)
-    inputs = {
-        "face": torch.rand(2, 3 + 3 * references, px, px),
-        "points": points,
-        "resting": points[:, 0, :LIPS].clone(),
-    }
-    inputs |= {
-        "turns": 0.3 * torch.eye(2).expand(2, 2, 2).contiguous(),
-        "speech": torch.randn(2, generator.speech_size),
-    }
-    return Part("faces", Call(generator, "layers"), inputs, Layers._fields, dict.fromkeys(inputs, (0, "faces")))
+    points = drawn_points(count, references)
+    inputs = {"face": torch.rand(count, 3 + 3 * references, px, px), "points": points}
+    inputs |= {"resting": points[:, 0, :LIPS].clone(), "turns": 0.3 * torch.eye(2).repeat(count, 1, 1)}
+    inputs |= {"speech": torch.randn(count, generator.speech_size)}
+    return Part("faces", Call(generator, "layers"), inputs, Layers._fields, {})
 
 
-def drawn_points(references):
-    """Points of two faces and their references, as `ReferenceWarp.layers` takes them: (2, 1 + K, P, 2)."""
+def drawn_points(count, references):
+    """Points of some faces and their references, as `ReferenceWarp.layers` takes them: (N, 1 + K, P, 2)."""
 
     def ring(count, x, y, turns=1.0):
         angle = 2 * torch.pi * turns * torch.arange(count) / (count if turns == 1 else count - 1)
@@ -107,7 +102,7 @@ def drawn_points(references):
     nose = torch.stack([torch.linspace(0.44, 0.56, len(NOSE)), torch.full((len(NOSE),), 0.5)], 1)
     around = ring(len(POINTS) - LIPS - len(JAW) - len(NOSE), 0.4, 0.45)
     points = torch.cat([*lips, ring(len(JAW), 0.35, 0.3, 0.5), nose, around])
-    return points + 0.01 * torch.randn(2, 1 + references, *points.shape)
+    return points + 0.01 * torch.randn(count, 1 + references, *points.shape)
 
 
 def solve(g, system, wished, left):

@@ -51,10 +51,9 @@ class LipSync:
 
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="talklip_")))
+            flags["fps"] = fps
             if hasattr(face, "shape"):
                 face = as_video(face, folder / "face.mkv", fps or 25)
-            else:
-                flags["fps"] = fps
             audio = as_sound(audio, folder / "sound.wav", rate) if hasattr(audio, "shape") else audio
             sounds = [f"{n}={path}" for n, path in audio.items()] if isinstance(audio, dict) else [audio]
             own = {"checkpoint_path": self.path, "device": self.device, "precision": self.precision, "quiet": not bar}

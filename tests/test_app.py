@@ -1,11 +1,11 @@
 """The page: it has every flag, and in a browser a face is uploaded, drawn and played, and a fault is said."""
 
 import json
+import re
 import signal
 import socket
 import subprocess
 import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import app
 import inference
 from errors import InputError
 
-in_a_browser = pytest.mark.skipif(not find_spec("gradio"), reason="needs gradio")
+needs_gradio = pytest.mark.skipif(not find_spec("gradio"), reason="needs gradio")
 
 
 def test_every_flag_of_inference_is_on_the_page_or_on_its_command_line():
@@ -50,20 +50,27 @@ def test_without_gradio_one_line_says_what_to_do(monkeypatch, capsys):
     assert capsys.readouterr().err.strip() == f"app.py: {app.MISSING}"
 
 
-@pytest.fixture
-def served(tmp_path, narrow_weights):
-    """The address of a page that draws with narrow weights."""
+@pytest.fixture(scope="module")
+def served(narrow_weights):
+    """The address of a page that draws with narrow weights, and the number of its process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     words = ["app.py", "--port", port, "--checkpoint_path", narrow_weights, "--max_seconds", "1"]
     command = [sys.executable, *map(str, words)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
         line = server.stdout.readline()
-        assert f"127.0.0.1:{port}" in line, line + server.stdout.read()
-        yield f"http://127.0.0.1:{port}"
+        assert f"127.0.0.1:{port}" in line, line
+        yield f"http://127.0.0.1:{port}", server.pid
         server.send_signal(signal.SIGTERM)
-        assert server.wait(20) == 143
+        assert server.wait(30) == 143
+
+
+def cut_off(path, folder):
+    """A video of which only the beginning was copied."""
+    found = folder / "broken.mp4"
+    found.write_bytes(path.read_bytes()[:3000])
+    return found
 
 
 def upload(page, selector, path):
@@ -74,28 +81,48 @@ def upload(page, selector, path):
     page.ask("DOM.setFileInputFiles", objectId=found, files=[str(path)])
 
 
-@in_a_browser
+@needs_gradio
 @chromium.needed
-def test_a_face_is_uploaded_drawn_and_played_and_a_fault_is_said(tmp_path, served, swaying_clip, voice):
-    broken = tmp_path / "broken.mp4"
-    broken.write_bytes(swaying_clip.read_bytes()[:3000])
+@pytest.mark.slow
+def test_a_face_is_uploaded_drawn_and_played_and_a_fault_is_said(tmp_path, served, swaying_clip, voice, monkeypatch):
+    monkeypatch.setattr(chromium, "WAIT_S", 120)
     with Browser(tmp_path) as page:
-        page.ask("Page.navigate", url=served)
-        upload(page, "#face", broken)
+        page.ask("Page.navigate", url=served[0])
+        upload(page, "#face", cut_off(swaying_clip, tmp_path))
         page.wait("document.body.innerText.includes('broken.mp4 is cut off')")
         assert "Traceback" not in page.run("document.body.innerText")
-        page.ask("Page.navigate", url=served)
+        page.ask("Page.navigate", url=served[0])
         upload(page, "#face", swaying_clip)
         page.wait("document.querySelector('#seen img')")
         upload(page, "#sound", voice)
-        page.wait("document.querySelector('#sound audio, #sound canvas, #sound #waveform, #sound .waveform-container')")
-        time.sleep(1)
+        page.wait("document.querySelector('#sound a[download]')")
         page.click("#draw")
-        page.wait("document.querySelector('#result video')")
-        page.wait("document.querySelector('#result video').readyState >= 2")
         film = "document.querySelector('#result video')"
+        page.wait(f"{film} && {film}.readyState >= 2")
         page.run(f"{film}.play()")
         page.wait(f"{film}.currentTime > 0.2")
         assert page.run(f"{film}.duration") == pytest.approx(0.6, abs=0.05)
         assert page.run("document.querySelectorAll('#files a[download]').length") == 2
         assert not page.errors
+
+
+@needs_gradio
+@pytest.mark.slow
+def test_twenty_jobs_one_after_another_keep_memory_flat(tmp_path, served, swaying_clip, voice):
+    from gradio_client import Client, handle_file
+    from gradio_client.exceptions import AppError
+
+    client, broken, memory = Client(served[0], verbose=False), cut_off(swaying_clip, tmp_path), []
+    fields = [app.shown(action) for action in app.form().values()]
+    for job in range(20):
+        face = handle_file(broken if job == 9 else swaying_clip)
+        work = client.submit(face, handle_file(voice), -1, *fields, api_name="/make")
+        if job == 9:
+            with pytest.raises(AppError, match="broken.mp4 is cut off"):
+                work.result(timeout=300)
+        else:
+            work.result(timeout=300)
+        status = Path(f"/proc/{served[1]}/status").read_text()
+        memory.append(int(re.search(r"VmRSS:\s+(\d+)", status)[1]) >> 10)
+    print(f"MB after each job: {memory}")
+    assert memory[-1] - memory[4] < 20
