@@ -5,6 +5,7 @@ python app.py --max_seconds 60 --checkpoint_path weights/talklip_compact.safeten
 """
 
 import argparse
+import json
 import os
 import re
 import sys
@@ -165,7 +166,11 @@ def page(jobs):
         number = number if number is not None and number >= 0 else None
         fields = dict(zip(names, values, strict=True))
         outfile, report = told(lambda: jobs.make(face, audio, number, fields, progress), face, audio)
-        return str(outfile), report, [str(outfile), str(outfile.with_suffix(".json"))]
+        return (
+            str(outfile),
+            json.dumps(report, indent=1, default=str),
+            [str(outfile), str(outfile.with_suffix(".json"))],
+        )
 
     sound, plain_video = {"elem_id": "sound", "buttons": ["download"]}, {"interactive": False, "buttons": ["download"]}
     how = {"title": TITLE, "analytics_enabled": False, "delete_cache": (EVERY_S, OLD_S)}
@@ -187,7 +192,7 @@ def page(jobs):
                 files = gr.File(label="Download", file_count="multiple", interactive=False, height=110, elem_id="files")
                 sheet = gr.Image(label="Who is seen", visible=False, interactive=False, type="filepath", elem_id="seen")
                 with gr.Accordion("Report", open=False):
-                    report = gr.JSON(show_label=False, elem_id="report")
+                    report = gr.Code(language="json", show_label=False, elem_id="report")
         one = {"concurrency_id": "jobs", "concurrency_limit": 1}
         face.upload(look, face, [video, picture, sheet, number], show_progress="minimal", **one)
         draw.click(make, [face, audio, number, *fields], [result, report, files], show_progress_on=[result], **one)

@@ -55,6 +55,11 @@ def test_it_asks_for_the_packages_of_requirements_txt():
     assert PROJECT["project"]["dependencies"] == wanted and len(wanted) < len(lines)
 
 
+def test_one_version_is_told():
+    cited = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {PROJECT['project']['version']}\n" in cited
+
+
 def test_each_command_is_a_script(site, tmp_path):
     (tmp_path / "data.py").write_text("raise SystemExit('not ours')")
     told = run(site, tmp_path, "-m", "talklip", "--help")

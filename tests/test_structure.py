@@ -24,10 +24,11 @@ LEVELS = (
     "experts.* renderer",
     "training corpora.*",
     "preprocess train_expert train inference models.export",
-    "evaluation.* talklip.* app",
+    "evaluation.* talklip.*",
+    "app",
 )
 RANK = {name: rank for rank, names in enumerate(LEVELS) for name in names.split()}
-SCRIPTS = len(LEVELS) - 2
+SCRIPTS = RANK["train"]
 PATHS = {"talklip"}  # which, installed, puts the scripts on the path of its process
 ROOMS = {name for name in RANK if name.endswith(".*")}  # whose files may import each other
 NEVER = {"models": {"losses", "data", "argparse", "train"}, "losses": {"models", "data", "checkpoint"}}
@@ -103,7 +104,7 @@ def test_imports_make_no_circle():
 def test_the_tree_is_small():
     found = numbers(ROOT)
     root, levels, to_read, lines, _ = found.values()
-    assert root <= 15 and levels <= 10 and to_read <= 5 and lines <= 200, found
+    assert root <= 15 and levels <= 11 and to_read <= 5 and lines <= 200, found
 
 
 @by_module
