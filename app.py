@@ -17,6 +17,7 @@ from pathlib import Path
 
 import inference
 from errors import InputError, exit_code
+from media.files import make_folder
 from media.kinds import is_video
 
 MODEL = "checkpoint_path device precision".split()  # what is loaded
@@ -115,7 +116,8 @@ class Jobs:
             raise InputError("Give a face: a video or a picture")
         if not audio:
             raise InputError("Give a sound: a file, or record one")
-        outfile = self.folder / f"{uuid.uuid4().hex}.mp4"
+        outfile = self.folder / uuid.uuid4().hex / "result.mp4"
+        make_folder(outfile.parent)
         sound = audio if number is None else {number: audio}
         report = self.draw(face, sound, outfile, bar=partial(Bar, tell), **self.limits, **given(values))
         return outfile, report
@@ -172,7 +174,7 @@ def page(jobs):
             [str(outfile), str(outfile.with_suffix(".json"))],
         )
 
-    sound, plain_video = {"elem_id": "sound", "buttons": ["download"]}, {"interactive": False, "buttons": ["download"]}
+    sound, shown_only = {"elem_id": "sound", "buttons": ["download"]}, {"interactive": False, "buttons": ["download"]}
     how = {"title": TITLE, "analytics_enabled": False, "delete_cache": (EVERY_S, OLD_S)}
     with gr.Blocks(**how) as blocks:
         gr.Markdown(f"# {TITLE}\n{CONSENT}")
@@ -186,11 +188,11 @@ def page(jobs):
                 draw = gr.Button("Draw", variant="primary", elem_id="draw")
             with gr.Column():
                 with gr.Row():
-                    video = gr.Video(label="Given", visible=False, **plain_video)
-                    picture = gr.Image(label="Given", visible=False, interactive=False, type="filepath")
-                    result = gr.Video(label="Drawn", elem_id="result", **plain_video)
+                    video = gr.Video(label="Given", visible=False, **shown_only)
+                    picture = gr.Image(label="Given", visible=False, type="filepath", **shown_only)
+                    result = gr.Video(label="Drawn", elem_id="result", **shown_only)
                 files = gr.File(label="Download", file_count="multiple", interactive=False, height=110, elem_id="files")
-                sheet = gr.Image(label="Who is seen", visible=False, interactive=False, type="filepath", elem_id="seen")
+                sheet = gr.Image(label="Who is seen", visible=False, type="filepath", elem_id="seen", **shown_only)
                 with gr.Accordion("Report", open=False):
                     report = gr.Code(language="json", show_label=False, elem_id="report")
         one = {"concurrency_id": "jobs", "concurrency_limit": 1}

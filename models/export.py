@@ -7,6 +7,7 @@ python -m models.export --checkpoint_path weights/talklip_compact.safetensors --
 import argparse
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -144,7 +145,8 @@ def write(part, path):
     axes = {name: {axis: size} for name, (axis, size) in part.dynamic.items()}
     how = {"dynamo": False, "opset_version": OPSET, "dynamic_axes": axes}
     names = {"input_names": [*part.inputs], "output_names": [*part.outputs]}
-    with replacing(path) as partial, torch.no_grad():
+    with replacing(path) as partial, torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its age, and of sizes that it writes down, which tests look into
         torch.onnx.export(part.net, tuple(part.inputs.values()), str(partial), **how, **names)
 
 
