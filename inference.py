@@ -50,32 +50,34 @@ def voices_of(args):
     return args.audio if isinstance(args.audio, dict) else {None: args.audio}
 
 
-def lip_sync(args, loaded=None):
+def lip_sync(args, loaded=None, out=None, bar=progress_bar):
     """Makes `args.outfile` and its report; returns the report as a dict. What comes out of a pipe is copied first.
 
-    loaded: what `renderer.load` gave, where many videos are made.
+    loaded: what `renderer.load` gave, where many videos are made.  out: takes the frames instead of a file, as a
+    `Writer` does; then no report is written either.  bar: shows the progress, see `workers.progress_bar`.
     """
     sounds = {"--audio" if n is None else f"--audio {n}": path for n, path in voices_of(args).items()}
     inputs = {"--face": args.face, **sounds, "--checkpoint_path": args.checkpoint_path}
     places = {"--outfile": (args.outfile, is_earlier_video), "--report": (report_of(args), is_earlier_report)}
-    check_paths(inputs, places)
+    check_paths(inputs, {} if out else places)
     from media.sound import together  # slow
 
     with ExitStack() as stack:
         face = stack.enter_context(regular(args.face))
         voices = {number: stack.enter_context(regular(path)) for number, path in voices_of(args).items()}
         heard = stack.enter_context(together(list(voices.values()), args.max_seconds))
-        report = redraw(args, face, voices, heard, loaded)
-    write_text(report_of(args), json.dumps(report, indent=1, default=str) + "\n")
+        report = redraw(args, face, voices, heard, loaded, out, bar)
+    if not out:
+        write_text(report_of(args), json.dumps(report, indent=1, default=str) + "\n")
     return report
 
 
-def redraw(args, face, voices, heard, loaded=None):
+def redraw(args, face, voices, heard, loaded=None, out=None, bar=progress_bar):
     """Makes `args.outfile` of files that can be read more than once; returns the report as a dict.
 
     Two passes over the video, in constant memory: the first finds the faces, the second renders and writes.
     voices: {number of a person, see `voices_of`: path}.  heard: a file in which they are heard at once.
-    loaded: see `lip_sync`.
+    loaded, out, bar: see `lip_sync`.
     """
     clock, start = Clock(), time.perf_counter()
     steady_memory()
@@ -98,13 +100,13 @@ def redraw(args, face, voices, heard, loaded=None):
         video = FaceVideo(face, args.resize_factor, args.crop, args.rotate, args.static, args.fps)
         wavs = {number: sound.read_audio(voice, most_s=args.max_seconds) for number, voice in voices.items()}
         said = {"metadata": {"comment": SYNTHETIC}, "xmp": XMP, "sign": signature.signer(args.c2pa, args.outfile)}
-        writer = Writer(args.outfile, video.like, audio=heard, crf=args.crf, **said)
+        writer = out or Writer(args.outfile, video.like, audio=heard, crf=args.crf, **said)
         generator, hp, model = loaded or load(args.checkpoint_path, device, args.precision)
         warps = hp.model == "warp"
         pads = [0, 0, 0, 0] if warps else args.pads or PADS.get(hp.model, [0, 0, 0, 0])
     samples = max(map(len, wavs.values()))
     count = max(1, round(samples / audio.RATE * video.fps))
-    with torch.inference_mode(), progress_bar(2 * count, "frame", desc="finding faces", disable=args.quiet) as progress:
+    with torch.inference_mode(), bar(2 * count, "frame", desc="finding faces", disable=args.quiet) as progress:
         with clock("find faces"):
             targets = find_targets(video, count, args, device, pads, progress, warps)
         with clock("encode audio"):  # who has said all is silent
@@ -265,26 +267,19 @@ def yes_or_no(word):
     return word.lower() in ("true", "1", "yes")
 
 
-def parse(argv):
-    """Parses the command line; flags mean what Wav2Lip's users expect."""
+def flags():
+    """The parser of the command line; flags mean what Wav2Lip's users expect."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sides = {"nargs": 4, "type": int, "metavar": ("TOP", "BOTTOM", "LEFT", "RIGHT")}
     add = parser.add_argument
     add("--face", type=Path, help="video or picture")
-    add(
-        "--audio", nargs="+", metavar="FILE", help="a file with a sound track, or NUMBER=FILE of several people at once"
-    )
+    add("--audio", nargs="+", metavar="FILE", help="a file with sound, or NUMBER=FILE of several people at once")
     add("--list", type=Path, help="make many: a CSV of face, audio and outfile, in its own folder; resumes")
     add("--preview", nargs="?", const=Path("faces.jpg"), type=Path, help="write a picture with all faces numbered")
     add("--face_at", type=place, metavar="X,Y[,SECONDS]", help="redraw the face at this place, px; the others stay")
     add("--face_pick", choices=PICKS, default="largest", help="or this one of each shot (default: %(default)s)")
     add("--outfile", default=Path("result.mp4"), type=Path, help="mp4, mov or mkv (default: %(default)s)")
-    add(
-        "--checkpoint_path",
-        default=WEIGHTS["generator"],
-        type=Path,
-        help="ours, TalkLip's or Wav2Lip's (default: in weights/)",
-    )
+    add("--checkpoint_path", default=WEIGHTS["generator"], type=Path, help="of any of the systems (default: ours)")
     add("--static", nargs="?", const=True, default=False, type=yes_or_no, help="use only the first frame of the video")
     add("--fps", type=float, help="frames a second of a picture (default: 25) or, with --static, of a video")
     add("--pads", **sides, help="px added to the face box, not with the default weights (default: Wav2Lip's 0 10 0 0)")
@@ -293,12 +288,7 @@ def parse(argv):
     add("--box", **sides, default=list(NO_BOX), help="the face is here in all frames, px; nothing is searched")
     add("--rotate", action="store_true", help="turn the video by 90 degrees clockwise")
     add("--nosmooth", action="store_true", help="do not smooth the face boxes over time")
-    add(
-        "--identity",
-        choices=("best", "self"),
-        default="best",
-        help="its frame, of weights that take one (default: best)",
-    )
+    add("--identity", choices=("best", "self"), default="best", help="its frame, of weights that take one")
     add("--articulation", default=1.0, type=float, help="over 1, lips move more: 0.5 to 2 (default: %(default)s)")
     add("--detector", choices=("blazeface", "batch-face"), default="blazeface", help="(default: %(default)s)")
     add("--batch_size", "--wav2lip_batch_size", default=16, type=int, help="frames at once (default: %(default)s)")
@@ -313,6 +303,12 @@ def parse(argv):
     add("--max_seconds", type=float, help="refuse sounds that are longer")
     add("--report", type=Path, help="the JSON report (default: beside the output)")
     add("--quiet", action="store_true", help="show no progress")
+    return parser
+
+
+def parse(argv, parser=None):
+    """The checked flags of a command line, None for this process' own. parser: `flags()`, or one of its kind."""
+    parser = parser or flags()
     args = parser.parse_args(joined(argv, parser))
     if not args.list and not (args.face and (args.audio or args.preview)):
         parser.error("the following arguments are required: --face, --audio")
@@ -373,7 +369,7 @@ def joined(argv, parser):
 
 
 def preview(args):
-    """Writes a picture with the faces of a video and their numbers, and prints where each is; nothing is redrawn."""
+    """Writes a picture with the faces of a video and their numbers, and prints where each is; returns how many."""
     from distributed import device_of
     from faces import detect, people
     from media.face_video import FaceVideo
@@ -389,6 +385,7 @@ def preview(args):
         where = f"--face_at {x:.0f},{y:.0f},{float(frame / video.fps):.2f}"
         print(f"{number}: {where}, in {len(seen)} of {len(frames)} frames")
     print(f"{args.preview}: {len(found)} " + ("person" if len(found) == 1 else "people"))
+    return len(found)
 
 
 def each_of_list(args):

@@ -409,7 +409,7 @@ def work(args):
     of_stage = partial(batches, clips, guided, args.workers, units=units)
     step = partial(train_step, expert=expert, sync_expert=sync_expert)
     judges = {"sync_expert": sync_expert if hp.synced else None, "units": valid_units}
-    train(state, folder, args.stop, of_stage, step, partial(validate, valid, expert, **judges))
+    train(state, folder, args.stop, of_stage, step, partial(validate, valid, expert, **judges), args.tensorboard)
     for path, net, about in exports:
         checkpoint.export(path, net, state.hp, step=state.step, taught_by=state.facts["taught_by"], **about)
     distributed.leave()
@@ -433,6 +433,7 @@ def main(argv=None):
     add("--faces", type=Path, help="data root of pictures for --faces_share: it needs no sound (--method warp)")
     add("--sync_expert", type=Path, help="sync expert of Wav2Lip's or CALS' kind: train_expert.py sync, or published")
     add("--device", help="cpu, cuda, ... (default: cuda where there is one)")
+    add("--tensorboard", action="store_true", help="log for TensorBoard too, in the folder of the run")
     add_flags(parser)
     args = parser.parse_args(argv)
     cv2.setNumThreads(0)

@@ -333,7 +333,7 @@ def work(args):
     distributed.say(f"{folder}: {args.task}, step {state.step} of {state.hp.max_steps}")
     reader = TrainedLipReader(getattr(objective, "reader", None), state.hp, tokenizer, words)
     step, validation = partial(train_step, objective, args.task), partial(validate, objective, args.task, valid, reader)
-    train(state, folder, args.stop, partial(batches, clips, args.workers), step, validation)
+    train(state, folder, args.stop, partial(batches, clips, args.workers), step, validation, args.tensorboard)
     if args.export and distributed.rank()[0] == 0:
         validated = math.isfinite(state.best) and (folder / "best.pt").is_file()
         export = (sync if args.task == "sync" else lip_reader).export
@@ -372,6 +372,7 @@ def main(argv=None):
         sub.add_argument("--workers", default=1, type=int, help="processes that read clips (default: %(default)s)")
         sub.add_argument("--stop", type=int, help="stop after this step, without changing the schedule")
         sub.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
+        sub.add_argument("--tensorboard", action="store_true", help="log for TensorBoard too, in the folder of the run")
         add_flags(sub, ExpertHParams)
     sub = tasks.add_parser("tokenizer", help="a tokenizer, from the transcripts of train.txt")
     sub.add_argument("--data_root", required=True, type=Path, help="made by preprocess.py")

@@ -1,6 +1,5 @@
 """One training run, of a generator or an expert: its state, stages, guard and log, and the loop."""
 
-import json
 import math
 import sys
 import time
@@ -15,7 +14,8 @@ import checkpoint
 import distributed
 from errors import InputError
 from experts.tokenizer import is_tokenizer
-from media.files import check_place, make_folder, only_one, open_log
+from media.files import check_place, make_folder, only_one
+from media.metrics import Metrics
 from models.published.archive import is_export
 from workers import progress_bar
 
@@ -315,13 +315,13 @@ class Log:
 
     Of many processes the first alone writes, and all of them learn what follows from it.
     folder: where the run is kept.  stop: the step at which it ends.  validate: function of the state and a path for a
-    picture strip that returns a `Validation`.
+    picture strip that returns a `Validation`.  tensorboard: see `Metrics`.
     """
 
-    def __init__(self, state, folder, stop, validate):
+    def __init__(self, state, folder, stop, validate, tensorboard=False):
         self.state, self.folder, self.stop, self.validate = state, folder, stop, validate
         self.first = distributed.rank()[0] == 0
-        self.file = open_log(folder / "metrics.jsonl", state.step) if self.first else None
+        self.file = Metrics(folder, state.step, tensorboard) if self.first else None
         self.bar = progress_bar(stop, "step", initial=state.step, disable=not self.first)
         self.frames, self.idle_s = 0, 0.0
         self.since = self.before = time.perf_counter()
@@ -404,8 +404,7 @@ class Log:
         self.say(state.roll_back(last, fault))
         if self.first:
             state.save(last)  # with its new step size
-            self.file.close()
-            self.file = open_log(self.folder / "metrics.jsonl", state.step)
+            self.file.go_back(state.step)
         self.bar.n = state.step
         self.frames, self.idle_s = 0, 0.0
         self.since = self.before = time.perf_counter()
@@ -418,21 +417,22 @@ class Log:
     def write(self, line):
         """Adds a line to metrics.jsonl."""
         if self.file:
-            print(json.dumps(line), file=self.file, flush=True)
+            self.file.write(line)
 
 
-def train(state, folder, stop, batches, step, validate):
+def train(state, folder, stop, batches, step, validate, tensorboard=False):
     """Runs from `state.step` to `stop`, by default to the last step; the run's folder is made here, and not before.
 
     batches: function of (state, stop) that yields (the batches of a step, how many frames they have), until the next
     stage's take their place.  step: function of (state, the batches of a step) that returns its losses.
-    validate: see `Log`.
+    validate, tensorboard: see `Log`.
     """
     stop = state.hp.max_steps if stop is None else min(stop, state.hp.max_steps)
     make_folder(folder)
     if state.step >= stop:
         distributed.say(f"{folder}: step {state.step} is done, nothing is left to do; another --name begins anew")
-    with only_one(folder) if not distributed.rank()[0] else nullcontext(), Log(state, folder, stop, validate) as log:
+    alone = only_one(folder) if not distributed.rank()[0] else nullcontext()
+    with alone, Log(state, folder, stop, validate, tensorboard) as log:
         while state.step < stop and not state.plateaus.over:
             for of_step, frames in batches(state, stop):
                 log.waited(frames)

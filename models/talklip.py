@@ -148,11 +148,11 @@ class Generator(nn.Module):
         skips = {}
         for down in self.encoder:
             x = down(x)
-            skips[x.shape[-1]] = x  # the last of each size
+            skips[int(x.shape[-1])] = x  # the last of each size; when it is exported, sizes are tensors
         x = self.audio_map(speech.flatten(0, 1))[..., None, None]  # (B*T, 512, 1, 1)
         for up in self.decoder:
             x = up(x)
-            x = torch.cat([x, skips[x.shape[-1]]], dim=1)
+            x = torch.cat([x, skips[int(x.shape[-1])]], dim=1)
         return self.to_rgb(x).to(face.dtype).sigmoid().unflatten(0, face.shape[:2])
 
     def forward(self, face, audio, frames, padding=None):

@@ -23,11 +23,13 @@ LEVELS = (
     "data",
     "experts.* renderer",
     "training corpora.*",
-    "preprocess train_expert train inference",
-    "evaluation.*",
+    "preprocess train_expert train inference models.export",
+    "evaluation.* talklip.*",
+    "app",
 )
 RANK = {name: rank for rank, names in enumerate(LEVELS) for name in names.split()}
-SCRIPTS = len(LEVELS) - 2
+SCRIPTS = RANK["train"]
+PATHS = {"talklip"}  # which, installed, puts the scripts on the path of its process
 ROOMS = {name for name in RANK if name.endswith(".*")}  # whose files may import each other
 NEVER = {"models": {"losses", "data", "argparse", "train"}, "losses": {"models", "data", "checkpoint"}}
 SLOW = "torch av librosa cv2 scipy python_speech_features safetensors numpy".split()
@@ -102,13 +104,13 @@ def test_imports_make_no_circle():
 def test_the_tree_is_small():
     found = numbers(ROOT)
     root, levels, to_read, lines, _ = found.values()
-    assert root <= 14 and levels <= 10 and to_read <= 5 and lines <= 200, found
+    assert root <= 15 and levels <= 11 and to_read <= 5 and lines <= 200, found
 
 
 @by_module
 def test_models_know_no_losses_and_losses_no_models(module):
     names = {name.split(".")[0] for name in imported(MODULES[module])}
-    assert not names & NEVER.get(module.split(".")[0], set())
+    assert not names & NEVER.get(entry(module).removesuffix(".*"), set())
 
 
 def test_scripts_are_the_files_with_a_main():
@@ -122,7 +124,7 @@ def test_no_tricks(path):
     for node in ast.walk(tree_of(path)):
         where = f"{path}:{getattr(node, 'lineno', '')}"
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            assert (node.value.id, node.attr) != ("sys", "path"), f"{where}: sys.path"
+            assert (node.value.id, node.attr) != ("sys", "path") or module_of(path) in PATHS, f"{where}: sys.path"
         if isinstance(node, ast.ImportFrom):
             assert "*" not in {alias.name for alias in node.names}, f"{where}: a star import"
             assert node.module != "sys" or "path" not in {alias.name for alias in node.names}, f"{where}: sys.path"
