@@ -57,7 +57,11 @@ RUNS = {"train": ["--name", "r", *kills.flags(kills.TRAIN), *FEW]} | {
     f"train_expert {task}": [task, "--name", "r", *kills.flags(kills.EXPERT), *more, *FEW]
     for task, more in TASKS.items()
 }
-ODD_VALUES = ("-1", "0", "1", "nan", "inf", "-inf", "1e-30", "0.5", "x", "")
+ODD_VALUES = {  # of a knob, by its type; the last are of other types
+    int: ("-1", "0", "1", "2", "3", "7", "50", "nan", "x"),
+    float: ("-1", "0", "1e-30", "0.1", "0.5", "1", "3", "nan", "inf", "x"),
+    str: ("x", "", "1"),
+}
 OUTCOMES = ("worked", "refused", "traceback", "length", "step", "lost")
 HEAD = "| kind | cases | worked | refused in one line | tracebacks | wrong lengths | out of step | files lost |"
 
@@ -353,9 +357,11 @@ def of_run(folder, rng, root):
 def of_flags(folder, rng, root):
     """The outcomes of a case in which a knob has an odd value."""
     name = rng.choice(list(RUNS))
-    knob, value = rng.choice(fields(HParams if name == "train" else ExpertHParams)).name, rng.choice(ODD_VALUES)
-    given = ["--data_root", root, "--runs", folder, f"--{knob}={value}"]
-    return [run([*RUNS[name], *given], main_of(name), True)], (name, knob, value)
+    knobs = fields(HParams if name == "train" else ExpertHParams)
+    knob = rng.choice([knob for knob in knobs if knob.type in ODD_VALUES])
+    value = rng.choice(ODD_VALUES[knob.type])
+    given = ["--data_root", root, "--runs", folder, f"--{knob.name}={value}"]
+    return [run([*RUNS[name], *given], main_of(name), True)], (name, knob.name, value)
 
 
 def case_of(kind, folder, rng, weights, root=None):
