@@ -89,7 +89,7 @@ def test_a_face_is_uploaded_drawn_and_played_and_a_fault_is_said(tmp_path, serve
     with Browser(tmp_path) as page:
         page.ask("Page.navigate", url=served[0])
         upload(page, "#face", cut_off(swaying_clip, tmp_path))
-        page.wait("document.body.innerText.includes('broken.mp4 is cut off')")
+        page.wait("document.body.innerText.includes('broken.mp4 cannot be read')")
         assert "Traceback" not in page.run("document.body.innerText")
         page.ask("Page.navigate", url=served[0])
         upload(page, "#face", swaying_clip)
@@ -118,7 +118,7 @@ def test_twenty_jobs_one_after_another_keep_memory_flat(tmp_path, served, swayin
         face = handle_file(broken if job == 9 else swaying_clip)
         work = client.submit(face, handle_file(voice), -1, *fields, api_name="/make")
         if job == 9:
-            with pytest.raises(AppError, match="broken.mp4 is cut off"):
+            with pytest.raises(AppError, match="broken.mp4 cannot be read"):
                 work.result(timeout=300)
         else:
             work.result(timeout=300)
