@@ -347,7 +347,7 @@ _CALS_ROWS = {
 _WARP = {  # in no paper: see models/warp.py
     "model": "warp", "speech": "whisper", "face_size": 128, "audio_dim": 256, "audio_heads": 4, "audio_from": 0,
     "audio_train_layers": 0, "roi": "own", "batch_size": 12, "window": 1, "windows": 1, "lip_batch_size": 2,
-    "lip_window": 16, "speech_windows": 0.7, "rare_speakers": 0.5, "augment": 0.6, "sound_augment": 0.3,
+    "lip_window": 24, "speech_windows": 0.7, "rare_speakers": 0.5, "augment": 0.6, "sound_augment": 0.3,
     "freeze_norms": True, "l1_weight": 4.0, "mouth_weight": 1.0, "detail_weight": 4.0, "lips_weight": 2.0,
     "motion_weight": 1.0, "discriminator": "patch", "adv_weight": 0.003, "adv_ratio": 0.4, "adv_from": 1000,
     "adv_lr": 5e-4, "adv_beta1": 0.5, "lip_weight": 0.01, "lip_sum": False, "contrastive_weight": 0.003,

@@ -12,7 +12,8 @@ LEFT, TOP, RIGHT, BOTTOM = 8 / 128, 48 / 128, 120 / 128, 1.0  # the part of a cr
 SIDE = 128  # px of a crop, face box 96, at the scale of the network
 SHAPE_SCALE = 10.0  # lips move by about a tenth of the distance between the eyes
 RESTING = 20  # percentile of a clip's openings up to which its lips count as closed
-CLOSED = 0.03  # opening over width: lips at rest that are further apart are brought together
+CLOSED = 0.03  # opening over width: lips that are further apart are not at rest
+LEAST = 5  # percentile of the openings of who talks and whose lips never seem closed
 TURN_STEP = 0.08  # of the head to the side, see `turn_to_side`, within which frames are references of each other
 KEEP = 0.8  # of such steps, from the middle of its group, by which a head may turn and stay in it
 LEAST_OF_GROUP = 12  # frames that are turned alike: fewer take references from those turned almost so
@@ -43,13 +44,17 @@ def lip_shapes(meshes, turns, middles):
 
 
 def lips_at_rest(shapes):
-    """The closed lips of a clip: the mean of its least open shapes; parted ones are brought together.
+    """The closed lips of a clip: the mean of its least open shapes.
 
-    shapes: (L, 40, 2), see `lip_shapes`. Returns (40, 2). A picture of a smile that shows teeth has none closed.
+    Where even these are parted, it is the few least open of who moves: who talks closes the lips now and then, and
+    their mesh may not show it. Those of who does not, as of a picture that smiles, are brought together.
+    shapes: (L, 40, 2), see `lip_shapes`. Returns (40, 2).
     """
     opening = gaps(shapes).mean(-1) / np.ptp(shapes[..., 0], axis=-1).clip(1e-6)
-    rest = shapes[opening <= np.percentile(opening, RESTING)].mean(0)
-    return closed(rest) if np.median(gaps(rest[None])) > CLOSED * np.ptp(rest[:, 0]) else rest
+    rest, least = (shapes[opening <= np.percentile(opening, share)].mean(0) for share in (RESTING, LEAST))
+    if np.median(gaps(rest[None])) <= CLOSED * np.ptp(rest[:, 0]):
+        return rest
+    return closed(rest) if deviation(shapes) < STILL else least
 
 
 def amplitude(shapes):
@@ -57,8 +62,13 @@ def amplitude(shapes):
 
     shapes: (L, 40, 2), see `lip_shapes`. GRID's people differ by a factor of five in it.
     """
-    deviation = gaps(shapes).mean(-1).std()
-    return UNKNOWN if deviation < STILL else float(np.clip(deviation / TYPICAL, *AMPLITUDES))
+    moves = deviation(shapes)
+    return UNKNOWN if moves < STILL else float(np.clip(moves / TYPICAL, *AMPLITUDES))
+
+
+def deviation(shapes):
+    """The standard deviation of the gap between the lips over a clip, in eye distances. shapes: see `lip_shapes`."""
+    return gaps(shapes).mean(-1).std()
 
 
 # In both outlines, the lower lip's point i lies below the upper lip's point 20 - i.

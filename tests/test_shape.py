@@ -7,6 +7,7 @@ from drawn_faces import head_mesh
 from faces.landmarks import INNER_LIPS, LIP_POINTS, NOSE_TIP, OUTER_LIPS, mouth_opening
 from faces.shape import (
     AMPLITUDES,
+    CLOSED,
     LEAST_OF_GROUP,
     POINTS,
     SHAPE_SCALE,
@@ -79,7 +80,14 @@ def test_the_rest_of_a_clip_with_closed_frames_is_their_mean_though_most_are_ope
     np.testing.assert_allclose(lips_at_rest(lips), lips[0], atol=1e-6)
 
 
-def test_lips_that_are_never_closed_are_brought_together_at_rest():
+def test_lips_of_who_talks_and_never_seem_closed_are_at_rest_where_they_are_least_open():
+    openings = [0.05, *[0.06] * 9, *[0.16] * 10]
+    lips = lips_of(heads(openings), np.full((len(openings), 2), 96.0))
+    np.testing.assert_allclose(lips_at_rest(lips), lips[0], atol=1e-6)
+    assert gaps(lips[:1]).mean() > CLOSED * np.ptp(lips[0, :, 0])
+
+
+def test_lips_that_never_move_and_are_parted_are_brought_together_at_rest():
     lips = lips_of(heads([0.08] * 5), np.full((5, 2), 96.0))
     rest = lips_at_rest(lips)
     assert gaps(lips).max() > 0.05 and np.abs(gaps(rest[None])).max() < 1e-9
