@@ -3,7 +3,6 @@
 import cv2
 import numpy as np
 import torch
-from scipy.interpolate import RBFInterpolator
 
 from faces.landmarks import LIP_POINTS, OUTER_LIPS
 from faces.shape import closed
@@ -129,6 +128,8 @@ def reshaped_lips(picture, points, rng):
     picture: (H, W, 3) uint8.  points: (P, 2) px of it, the lips first, see `faces.shape.POINTS`; the others stay.
     Returns both, altered.
     """
+    from scipy.interpolate import RBFInterpolator  # slow
+
     lips = points[: len(LIP_POINTS)]
     right, middle = lips[0] - lips[len(OUTER_LIPS) // 2], lips.mean(0)
     right = right / max(np.linalg.norm(right), 1e-6) * np.sign(right[0] or 1)

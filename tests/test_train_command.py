@@ -172,7 +172,7 @@ def test_what_is_left_out_is_left_out_of_guided_steps_alone(root):
     silence(root, "train")
     retell(root / "clips" / "bob" / "one.safetensors", text="BIN RED NOW")
     retell(root / "clips" / "cid" / "one.safetensors", text="")
-    clips, guided, valid = train.clips_of(Namespace(data_root=root), GUIDED, expert(root))
+    clips, guided, valid = train.clips_of(Namespace(data_root=root, faces=None), GUIDED, expert(root))
     assert clips.names == list(SPOKEN["train"]) and len(clips.paths) == 4
     assert guided.names == ["bob/one"] and guided.speakers == {"bob": [0]} and valid.names == ["ann/three"]
     assert [path.stem for path in guided.paths] == ["one"] and len(guided[7]["roi"]) == 24
