@@ -142,10 +142,11 @@ class Clips(Dataset):
 
     def _silent_face(self, draw):
         """The file of one of the `faces`, or None, by numbers of its own: other draws are the same without them."""
+        if not self.faces:
+            return None
         rng = np.random.default_rng((self.hp.seed, 7, draw))
-        if self.faces and rng.random() < self.hp.faces_share:
-            return self.faces.paths[rng.integers(len(self.faces))]
-        return None
+        chosen = rng.random() < self.hp.faces_share
+        return self.faces.paths[rng.integers(len(self.faces))] if chosen else None
 
     def _which(self, draw, rng):
         """The clip of a draw: each once an epoch in shuffled order, or, sometimes, of a speaker chosen first."""

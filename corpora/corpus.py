@@ -14,12 +14,12 @@ VIDEOS = tuple(  # endings of what PyAV opens and has pictures that move
     " .wtv .dav .ty .mjpg .mjpeg .h261 .h263 .h264 .h26l .264 .avc .h265 .265 .hevc .h266 .266 .vvc .obu .vc1 .viv"
     " .imx .smk .bik .roq .nsv .mvi .flm .cavs .avs .avs2 .avs3".split()
 )
-NO_VIDEOS = tuple(  # endings of what lies beside videos, which is not looked into
+STILLS = ".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".avif"  # endings of pictures that stand still
+NO_VIDEOS = STILLS + tuple(  # endings of what lies beside videos, which is not looked into
     ".txt .align .csv .tsv .json .md .npy .npz .pkl .pt .pth .yaml .yml .xml .srt .vtt .lab .html .pdf .py .sh .h5 .mat"
-    " .wav .mp3 .m4a .m4b .aac .flac .ogg .opus .wma .jpg .jpeg .png .gif .bmp .webp .tif .tiff .avif .heic"
+    " .wav .mp3 .m4a .m4b .aac .flac .ogg .opus .wma .gif .heic"
     " .zip .tar .gz .safetensors".split()
 )
-STILLS = ".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".avif"  # endings of pictures that stand still
 SPLITS = ("train", "val", "test")
 LONGEST_NAME = 230  # bytes: with what is added to it, file systems take 255
 HELD_OUT = 20  # one in so many is held out for val, as many for test, where the corpus has no lists

@@ -187,14 +187,8 @@ def work(args):
         raise InputError("--patience: rows would leave their stages at different steps; say when, such as --lip_from")
     if "seed" not in given(args):
         args.seed = 0
-    for name in (
-        "data_root",
-        "corpus",
-        "runs",
-        "out",
-        "expert",
-        "sync_expert",
-    ):  # scripts are called from the checkout's folder
+    # Scripts are called from the checkout's folder.
+    for name in ("data_root", "corpus", "runs", "out", "expert", "sync_expert"):
         if path := getattr(args, name):
             setattr(args, name, path.resolve())
     lists, videos = real_videos(args) if args.corpus else ([], {})
