@@ -557,8 +557,9 @@ EXPERT_PRESETS = {
     "large": _LARGE,
     "avsyncnet": {**_LARGE, **_AVSYNCNET, "max_steps": 180_000},
     "avsyncnet_conv": {**_LARGE, **_AVSYNCNET_CONV, "max_steps": 180_000},
-    "compact_avsyncnet": {**_COMPACT_READER, **_AVSYNCNET},
-    "compact_avsyncnet_conv": {**_COMPACT_READER, **_AVSYNCNET_CONV},
+    # few steps: they begin as a reader that is finished
+    "compact_avsyncnet": {**_COMPACT_READER, **_AVSYNCNET, "max_steps": 300},
+    "compact_avsyncnet_conv": {**_COMPACT_READER, **_AVSYNCNET_CONV, "max_steps": 300},
     "conformer": {
         "model": "conformer", "dim": 256, "ffn": 2048, "heads": 4,
         "decoder_ffn": 2048, "ctc_weight": 0.1, "grad_mult": 1.0,

@@ -49,3 +49,18 @@ def test_the_made_clip_is_as_long_as_asked(tmp_path):
     found = probe(face)
     assert (found.width, found.height, found.frames) == (1280, 720, 25)
     assert len(read_audio(sound)) == pytest.approx(16_000, abs=2)
+
+
+def test_whole_runs_of_two_checkouts_are_timed_in_turns_with_their_memory(tmp_path, capsys):
+    for name, work in (("old", "b = b'1' * (300 << 20); time.sleep(0.4)"), ("new", "pass")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "inference.py").write_text(f"import sys, time\nassert 'w.pt' in sys.argv[-1]\n{work}\n")
+    flags = ["--seconds", "1", "--height", "144", "--rounds", "2", "--checkpoints", "w.pt"]
+    assert inference.main([*flags, "--checkouts", str(tmp_path / "old"), str(tmp_path / "new")]) == 0
+    said, old, new = (line.split(" | ") for line in capsys.readouterr().out.splitlines() if "---" not in line)
+    assert said[0] == "| 1 s of 256x144, 25 fps" and old[0].endswith("old, w.pt") and old[2] == "1.00"
+    assert float(old[1]) > float(new[1]) and float(new[2]) < 1
+    assert int(old[3].rstrip(" |")) > 300 > int(new[3].rstrip(" |")) > 1
+
+    assert inference.main([*flags[:-1], "other.pt", "--checkouts", str(tmp_path / "new")]) == 1
+    assert "ended with 1" in capsys.readouterr().err.splitlines()[-1]

@@ -141,10 +141,9 @@ def test_steps_on_both_losses_bring_sound_and_lips_together(spoken_root, tmp_pat
     assert losses[-1]["align"] < 0.7 * losses[0]["align"] and losses[-1]["reading"] < losses[0]["reading"]
 
 
-@pytest.mark.parametrize("stop", [2, 5])
-def test_a_stopped_avsyncnet_run_goes_on_as_the_same_run(spoken_root, tmp_path, stop):
+def test_a_stopped_avsyncnet_run_goes_on_as_the_same_run(spoken_root, tmp_path):
     knobs = CONV | {"max_steps": 6, "freeze": 3}
-    for name, stops in {"whole": (6,), "parts": (stop, 6)}.items():
+    for name, stops in {"whole": (6,), "parts": (2, 5, 6)}.items():
         for end in stops:
             run, last = begin(spoken_root, tmp_path, "finetune", **knobs), tmp_path / name / "last.pt"
             if last.is_file():

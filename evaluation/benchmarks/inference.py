@@ -2,17 +2,19 @@
 
 python -m evaluation.benchmarks.inference --preset talklip_g    frames a second, plain and as inference.py runs it
 python -m evaluation.benchmarks.inference --seconds 10          inference.py on a 1280x720 clip of that length
+python -m evaluation.benchmarks.inference --seconds 10 --checkouts . ../older      in turns with another revision
 python -m evaluation.benchmarks.inference --seconds 3600 --height 144 --rounds 1      its memory over an hour
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 import tempfile
+import time
 import wave
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import cv2
@@ -29,6 +31,11 @@ ROOT = Path(__file__).parents[2]
 WIDTH, HEIGHT, FPS = 1280, 720, 25
 FRAMES = 16  # of a batch
 LEAST_S = 2.0  # for which a generator is timed
+# A small process runs the command: a child's peak memory counts from what its parent held when it began.
+WATCH = """import resource, subprocess, sys
+ended = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(ended)"""
 
 
 def batch_maker(generator, hp, dtype):
@@ -86,18 +93,34 @@ def make_clip(folder, length_s, height=HEIGHT):
     return folder / "face.mp4", sound
 
 
-def whole_run(length_s, rounds, height):
-    """Runs inference.py on a made clip of this length; prints wall seconds and peak memory, start-up included."""
+def run_once(command):
+    """Runs a command; returns its wall seconds and peak memory in MiB. Raises `InputError` where it fails."""
+    start = time.perf_counter()
+    found = subprocess.run([sys.executable, "-c", WATCH, *command], stdout=subprocess.PIPE, text=True)
+    if found.returncode:
+        raise InputError(f"{' '.join(map(str, command))} ended with {found.returncode}")
+    return time.perf_counter() - start, int(found.stdout) / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def whole_runs(length_s, rounds, height, checkpoints, checkouts):
+    """Runs inference.py on a made clip in turns: of each checkout of the project, with each of its checkpoints.
+
+    checkpoints: paths in a checkout, None for the default.
+    Prints a Markdown table: the median wall seconds, start-up included, their share of the first's, and peak memory.
+    """
     with tempfile.TemporaryDirectory() as folder:
         face, sound = make_clip(Path(folder), length_s, height)
-        command = [sys.executable, str(ROOT / "inference.py"), "--quiet", "--face", str(face), "--audio", str(sound)]
-        command += ["--outfile", str(Path(folder) / "out.mp4")]
-        work = partial(subprocess.run, command, check=True, stdout=subprocess.DEVNULL)
-        times = in_turns([work], rounds, warm=False)
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit
-    what = f"{length_s} s of {WIDTH * height // HEIGHT}x{height}, {FPS} fps"
-    print(f"{what}: median {np.median(times):.1f} s of {rounds}, peak {peak:.0f} MiB")
+        out, ways = Path(folder) / "out.mp4", {}
+        for checkout, path in product(checkouts, checkpoints):
+            command = [sys.executable, checkout / "inference.py", "--quiet", "--face", face, "--audio", sound]
+            command += ["--outfile", out, *(("--checkpoint_path", checkout / path) if path else ())]
+            ways[f"{checkout}, {path or 'default'}"] = partial(run_once, command)
+        measured = in_turns(list(ways.values()), rounds, lambda work: work(), warm=False)
+    print(f"| {length_s} s of {WIDTH * height // HEIGHT}x{height}, {FPS} fps | s, median of {rounds} | ratio | MiB |")
+    print("|---|---|---|---|")
+    for name, own in zip(ways, measured.swapaxes(0, 1), strict=True):
+        ratio = np.median(own[:, 0] / measured[:, 0, 0])
+        print(f"| {name} | {np.median(own[:, 0]):.1f} | {ratio:.2f} | {own[:, 1].max():.0f} |")
 
 
 def main(argv=None):
@@ -108,6 +131,10 @@ def main(argv=None):
     parser.add_argument(
         "--height", default=HEIGHT, type=int, help="px of that clip, which is 16:9 (default: %(default)s)"
     )
+    parser.add_argument("--checkpoints", nargs="+", default=[None], help="compare these paths in the project")
+    parser.add_argument(
+        "--checkouts", nargs="+", type=Path, default=[ROOT], help="compare these folders of the project"
+    )
     parser.add_argument("--rounds", default=3, type=int, help="the median of this many (default: %(default)s)")
     args = parser.parse_args(argv)
 
@@ -115,7 +142,7 @@ def main(argv=None):
         if args.preset:
             compare(args.preset, args.rounds)
         if args.seconds:
-            whole_run(args.seconds, args.rounds, args.height)
+            whole_runs(args.seconds, args.rounds, args.height, args.checkpoints, args.checkouts)
 
     return exit_code(parser.prog, work)
 

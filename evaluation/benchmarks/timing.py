@@ -18,7 +18,7 @@ def in_turns(ways, rounds, measure=seconds, warm=True):
     """Measures some functions in turns, so that whatever else the machine does slows all of them alike.
 
     measure: what is measured of each, by default the time of one call.  warm: each is called once before.
-    Returns an array (rounds, ways).
+    Returns an array (rounds, ways), or (rounds, ways, n) where n numbers are measured.
     """
     for work in ways if warm else ():
         work()
