@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import asdict, replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -43,11 +44,12 @@ def test_a_run_stopped_in_any_stage_and_resumed_is_the_same_run(spoken_root, tmp
     wanted = flat(checkpoint.load(tmp_path / "whole" / "last.pt"))
     lines = metrics(tmp_path / "whole")
     assert whole.hp.lip_from < hp.max_steps
-    folder = tmp_path / "parts"
-    for stop in (*stops, hp.max_steps):
-        last = folder / "last.pt"
-        go(spoken_root, folder, stop, hp, last if last.is_file() else None)
-    found = flat(checkpoint.load(folder / "last.pt"))
+    folder, last = tmp_path / "parts", tmp_path / "parts" / "last.pt"
+    go(spoken_root, folder, stops[0], hp)
+    for stop, end in pairwise((*stops, hp.max_steps)):
+        assert checkpoint.load(last)["step"] == stop
+        go(spoken_root, folder, end, hp, last)
+    found = flat(checkpoint.load(last))
     assert found.keys() == wanted.keys()
     assert [name for name in wanted if found[name] != wanted[name]] == []
     assert metrics(folder) == lines

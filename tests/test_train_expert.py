@@ -137,7 +137,8 @@ def test_a_resumed_run_is_the_same_run(command, tmp_path, kind):
     assert command(task, "whole", *FLAGS, *more) == 0
     wanted = flat(checkpoint.load(tmp_path / "whole" / "last.pt"))
     assert command(task, "parts", *FLAGS, *more, "--stop=1") == 0
-    for flags in (["--workers=0", "--stop=3"], ["--workers=1"]):  # the knobs are in the checkpoint
+    for stop, flags in ((1, ["--workers=0", "--stop=3"]), (3, ["--workers=1"])):  # the knobs are in the checkpoint
+        assert checkpoint.load(tmp_path / "parts" / "last.pt")["step"] == stop
         assert command(task, "parts", *flags) == 0
     found = flat(checkpoint.load(tmp_path / "parts" / "last.pt"))
     assert found.keys() == wanted.keys()
