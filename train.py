@@ -311,11 +311,13 @@ def start(args, hp, found, device, expert, reader, sync_expert=None):
     elif args.init:
         init, _, begun = checkpoint.load_generator(args.init)
         checkpoint.begin_with(both, init.state_dict(), f"--init {args.init} is a generator of another size")
-    elif hp.speech == "global" and reader:  # as published, the audio encoder begins as the expert's own
+    if args.expert_speech and not (args.init and hp.speech == "global" and reader):
+        raise InputError("--expert_speech: is for --init with --speech global, under a lip-reading expert")
+    if not found and hp.speech == "global" and reader and (args.expert_speech or not args.init):  # as published
         encoder = {k: v for k, v in reader.net.encoder.state_dict().items() if not k.startswith("video.")}
         why = f"--expert {args.expert} is of another size, and the audio encoder is to begin as its encoder"
         checkpoint.begin_with([net.speech for net in both], encoder, why)
-    elif hp.speech == "global" and hp.audio_from and hp.audio_train_layers:
+    elif not (found or args.init) and hp.speech == "global" and hp.audio_from and hp.audio_train_layers:
         raise InputError(
             "these knobs train only the top of the audio encoder, and late: give --init a generator whose encoder is "
             "trained, such as TalkLip's own, or train all of it: --audio_from 0 --audio_train_layers 0"
@@ -428,6 +430,7 @@ def main(argv=None):
     add("--export", type=Path, help="write the generator here at the end, as safetensors")
     add("--export_discriminator", type=Path, help="and the discriminator here, to go on training with")
     add("--init", type=Path, help="begin with this generator's weights: ours or a published one")
+    add("--expert_speech", action="store_true", help="but for its audio encoder, which begins as the expert's own")
     add("--init_discriminator", type=Path, help="and with this discriminator's")
     add("--expert", default=WEIGHTS["expert"], type=Path, help="lip-reading expert (default: compact, in weights/)")
     add("--faces", type=Path, help="data root of pictures for --faces_share: it needs no sound (--method warp)")
