@@ -251,6 +251,20 @@ def begin_with(nets, weights, why):
         raise InputError(f"{why}: give the --preset that fits") from error
 
 
+def begin_with_faces(nets, weights, why):
+    """Gives generators a trained one's weights but for its audio encoder, and what is of another size behind that.
+
+    Raises InputError that begins with `why` if what draws is of another size.
+    """
+    for net in nets:
+        own = net.state_dict()
+        fits = {name: value for name, value in weights.items() if name in own and value.shape == own[name].shape}
+        fits = {name: value for name, value in fits.items() if not name.startswith("speech.")}
+        if missing := [k for k in own if k not in fits and k.split(".")[0] not in ("speech", "audio_map", "sync")]:
+            raise InputError(f"{why} ({missing[0]}): give the --preset that fits")
+        net.load_state_dict(own | fits)
+
+
 def knobs(path, stored, kind=HParams, weights=None):
     """The knobs of a file. Raises InputError for a knob that this version does not know, or of another type.
 

@@ -308,12 +308,12 @@ def start(args, hp, found, device, expert, reader, sync_expert=None):
     both = [net for net in (generator, state.mean) if net]
     if found:
         state.resume(args.runs / args.name / "last.pt", found)
-    elif args.init:
-        init, _, begun = checkpoint.load_generator(args.init)
-        checkpoint.begin_with(both, init.state_dict(), f"--init {args.init} is a generator of another size")
-    if args.expert_speech and not (args.init and hp.speech == "global" and reader):
-        raise InputError("--expert_speech: is for --init with --speech global, under a lip-reading expert")
-    if not found and hp.speech == "global" and reader and (args.expert_speech or not args.init):  # as published
+    elif path := args.init or args.init_faces:
+        init, _, begun = checkpoint.load_generator(path)
+        begin = checkpoint.begin_with if args.init else checkpoint.begin_with_faces
+        flag = "--init" if args.init else "--init_faces"
+        begin(both, init.state_dict(), f"{flag} {path} is a generator of another size")
+    if not (found or args.init) and hp.speech == "global" and reader:  # as published
         encoder = {k: v for k, v in reader.net.encoder.state_dict().items() if not k.startswith("video.")}
         why = f"--expert {args.expert} is of another size, and the audio encoder is to begin as its encoder"
         checkpoint.begin_with([net.speech for net in both], encoder, why)
@@ -429,8 +429,9 @@ def main(argv=None):
     add("--stop", type=int, help="stop after this step, without changing the schedule")
     add("--export", type=Path, help="write the generator here at the end, as safetensors")
     add("--export_discriminator", type=Path, help="and the discriminator here, to go on training with")
-    add("--init", type=Path, help="begin with this generator's weights: ours or a published one")
-    add("--expert_speech", action="store_true", help="but for its audio encoder, which begins as the expert's own")
+    begin = parser.add_mutually_exclusive_group()
+    begin.add_argument("--init", type=Path, help="begin with this generator's weights: ours or a published one")
+    begin.add_argument("--init_faces", type=Path, help="or with all but its audio encoder; of another method's too")
     add("--init_discriminator", type=Path, help="and with this discriminator's")
     add("--expert", default=WEIGHTS["expert"], type=Path, help="lip-reading expert (default: compact, in weights/)")
     add("--faces", type=Path, help="data root of pictures for --faces_share: it needs no sound (--method warp)")

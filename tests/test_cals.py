@@ -10,6 +10,7 @@ from test_models import sizes_in, sizes_of
 from torch import nn
 
 import audio
+import checkpoint
 from errors import InputError
 from hparams import ExpertHParams, HParams, preset, stage_plan
 from models import build_generator, build_reader, cals
@@ -138,6 +139,20 @@ def test_a_row_is_the_four_mel_steps_of_its_frame():
 
 
 # Stages and rows
+
+
+def test_faces_begin_with_those_of_a_generator_that_hears_otherwise():
+    talklip = build_generator(HParams(speech="local", width=CALS.width)).state_dict()
+    generator = build_generator(CALS)
+    heard, drawn = ({k: v.clone() for k, v in part.state_dict().items()} for part in (generator.speech, generator))
+    checkpoint.begin_with_faces([generator], talklip, "--init_faces x")
+    begun = generator.state_dict()
+    assert all(torch.equal(begun[f"speech.{name}"], value) for name, value in heard.items())
+    name = "decoder.0.0.conv.weight"
+    assert torch.equal(begun[name], talklip[name]) and not torch.equal(begun[name], drawn[name])
+    wide = build_generator(HParams(speech="local", width=2 * CALS.width)).state_dict()
+    with pytest.raises(InputError, match=r"--init_faces x \(encoder.*give the --preset that fits"):
+        checkpoint.begin_with_faces([generator], wide, "--init_faces x")
 
 
 @pytest.mark.parametrize("trains", [False, True])

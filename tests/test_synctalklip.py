@@ -330,8 +330,8 @@ def test_the_command_trains_under_an_avsyncnet_and_the_tower_begins_as_its_encod
     assert command(spoken_root, tmp_path, "--stop=5", "--expert", path, "--export", weights) == 0
     assert "cav" in metrics(tmp_path / "tiny")[-2] or "cav" in metrics(tmp_path / "tiny")[-1]
     assert checkpoint.load_generator(weights)[1].model == "talklip", "which inference.py knows"
-    begun = [*flags, "--name=begun", "--stop=1", "--init", weights]
-    assert command(spoken_root, tmp_path, *begun, "--expert", path, "--expert_speech") == 0
+    begun = [*flags, "--name=begun", "--stop=1", "--init_faces", weights]
+    assert command(spoken_root, tmp_path, *begun, "--expert", path) == 0
     trained, begun = (checkpoint.load(tmp_path / name / "last.pt")["generator"] for name in ("tiny", "begun"))
     top = "speech.blocks.1.up.weight"
     assert torch.equal(begun[top], theirs["blocks.1.up.weight"]) and not torch.equal(trained[top], begun[top])

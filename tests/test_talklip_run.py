@@ -268,7 +268,6 @@ def test_a_plan_with_patience_says_what_waits_for_a_plateau():
         (["--speech=local", "--width=0.125"], "features of 32, sound is projected to 64: say --sync_dim 32"),
         (["--audio_ffn=128"], "of another size, and the audio encoder is to begin as its encoder"),
         (["--expert=nowhere.pt"], "no checkpoint at nowhere.pt"),
-        (["--expert_speech"], "--expert_speech: is for --init with --speech global"),
     ],
 )
 def test_faults_of_the_user_are_one_line(spoken_root, tmp_path, capsys, flags, words):
