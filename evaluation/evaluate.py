@@ -2,7 +2,7 @@
 
 python -m evaluation.evaluate --real data/grid --fake videos/
 python -m evaluation.evaluate --real data/grid --generator weights/talklip_compact.safetensors --split test test_unseen
-python -m evaluation.evaluate --real data/grid --compare videos_a/ videos_b/
+python -m evaluation.evaluate --real data/grid --compare videos_a/ videos_b/ generator.safetensors
 """
 
 import argparse
@@ -73,20 +73,21 @@ PROTOCOL = {
 }
 
 
-def names_of(folders):
-    """A row's name for each folder: the folder's own, or with its parent's where two are called alike."""
-    names = [folder.resolve().name for folder in folders]
+def names_of(methods):
+    """A row's name for each folder or file: its own, or with its folder's where two are called alike."""
+    names = [path.stem if path.is_file() else path.resolve().name for path in methods]
     names = [
-        n if names.count(n) == 1 else f"{f.resolve().parent.name}/{n}" for n, f in zip(names, folders, strict=True)
+        n if names.count(n) == 1 else f"{path.resolve().parent.name}/{n}"
+        for n, path in zip(names, methods, strict=True)
     ]
     for name in names:
         if names.count(name) > 1 or name in BASELINES:
-            raise InputError(f"two rows would be called {name!r}: rename a folder")
+            raise InputError(f"two rows would be called {name!r}: rename one")
     return names
 
 
-def folders_of(args):
-    """The folders of videos that the flags name: {row: folder}."""
+def methods_of(args):
+    """The folders of videos, or files of weights, that the flags name: {row: path}."""
     methods = [args.fake] if args.fake else []
     methods += args.compare
     found = dict(zip(names_of(methods), methods, strict=True))
@@ -112,8 +113,10 @@ def setups_of(args):
     listed = {split: Corpus(args.real, split).names for split in args.split}
     names = [name for part in listed.values() for name in part]
     fakes, faults = {}, {}
-    for row, folder in folders_of(args).items():
-        fakes[row], missing, extra = matched(folder, names)
+    methods = methods_of(args)
+    weights = {row: path for row, path in methods.items() if path.is_file()}
+    for row, folder in methods.items():
+        fakes[row], missing, extra = ({}, {}, []) if row in weights else matched(folder, names)
         faults = missing | faults
         if extra and not args.leave_out:
             why = f"{len(extra)} of its videos are no clip of {', '.join(args.split)}: {archive.listing(extra)}"
@@ -127,6 +130,7 @@ def setups_of(args):
             fakes={
                 row: {name: paths[name].resolve() for name in part if name in paths} for row, paths in fakes.items()
             },
+            weights={row: path.resolve() for row, path in weights.items()},
             generator=args.generator and args.generator.resolve(),
             measures=tuple(args.measures),
             readers={name: getattr(args, name).resolve() for name in EVALUATION_READERS},
@@ -192,6 +196,7 @@ def about(args, scorer):
     readers = scorer.readers.readers if scorer.readers else {}
     weights = {name: reader.about for name, reader in readers.items()}
     decoding = {name: {"beam": r.hp.beam, "penalty": r.hp.penalty} for name, r in readers.items() if not r.words}
+    weights |= {row: generator.about for row, generator in scorer.generators.items()}
     if scorer.generated:
         weights["generator"] = scorer.generated.about
     if scorer.sync:
@@ -258,7 +263,8 @@ def parse(argv):
     add("--fake_silence", type=Path, metavar="DIR", help="its videos for silence, for the leak")
     add("--fake_room", type=Path, metavar="DIR", help="its videos for the quietest 0.2 s of each clip, repeated")
     add("--fake_running", type=Path, metavar="DIR", help="its videos for its clips as parts of a minute of sound")
-    add("--compare", nargs="+", default=[], type=Path, metavar="DIR", help="methods side by side; also makes page.html")
+    side_by_side = "methods side by side, folders of videos or weights that generate them; also makes page.html"
+    add("--compare", nargs="+", default=[], type=Path, metavar="PATH", help=side_by_side)
     generator = {"nargs": "?", "const": WEIGHTS["generator"], "type": Path, "metavar": "FILE"}
     add("--generator", **generator, help="generate the clips with these weights (without FILE: the ones in weights/)")
     add("--articulation", default=1.0, type=float, help="of --generator: over 1, lips move more (default: %(default)s)")
@@ -281,7 +287,7 @@ def parse(argv):
     add("--device", help="cpu, cuda, ... for the generator and the readers (default: cuda where there is one)")
     args = parser.parse_args(argv)
     if not (args.fake or args.compare or args.generator):
-        parser.error("nothing to evaluate: give --fake DIR, --compare DIR DIR or --generator")
+        parser.error("nothing to evaluate: give --fake DIR, --compare PATH PATH or --generator")
     if (args.fake_other or args.fake_silence or args.fake_room or args.fake_running) and not args.fake:
         parser.error("--fake_other, --fake_silence, --fake_room and --fake_running go with --fake")
     low, high = ARTICULATION

@@ -24,7 +24,9 @@ from workers import local, on_ray
 class Setup:
     """The files and settings that a split is scored with; plain values, to be sent to other processes.
 
-    fakes: {row: {clip id: path of its video}}.  readers: see `wer.EvaluationReaders`.  sync: (file or None, protocol).
+    fakes: {row: {clip id: path of its video}}, empty for a row of `weights`: {row: the file that generates it}.
+    generator: the weights whose rows of other sounds are wanted too.
+    readers: see `wer.EvaluationReaders`.  sync: (file or None, protocol).
     other: how many places down the list the clip is whose sound and lips are taken.  slack: see `videos.frames_of`.
     page: whether pictures for the page are kept.  articulation: see `renderer.SpeechTrack`; of the generator's rows.
     """
@@ -33,6 +35,7 @@ class Setup:
     split: str
     videos: Path | None
     fakes: dict
+    weights: dict
     generator: Path | None
     measures: tuple
     readers: dict
@@ -67,12 +70,14 @@ class ClipScorer:
         self.setup, self.corpus = setup, Corpus(setup.root, setup.split, setup.videos)
         self.shift = shift_of(setup, len(self.corpus.names))
         wants = set(setup.measures)
+        self.generators = {row: GeneratedRows(path, setup.device) for row, path in setup.weights.items()}
         self.generated = GeneratedRows(setup.generator, setup.device, setup.articulation) if setup.generator else None
         self.mesher = landmarks.Mesher() if "landmarks" in wants else None
         self.readers = EvaluationReaders(setup.readers, setup.device) if "reading" in wants else None
         self.sync = sync_scorer(setup) if "sync" in wants else None
         self.identity = IdentityScorer(self.corpus) if "identity" in wants else None
         self.teachers = {row: teachers_of(paths.values()) for row, paths in setup.fakes.items()}
+        self.teachers |= {row: generator.about.get("taught_by") for row, generator in self.generators.items()}
         if self.generated:
             self.teachers[self.generated.name] = self.generated.about.get("taught_by")
         judges = {name: reader.about for name, reader in (self.readers.readers if self.readers else {}).items()}
@@ -96,13 +101,17 @@ class ClipScorer:
     def rows_of(self, name):
         """A `Real`, the crops of all rows, cut to the shortest, the whole frames of videos, and their hashes."""
         setup, real, other = self.setup, self.corpus.real(name), self.corpus.real(self.other(name))
-        rows, frames, sha256 = baseline_rows(real, other), {TRUTH: real.frames}, {}
+        rows, frames, sha256, generated = baseline_rows(real, other), {TRUTH: real.frames}, {}, {}
         for row, paths in setup.fakes.items():
+            if maker := self.generators.get(row):
+                rows[row] = generated[row] = maker.generate(real, maker.track(real.clip.wav))
+                continue
             frames[row] = frames_of(paths[name], real.clip, setup.slack)
             boxes = real.clip.boxes[: len(frames[row])]
             rows[row] = crops_of(frames[row], boxes, real.crops.shape[1], real.margin)
             sha256[row] = checkpoint.sha256(paths[name])
-        generated = self.generated.rows(real, other, self.corpus.minute(name)) if self.generated else {}
+        if self.generated:
+            generated |= self.generated.rows(real, other, self.corpus.minute(name))
         sha256 |= {row: hashlib.sha256(crops.tobytes()).hexdigest() for row, crops in generated.items()}
         rows |= generated
         count = min(map(len, rows.values()))

@@ -1,5 +1,6 @@
 """The page of a comparison: whole in one file, its numbers right, and sorted as asked in a headless browser."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -10,12 +11,16 @@ import pytest
 from drawn_faces import write_data_root
 from judged import blurred, still, write_videos
 
+import checkpoint
 from evaluation.comparison_page import encoded, html_table, page
 from evaluation.evaluate import main
 from evaluation.scoring import Scored
 from evaluation.table import COLUMNS
+from hparams import HParams
+from models import build_generator
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+LOCAL = HParams(speech="local", width=1 / 16)
 CLIPS = {"s1/a": (31.0, 0.5), "s1/b": (29.5, 0.0), "s<2>/c": (35.25, 1.0)}  # PSNR, WER
 SHOWN = {name: COLUMNS[name] for name in ("psnr", "wer_1")}
 
@@ -92,13 +97,20 @@ def test_compare_puts_methods_side_by_side_with_differences_and_a_page(tmp_path,
     (tmp_path / "root").mkdir()
     root = write_data_root(tmp_path / "root", {"test": {"ann/one": 12, "bob/two": 12}})
     soft, frozen = (write_videos(root, "test", tmp_path / change.__name__, change) for change in (blurred, still))
-    out = tmp_path / "out"
-    command = ["--real", root, "--compare", soft, frozen, "--out", out, "--measures", "visual", "--workers", "1"]
-    assert main([str(word) for word in command]) == 0
+    out, weights = tmp_path / "out", tmp_path / "drawn.safetensors"
+    checkpoint.export(weights, build_generator(LOCAL), LOCAL)
+    command = ["--real", root, "--compare", soft, weights, frozen, "--out", out, "--measures", "visual"]
+    assert main([str(word) for word in [*command, "--workers", "1"]]) == 0
     printed = capsys.readouterr().out
-    assert "| still - blurred |" in printed and "**" in printed
+    assert "| drawn - blurred |" in printed and "| still - blurred |" in printed and "**" in printed
     text = (out / "page.html").read_text(encoding="utf-8")
-    assert text.count("<video") == 2 * 5  # clips, rows
+    assert text.count("<video") == 2 * 6  # clips, rows
+    report = json.loads((out / "evaluation.json").read_text())
+    assert report["weights"]["drawn"]["sha256"] == checkpoint.sha256(weights)
+    alone = [str(word) for word in ["--real", root, "--generator", weights, "--measures", "visual", "--workers", "1"]]
+    assert main([*alone, "--out", str(tmp_path / "alone")]) == 0
+    rows = json.loads((tmp_path / "alone" / "evaluation.json").read_text())["splits"]["test"]["rows"]
+    assert rows["drawn"] == report["splits"]["test"]["rows"]["drawn"]
     assert order(text) == ["ann/one", "bob/two"]
 
 
@@ -107,5 +119,5 @@ def test_methods_of_one_name_are_called_by_their_folders(tmp_path):
     from evaluation.evaluate import names_of
 
     assert names_of([tmp_path / "a" / "out", tmp_path / "b" / "out"]) == ["a/out", "b/out"]
-    with pytest.raises(InputError, match="rename a folder"):
+    with pytest.raises(InputError, match="rename one"):
         names_of([tmp_path / "a" / "out", tmp_path / "x" / "a" / "out"])
