@@ -20,7 +20,7 @@ from errors import InputError
 ROOT = Path(__file__).parent
 ROOMS = "models experts faces media corpora evaluation"
 SENT = ("*.py", "weights/whisper*.safetensors", *(f"{room}/**/*.*" for room in ROOMS.split()))  # to a cluster
-M_MMAP_THRESHOLD = -3  # malloc.h
+MALLOC = {-3: 1 << 20, -1: 64 << 20, -2: 16 << 20}  # malloc.h: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD, bytes
 SELDOM_S = 30  # between two lines of progress where there is no terminal to show a bar
 
 STOPS = {signal.SIGINT, signal.SIGTERM}
@@ -171,14 +171,15 @@ def ahead(items, depth=4):
 
 
 def steady_memory():
-    """Keeps memory flat over a long video: freed frames go back to the system at once.
+    """Keeps memory flat over a long video: freed frames go back to the system at once, what is small stays.
 
-    Otherwise glibc soon keeps arrays of a frame's size in its heap, where small ones that stay fragment it.
+    Otherwise glibc soon keeps arrays of a frame's size in its heap, where small ones that stay fragment it. Once told
+    where that begins, it would give back every 128 KiB freed at the heap's end too, to ask for them again at once.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # only glibc has it
-        if mallopt:
-            mallopt(M_MMAP_THRESHOLD, 1 << 20)
+        for option, size in MALLOC.items() if mallopt else ():
+            mallopt(option, size)
 
 
 def progress_bar(total, unit, **how):

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -155,6 +156,33 @@ def test_on_a_terminal_a_bar_is_drawn_in_place(capsys, monkeypatch):
         bar.update(9)
     printed = capsys.readouterr().err
     assert "\r" in printed and printed.count("\n") == 1
+
+
+HEAP = """
+from pathlib import Path
+
+from workers import steady_memory
+
+def held():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 >> 20
+
+steady_memory()
+start = held()
+small, frame = [bytes(50_000) for _ in range(600)], bytearray(b"x") * (50 << 20)
+full = held() - start
+del frame
+without = held() - start
+del small
+print(full, without, held() - start)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc is glibc's")
+def test_freed_frames_go_back_to_the_system_and_small_arrays_stay():
+    done = subprocess.run([sys.executable, "-c", HEAP], capture_output=True, text=True, cwd=ROOT, check=True)
+    full, without, small = map(int, done.stdout.split())  # MiB
+    assert full > 70 and 20 < without < 40
+    assert small > 20, "glibc gave back the end of its heap, to ask for it again with the next frame"
 
 
 CLUSTER = """
