@@ -133,3 +133,11 @@ class Cals(Generator):
         sizes = hp.audio_layers, hp.audio_dim, hp.audio_ffn, hp.audio_heads, hp.audio_dropout
         self.speech, self.speech_size = AudioToLip(*sizes, hp.sync_dim), hp.sync_dim
         self.audio_map = nn.Linear(hp.sync_dim, self.decoder[0][0].conv.in_channels)
+
+    def generate(self, face, speech):
+        """As `Generator.generate`, of units (B, T, D).
+
+        Units have length 1. The decoder gets them with numbers of size 1, as of a layer norm: as they are it hardly
+        hears them, and lips stay still for as long as its first layer takes to grow.
+        """
+        return super().generate(face, self.speech_size**0.5 * speech)
