@@ -20,7 +20,7 @@ from errors import InputError, exit_code
 from hparams import ARTICULATION, WEIGHTS
 from media.disclosure import SYNTHETIC, XMP, is_earlier_report, is_earlier_video
 from media.files import check_paths, make_folder, regular, replacing, write_text
-from workers import ahead, progress_bar, steady_memory
+from workers import ahead, keep_freed, progress_bar
 
 PICKS = ("largest", "left", "right", "speaking")  # see `faces.people.picked`
 PADS = {"wav2lip": [0, 10, 0, 0]}  # trained with room below the chin; the others without
@@ -80,7 +80,7 @@ def redraw(args, face, voices, heard, loaded=None, out=None, bar=progress_bar):
     loaded, out, bar: see `lip_sync`.
     """
     clock, start = Clock(), time.perf_counter()
-    steady_memory()
+    keep_freed()
     with clock("start"):  # slow imports are here, so that --help answers at once
         import numpy as np
         import torch
