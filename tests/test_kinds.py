@@ -100,6 +100,15 @@ def test_a_whole_picture_with_an_alpha_channel_is_as_without(tmp_path):
     np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("shown", [RGB, RGB[..., 1]], ids=["colour", "grey"])
+def test_a_picture_in_16_bits_is_as_in_8(tmp_path, shown, suffix):
+    cv2.imwrite(str(tmp_path / f"a.{suffix}"), np.uint16(257) * shown)
+    cv2.imwrite(str(tmp_path / f"b.{suffix}"), shown)
+    a, b = (next(read_frames(tmp_path / f"{name}.{suffix}")).rgb().astype(int) for name in "ab")
+    assert np.abs(a - b).max() <= 6 and np.abs(a - b).mean() < 1
+
+
 def two_tracks(path, default):
     """A video with two sound tracks, of 440 and 880 Hz, one of which is marked as its default."""
     from av.stream import Disposition

@@ -1,8 +1,10 @@
 """Jobs run on many processes, of this machine or of a Ray cluster; one that dies is reported; progress is shown."""
 
+import ctypes
 import importlib.util
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -18,7 +20,7 @@ from corpus_clips import BAD, write_corpus
 
 from errors import InputError, exit_code
 from media.clip import SUFFIX, Clip
-from workers import local, on_ray, progress_bar
+from workers import MALLOC, keep_freed, local, on_ray, progress_bar
 
 ROOT = Path(__file__).parents[1]
 
@@ -190,3 +192,51 @@ def test_a_ray_cluster_of_two_workers_does_the_same(tmp_path):
     assert (printed["clips"], printed["done_now"], printed["skipped"]) == (7, 2, 5)
     assert [line.split("\t")[0] for line in (out / "skipped.txt").read_text().splitlines()] == BAD
     assert len(Clip(out / "clips" / "ann" / f"one{SUFFIX}")) == 12
+
+
+FAULTS = """
+import resource
+from workers import keep_freed
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        bytearray(3 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+before = faults()
+keep_freed()
+faults()
+print(before, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc is told")
+def test_memory_that_is_freed_is_used_again_without_the_system():
+    told = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}  # fixed: by itself glibc learns some sizes, in its own time
+    found = subprocess.run(
+        [sys.executable, "-c", FAULTS], cwd=ROOT, env=os.environ | told, capture_output=True, text=True
+    )
+    before, after = map(int, found.stdout.split())
+    assert before > 20 * 100 and after < 100, found.stderr
+
+
+@pytest.mark.parametrize(
+    "system, library", [("linux", "glibc"), ("linux", "musl"), ("darwin", "glibc"), ("win32", None)]
+)
+def test_malloc_is_told_where_it_is_glibcs_and_nothing_is_raised_elsewhere(monkeypatch, system, library):
+    told = {}
+
+    class Library:
+        """A C library."""
+
+        def __init__(self, name):
+            if not library:
+                raise TypeError("LoadLibrary() argument 1 must be str, not None")
+            if library == "glibc":
+                self.mallopt = told.__setitem__
+
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(ctypes, "CDLL", Library)
+    keep_freed()
+    assert told == (MALLOC if (system, library) == ("linux", "glibc") else {})
