@@ -178,7 +178,7 @@ def keep_freed():
     """Keeps memory that networks and frames have freed for those that come next, where the C library is glibc.
 
     Otherwise a block of a few MiB goes back to the system when it is freed, and the next one of that size is filled
-    with zeros by it, page by page: in inference that was more than a quarter of the processor's time.
+    with zeros by it, page by page: docs/speed.md has what that costs. The thresholds are where glibc's own rules end.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # only glibc has it
