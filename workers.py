@@ -20,7 +20,11 @@ from errors import InputError
 ROOT = Path(__file__).parent
 ROOMS = "models experts faces media corpora evaluation"
 SENT = ("*.py", "weights/whisper*.safetensors", *(f"{room}/**/*.*" for room in ROOMS.split()))  # to a cluster
-MALLOC = {-3: 1 << 20, -1: 64 << 20, -2: 16 << 20}  # malloc.h: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD, bytes
+MALLOC = {  # what glibc's malloc is told, in bytes, by its numbers in malloc.h
+    -3: 2 << 20,  # M_MMAP_THRESHOLD: larger blocks, frames among them, are the system's, mapped and unmapped each time
+    -1: 64 << 20,  # M_TRIM_THRESHOLD: as much that is free at the end of the heap stays there
+    -2: 16 << 20,  # M_TOP_PAD: what the heap grows by beyond what is asked for
+}
 SELDOM_S = 30  # between two lines of progress where there is no terminal to show a bar
 
 STOPS = {signal.SIGINT, signal.SIGTERM}
@@ -171,10 +175,11 @@ def ahead(items, depth=4):
 
 
 def steady_memory():
-    """Keeps memory flat over a long video: freed frames go back to the system at once, what is small stays.
+    """Keeps memory flat over a long video: freed frames go back to the system at once, what is smaller stays.
 
     Otherwise glibc soon keeps arrays of a frame's size in its heap, where small ones that stay fragment it. Once told
-    where that begins, it would give back every 128 KiB freed at the heap's end too, to ask for them again at once.
+    where that begins, it would give back every 128 KiB freed at the heap's end too, to have them filled with zeros
+    again for the next call of a network: docs/speed.md has what that costs.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # only glibc has it

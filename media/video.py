@@ -1,5 +1,6 @@
 """The frames of any video or still, chosen by presentation time."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -87,9 +88,9 @@ def read_frames(path, from_s=0.0):
         stream = _stream(container, path)
         stream.thread_type, stream.codec_context.thread_count = "AUTO", 2
         sought = from_s > 0 and stream.start_time is not None and clock.is_steady(container, Path(path))
-        if sought:
-            container.seek(stream.start_time + int(from_s / stream.time_base), stream=stream)
         period = float(1 / _fps(stream))
+        if sought:  # one frame earlier: an interlaced one wants the one before it
+            container.seek(stream.start_time + int(max(from_s - period, 0) / stream.time_base), stream=stream)
         start = None if stream.start_time is None else float(stream.start_time * stream.time_base)
         time_s = place = None
         pictures = _decoded(container, stream, sought)
@@ -172,7 +173,54 @@ def _stream(container, path):
 
 
 def _decoded(container, stream, sought=False):
-    return (frame for frame in clock.frames(container, stream, sought) if frame is not None)
+    return progressive(frame for frame in clock.frames(container, stream, sought) if frame is not None)
+
+
+def progressive(pictures):
+    """Yields decoded pictures; of interlaced ones, as camcorders and television make, the lines are of one moment.
+
+    As players do it goes by the flag of each picture: others come as they are, in the same samples. What is written is
+    progressive, and nobody could take the two moments apart any more.
+    """
+    graph = of = None
+    for picture in pictures:
+        kind = picture.width, picture.height, picture.format.name, picture.time_base
+        if graph and kind != of:
+            yield from _pulled(graph, None)
+            graph = None
+        if graph is None and picture.interlaced_frame:
+            graph, of = _deinterlacer(picture), kind
+        if graph:
+            yield from _pulled(graph, picture)
+        else:
+            yield picture
+    if graph:
+        yield from _pulled(graph, None)
+
+
+def _deinterlacer(like):
+    """A graph of filters that takes pictures such as this one.
+
+    A PNG has that flag if it loads line by line: its lines are of one moment, and for swscale too it must be gone.
+    """
+    from av.filter import Graph
+
+    is_yuv = len(like.format.components) > 2 and not like.format.is_rgb
+    graph = Graph()
+    source = graph.add_buffer(width=like.width, height=like.height, format=like.format, time_base=like.time_base)
+    how = ("bwdif", "mode=send_frame:deint=interlaced") if is_yuv else ("setfield", "mode=prog")
+    graph.link_nodes(source, graph.add(*how), graph.add("buffersink")).configure()
+    return graph
+
+
+def _pulled(graph, picture):
+    """Yields what comes out of a graph of filters once it is given a picture, or None at the end."""
+    import av
+
+    graph.push(picture)
+    with suppress(av.BlockingIOError, av.EOFError):
+        while True:
+            yield graph.pull()
 
 
 def _fps(stream):

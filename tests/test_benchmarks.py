@@ -60,7 +60,8 @@ def test_whole_runs_of_two_checkouts_are_timed_in_turns_with_their_memory(tmp_pa
     said, old, new = (line.split(" | ") for line in capsys.readouterr().out.splitlines() if "---" not in line)
     assert said[0] == "| 1 s of 256x144, 25 fps" and old[0].endswith("old, w.pt") and old[2] == "1.00"
     assert float(old[1]) > float(new[1]) and float(new[2]) < 1
-    assert int(old[3].rstrip(" |")) > 300 > int(new[3].rstrip(" |")) > 1
+    assert said[3:5] == ["processors' s", "system's s"] and sum(map(float, old[3:5])) > sum(map(float, new[3:5]))
+    assert int(old[5].rstrip(" |")) > 300 > int(new[5].rstrip(" |")) > 1
 
     assert inference.main([*flags[:-1], "other.pt", "--checkouts", str(tmp_path / "new")]) == 1
     assert "ended with 1" in capsys.readouterr().err.splitlines()[-1]

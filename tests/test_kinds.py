@@ -9,6 +9,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from av.codec.context import Flags
 from conftest import buzz, make_video, make_wav, number_of, numbered
 from portraits import command
 
@@ -21,6 +22,7 @@ from media.sound import about_track, read_audio, sound
 from media.video import frames_at, probe, read_frames
 from media.writer import Writer
 
+INTERLACED = Flags.interlaced_dct | Flags.interlaced_me
 RGB = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
 
 
@@ -68,6 +70,42 @@ def test_pictures_that_move_are_a_video_whatever_their_codec(tmp_path, codec, pi
     assert probe(one).still and FaceVideo(one, fps=10).fps == 10
 
 
+def moment(k):
+    """A bright square that moves on a dark picture: (96, 128, 3) uint8."""
+    rgb = np.full((96, 128, 3), 60, np.uint8)
+    rgb[20:76, 8 + 4 * k : 48 + 4 * k] = 200
+    return rgb
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg2video"])
+def test_the_lines_of_an_interlaced_picture_become_those_of_one_moment(tmp_path, codec):
+    woven = [np.where(np.arange(96)[:, None, None] % 2, moment(2 * k + 1), moment(2 * k)) for k in range(8)]
+    path = make_video(tmp_path / "a.ts", woven, codec=codec, flags=INTERLACED)
+    with av.open(str(path)) as container:
+        raw = [picture.to_ndarray(format="rgb24") for picture in container.decode(video=0)]
+    found = [frame.rgb() for frame in read_frames(path)]
+    assert len(found) == len(raw) == 8 and probe(path).fps == 25
+
+    def comb(rgb):
+        return np.abs(np.diff(rgb[30:66].astype(int), axis=0)).mean()
+
+    for k in range(1, 7):
+        assert comb(raw[k]) > 5 > 10 * comb(found[k])
+        assert min(np.abs(found[k].astype(int) - moment(2 * k + i)).mean() for i in range(2)) < 2
+    ((_, sought),) = frames_at(path, 25, 4, 5)
+    np.testing.assert_array_equal(sought.rgb(), found[4])
+
+
+def test_a_png_that_loads_line_by_line_is_no_interlaced_video(tmp_path):
+    by_lines, plain = (
+        make_video(tmp_path / f"{flags}.mov", [RGB], codec="png", pix_fmt="rgb24", flags=flags)
+        for flags in (Flags.interlaced_dct, 0)
+    )
+    assert by_lines.stat().st_size != plain.stat().st_size, "they are written differently"
+    a, b = (next(read_frames(path)) for path in (by_lines, plain))
+    np.testing.assert_array_equal(a.rgb(), b.rgb())
+
+
 @pytest.mark.parametrize("kind", ["rgba", "grey and alpha"])
 def test_what_is_transparent_lies_on_white(tmp_path, kind):
     rgba = np.zeros((48, 64, 4), np.uint8)
@@ -98,6 +136,15 @@ def test_a_whole_picture_with_an_alpha_channel_is_as_without(tmp_path):
     cv2.imwrite(str(tmp_path / "b.png"), RGB)
     a, b = (next(read_frames(tmp_path / f"{name}.png")).rgb() for name in "ab")
     np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("shown", [RGB, RGB[..., 1]], ids=["colour", "grey"])
+def test_a_picture_in_16_bits_is_as_in_8(tmp_path, shown, suffix):
+    cv2.imwrite(str(tmp_path / f"a.{suffix}"), np.uint16(257) * shown)
+    cv2.imwrite(str(tmp_path / f"b.{suffix}"), shown)
+    a, b = (next(read_frames(tmp_path / f"{name}.{suffix}")).rgb().astype(int) for name in "ab")
+    assert np.abs(a - b).max() <= 6 and np.abs(a - b).mean() < 1
 
 
 def two_tracks(path, default):

@@ -1,5 +1,6 @@
 """Jobs run on many processes, of this machine or of a Ray cluster; one that dies is reported; progress is shown."""
 
+import ctypes
 import importlib.util
 import json
 import os
@@ -19,7 +20,7 @@ from corpus_clips import BAD, write_corpus
 
 from errors import InputError, exit_code
 from media.clip import SUFFIX, Clip
-from workers import local, on_ray, progress_bar
+from workers import MALLOC, local, on_ray, progress_bar, steady_memory
 
 ROOT = Path(__file__).parents[1]
 
@@ -218,3 +219,24 @@ def test_a_ray_cluster_of_two_workers_does_the_same(tmp_path):
     assert (printed["clips"], printed["done_now"], printed["skipped"]) == (7, 2, 5)
     assert [line.split("\t")[0] for line in (out / "skipped.txt").read_text().splitlines()] == BAD
     assert len(Clip(out / "clips" / "ann" / f"one{SUFFIX}")) == 12
+
+
+@pytest.mark.parametrize(
+    "system, library", [("linux", "glibc"), ("linux", "musl"), ("darwin", "glibc"), ("win32", None)]
+)
+def test_malloc_is_told_where_it_is_glibcs_and_nothing_is_raised_elsewhere(monkeypatch, system, library):
+    told = {}
+
+    class Library:
+        """A C library."""
+
+        def __init__(self, name):
+            if not library:
+                raise TypeError("LoadLibrary() argument 1 must be str, not None")
+            if library == "glibc":
+                self.mallopt = told.__setitem__
+
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(ctypes, "CDLL", Library)
+    steady_memory()
+    assert told == (MALLOC if (system, library) == ("linux", "glibc") else {})

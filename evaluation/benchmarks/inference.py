@@ -34,7 +34,8 @@ LEAST_S = 2.0  # for which a generator is timed
 # A small process runs the command: a child's peak memory counts from what its parent held when it began.
 WATCH = """import resource, subprocess, sys
 ended = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+of = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(of.ru_utime, of.ru_stime, of.ru_maxrss)
 sys.exit(ended)"""
 
 
@@ -94,19 +95,25 @@ def make_clip(folder, length_s, height=HEIGHT):
 
 
 def run_once(command):
-    """Runs a command; returns its wall seconds and peak memory in MiB. Raises `InputError` where it fails."""
+    """Runs a command; returns its wall seconds, the processors' own and the system's for it, and peak memory in MiB.
+
+    Raises `InputError` where it fails.
+    """
     start = time.perf_counter()
     found = subprocess.run([sys.executable, "-c", WATCH, *command], stdout=subprocess.PIPE, text=True)
     if found.returncode:
         raise InputError(f"{' '.join(map(str, command))} ended with {found.returncode}")
-    return time.perf_counter() - start, int(found.stdout) / (2**20 if sys.platform == "darwin" else 2**10)
+    wall_s = time.perf_counter() - start
+    own_s, system_s, peak = map(float, found.stdout.split())
+    return wall_s, own_s, system_s, peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def whole_runs(length_s, rounds, height, checkpoints, checkouts):
     """Runs inference.py on a made clip in turns: of each checkout of the project, with each of its checkpoints.
 
     checkpoints: paths in a checkout, None for the default.
-    Prints a Markdown table: the median wall seconds, start-up included, their share of the first's, and peak memory.
+    Prints a Markdown table: medians of the wall seconds, start-up included, their share of the first's, the processors'
+    seconds in the program and in the system, which hardly change where others are at work, and peak memory.
     """
     with tempfile.TemporaryDirectory() as folder:
         face, sound = make_clip(Path(folder), length_s, height)
@@ -116,11 +123,12 @@ def whole_runs(length_s, rounds, height, checkpoints, checkouts):
             command += ["--outfile", out, *(("--checkpoint_path", checkout / path) if path else ())]
             ways[f"{checkout}, {path or 'default'}"] = partial(run_once, command)
         measured = in_turns(list(ways.values()), rounds, lambda work: work(), warm=False)
-    print(f"| {length_s} s of {WIDTH * height // HEIGHT}x{height}, {FPS} fps | s, median of {rounds} | ratio | MiB |")
-    print("|---|---|---|---|")
+    print(f"| {length_s} s of {WIDTH * height // HEIGHT}x{height}, {FPS} fps | s, median of {rounds} | ratio", end="")
+    print(" | processors' s | system's s | MiB |\n|---|---|---|---|---|---|")
     for name, own in zip(ways, measured.swapaxes(0, 1), strict=True):
+        wall_s, own_s, system_s, _ = np.median(own, axis=0)
         ratio = np.median(own[:, 0] / measured[:, 0, 0])
-        print(f"| {name} | {np.median(own[:, 0]):.1f} | {ratio:.2f} | {own[:, 1].max():.0f} |")
+        print(f"| {name} | {wall_s:.1f} | {ratio:.2f} | {own_s:.1f} | {system_s:.1f} | {own[:, -1].max():.0f} |")
 
 
 def main(argv=None):
