@@ -68,7 +68,11 @@ class TalkingFace:
         self.renderer, self.speech, self.fps = renderer, renderer.speech, renderer.video.fps
         self.block = max(1, floor(self.fps * ahead_s / 2))
         self.ahead_s = max(ahead_s, self.block / self.fps)  # at few frames a second: a frame's own sound
-        self.frames, self.working_s = 0, 0.0
+        self.frames, self.made, self.working_s = (
+            0,
+            0,
+            0.0,
+        )  # frames that have gone out, that were made, and in what time
 
     def frames_of(self, sounds):
         """Yields (Frame, its sound, (n,) int16) in order of time, at the rate of the face's video.
@@ -99,7 +103,7 @@ class TalkingFace:
         seconds = float(self.frames / self.fps)
         if not self.frames:
             return f"0 frames; {ended}"
-        share = self.working_s / seconds
+        share = self.working_s / float(self.made / self.fps)
         delay = (
             f"delay {float(self.ahead_s):.2f} s of look-ahead and {share * float(self.block / self.fps):.2f} s of work"
         )
@@ -116,7 +120,7 @@ class TalkingFace:
         batch = [(*next(played), k) for k in range(self.frames, self.frames + count)]
         self.speech.hear(stop)
         frames = self._made([(index, float(k / self.fps), frame) for index, frame, k in batch])
-        self.working_s += time.perf_counter() - start
+        self.working_s, self.made = self.working_s + time.perf_counter() - start, self.made + count
         for frame in frames:
             self.frames += 1
             yield frame, self.speech.sound(self._sample(self.frames - 1), self._sample(self.frames))
