@@ -194,7 +194,7 @@ def live(args):
     with regular(args.face) as face:
         from talklip import stream  # slow
 
-        print(f"inference.py: {stream.live(args, live_renderer(args, face))}", file=sys.stderr)
+        print(f"inference.py: {stream.live(args, lambda: live_renderer(args, face))}", file=sys.stderr)
 
 
 def render_frames(renderers, writer, count, batch_size, progress, mark):
@@ -251,9 +251,7 @@ def flags():
     add("--face", type=Path, help="video or picture")
     add("--audio", nargs="+", metavar="FILE", help="a file with sound, or NUMBER=FILE of several people at once")
     add("--list", type=Path, help="make many: a CSV of face, audio and outfile, in its own folder; resumes")
-    add(
-        "--live", nargs="?", const=0.4, type=float, metavar="S", help="standard input heard S (0.4) s ahead, to MPEG-TS"
-    )
+    add("--live", nargs="?", const=0.4, type=float, metavar="S", help="hear standard input, S s (0.4) ahead: MPEG-TS")
     add("--preview", nargs="?", const=Path("faces.jpg"), type=Path, help="write a picture with all faces numbered")
     add("--face_at", type=place, metavar="X,Y[,SECONDS]", help="redraw the face at this place, px; the others stay")
     add("--face_pick", choices=PICKS, default="largest", help="or this one of each shot (default: %(default)s)")

@@ -3,11 +3,13 @@
 import struct
 from fractions import Fraction
 
+import numpy as np
+
+from audio import RATE
 from errors import InputError
 from media.disclosure import SYNTHETIC
 from media.frame import cut
 
-RATE = 16_000  # Hz, of the sound that comes in
 AAC_RATE = 48_000  # Hz: its packets last 21 ms, at 16 kHz 64 ms
 MOST = 1 << 14  # bytes that are read at once
 CODING = {"tune": "zerolatency", "preset": "veryfast", "bf": "0"}  # every picture leaves the encoder at once
@@ -19,15 +21,14 @@ def pcm_blocks(file):
     file: binary, with `read` and `read1`. The header's length of the sound is ignored, as pipes do not know it.
     Raises InputError for a WAV file of another kind.
     """
-    import numpy as np
-
     rest = file.read(12)
     if rest[:4] == b"RIFF" and rest[8:] == b"WAVE":
         rest = b""
         while (head := file.read(8))[:4] != b"data":
             if len(head) < 8:
                 return
-            chunk = file.read(struct.unpack("<I", head[4:])[0])
+            size = struct.unpack("<I", head[4:])[0]
+            chunk = file.read(size + size % 2)
             kind, channels, rate, _, _, bits = struct.unpack("<HHIIHH", chunk[:16]) if head[:4] == b"fmt " else (0,) * 6
             if head[:4] == b"fmt " and (channels, rate, bits) != (1, RATE, 16):
                 found = f"{channels} channels of {bits} bits at {rate} Hz"

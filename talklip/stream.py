@@ -16,7 +16,7 @@ from media.transport import TransportWriter, pcm_blocks
 from renderer import SpeechTrack
 
 HEARD_S = 2.0  # s of sound up to the end of the look-ahead that are embedded for each block: a window of Whisper's
-GRID = audio.RATE // 5  # samples: windows begin at multiples, which are rows and mel steps of every model's too
+STEP = audio.RATE // 5  # samples: windows begin at multiples, which are rows and mel steps of every model's too
 
 
 class SpeechStream:
@@ -43,7 +43,7 @@ class SpeechStream:
     def hear(self, stop):
         """Embeds the sound before sample `stop`, and forgets what is too old for later ones."""
         start = max(0, stop - round(HEARD_S * audio.RATE))
-        start = -(-start // GRID) * GRID
+        start = -(-start // STEP) * STEP
         self.kept, self.first = self.kept[start - self.first :], start
         self.track = SpeechTrack(*self.how, self.kept[: stop - start], self.articulation)
 
@@ -68,11 +68,7 @@ class TalkingFace:
         self.renderer, self.speech, self.fps = renderer, renderer.speech, renderer.video.fps
         self.block = max(1, floor(self.fps * ahead_s / 2))
         self.ahead_s = max(ahead_s, self.block / self.fps)  # at few frames a second: a frame's own sound
-        self.frames, self.made, self.working_s = (
-            0,
-            0,
-            0.0,
-        )  # frames that have gone out, that were made, and in what time
+        self.frames, self.made, self.working_s = 0, 0, 0.0  # gone out, made, and in what time
 
     def frames_of(self, sounds):
         """Yields (Frame, its sound, (n,) int16) in order of time, at the rate of the face's video.
@@ -104,9 +100,8 @@ class TalkingFace:
         if not self.frames:
             return f"0 frames; {ended}"
         share = self.working_s / float(self.made / self.fps)
-        delay = (
-            f"delay {float(self.ahead_s):.2f} s of look-ahead and {share * float(self.block / self.fps):.2f} s of work"
-        )
+        work_s = share * float(self.block / self.fps)
+        delay = f"delay {float(self.ahead_s):.2f} s of look-ahead and {work_s:.2f} s of work"
         late = f"kept up, {share:.2f} s of work" if share <= 1 else f"slower than its sound, {share:.2f} s of work"
         return f"{self.frames} frames, {seconds:.2f} s; {ended}; {delay}; {late} for a second"
 
@@ -148,16 +143,17 @@ def written(path):
             path.unlink()
 
 
-def live(args, renderer):
+def live(args, make_renderer):
     """Makes a face say what comes in on standard input, an MPEG-TS; returns a line that says how it went.
 
-    args: of inference.py.  renderer: see `TalkingFace`.  Ctrl-C and a reader that goes away end it too.
+    args: of inference.py.  make_renderer: function that gives one, see `TalkingFace`.  Ctrl-C and a reader that goes away end it too.
     """
     if sys.stdin.isatty():
         raise InputError("--live reads sound from standard input: pipe 16-bit mono at 16 kHz into it")
-    face, ended = TalkingFace(renderer, args.live), "its sound ended"
+    ended = "its sound ended"
     with written(args.outfile) as file:
-        writer = TransportWriter(file, renderer.video.like, args.crf)
+        face = TalkingFace(make_renderer(), args.live)
+        writer = TransportWriter(file, face.renderer.video.like, args.crf)
         try:
             for frame, samples in face.frames_of(pcm_blocks(sys.stdin.buffer)):
                 start = time.perf_counter()

@@ -16,7 +16,8 @@ from media.sound import read_audio
 from media.video import read_frames
 from talklip import InputError, LipSync
 
-WARP = {"model": "warp", "speech": "whisper", "face_size": 128, "audio_dim": D, "references": K, "width": 1 / 8}
+WARP = {"model": "warp", "speech": "whisper", "face_size": 128, "audio_dim": D, "audio_heads": 4}
+WARP |= {"references": K, "width": 1 / 8}
 KINDS = {"talklip_g": NARROW, "wav2lip": WEIGHTS["wav2lip"], "cals": WEIGHTS["cals"], "warp": WARP}
 
 
