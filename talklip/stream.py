@@ -146,7 +146,7 @@ def written(path):
 def live(args, make_renderer):
     """Makes a face say what comes in on standard input, an MPEG-TS; returns a line that says how it went.
 
-    args: of inference.py.  make_renderer: function that gives one, see `TalkingFace`.  Ctrl-C and a reader that goes away end it too.
+    args: of inference.py.  make_renderer: gives that of `TalkingFace`.  Ctrl-C and a reader that goes away end it too.
     """
     if sys.stdin.isatty():
         raise InputError("--live reads sound from standard input: pipe 16-bit mono at 16 kHz into it")
