@@ -4,11 +4,11 @@ python inference.py --face x.mp4 --audio y.wav
 python inference.py --face x.mp4 --preview faces.jpg
 python inference.py --face x.mp4 --audio 0=y.wav 1=z.wav
 python inference.py --list pairs.csv
+arecord -f S16_LE -r 16000 | python inference.py --face x.mp4 --live | ffplay -
 """
 
 import argparse
 import json
-import platform
 import re
 import sys
 import time
@@ -88,27 +88,21 @@ def redraw(args, face, voices, heard, loaded=None, out=None, bar=progress_bar):
         import audio
         from distributed import device_of
         from media import disclosure, signature, sound
-        from media.face_video import FaceVideo
-        from media.video import check_pixels
+        from media.report import describe
         from media.writer import Writer
-        from renderer import FaceRenderer, SpeechTrack, WarpRenderer, load
+        from renderer import RENDERERS, FaceRenderer, SpeechTrack, load
 
         torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # one core is left for reading and writing
-        device = device_of(args.device)
-        if args.max_pixels:
-            check_pixels(face, args.max_pixels)
-        video = FaceVideo(face, args.resize_factor, args.crop, args.rotate, args.static, args.fps)
+        video = face_video(args, face)
         wavs = {number: sound.read_audio(voice, most_s=args.max_seconds) for number, voice in voices.items()}
         said = {"metadata": {"comment": SYNTHETIC}, "xmp": XMP, "sign": signature.signer(args.c2pa, args.outfile)}
         writer = out or Writer(args.outfile, video.like, audio=heard, crf=args.crf, **said)
-        generator, hp, model = loaded or load(args.checkpoint_path, device, args.precision)
-        warps = hp.model == "warp"
-        pads = [0, 0, 0, 0] if warps else args.pads or PADS.get(hp.model, [0, 0, 0, 0])
+        generator, hp, model = loaded or load(args.checkpoint_path, device_of(args.device), args.precision)
     samples = max(map(len, wavs.values()))
     count = max(1, round(samples / audio.RATE * video.fps))
     with torch.inference_mode(), bar(2 * count, "frame", desc="finding faces", disable=args.quiet) as progress:
         with clock("find faces"):
-            targets = find_targets(video, count, args, device, pads, progress, warps)
+            targets = find_targets(video, count, args, hp, progress)
         with clock("encode audio"):  # who has said all is silent
             wavs = {number: np.pad(wav, (0, samples - len(wav))) for number, wav in wavs.items()}
             speech = {number: SpeechTrack(generator, hp, wav, args.articulation) for number, wav in wavs.items()}
@@ -116,31 +110,43 @@ def redraw(args, face, voices, heard, loaded=None, out=None, bar=progress_bar):
             searched = next(iter(targets.values())).searched
             progress.total, progress.n = searched + count, searched
             progress.set_description("rendering")
-            kind = WarpRenderer if warps else FaceRenderer
+            kind = RENDERERS.get(hp.model, FaceRenderer)
             renderers = {n: kind(generator, targets[n], video, speech[n], hp.face_size) for n in wavs}
             mark = disclosure.labelled if args.label else lambda frame: frame
             passed = render_frames(renderers, writer, count, args.batch_size, progress, mark)
     seconds = clock.seconds | {"all": time.perf_counter() - start}
     tracks = {number: sound.about_track(voice) for number, voice in voices.items()}
-    return describe(args, model, renderers, count, passed | {"sound_track": tracks}, seconds)
+    return describe(args, voices_of(args), model, renderers, count, passed | {"sound_track": tracks}, seconds)
 
 
-def find_targets(video, count, args, device, pads, progress, warps):
+def face_video(args, face):
+    """The `FaceVideo` of a file, as the flags ask for it."""
+    from media.face_video import FaceVideo
+    from media.video import check_pixels
+
+    if args.max_pixels:
+        check_pixels(face, args.max_pixels)
+    return FaceVideo(face, args.resize_factor, args.crop, args.rotate, args.static, args.fps)
+
+
+def find_targets(video, count, args, hp, progress):
     """The `TargetFace`s to redraw, {number of a person: TargetFace}; None stands for the person whom the flags choose.
 
-    At --box, or as they are followed through the first `count` frames.
-    warps: the generator needs the mesh at --box too.
+    At --box, or as they are followed through the first `count` frames.  hp: of the generator.
     """
     from checkpoint import sha256
+    from distributed import device_of
     from faces import detect, people
     from faces.kept import followed_once
     from faces.target import TargetFace, followed
 
+    warps = hp.model == "warp"  # which needs the mesh at --box too
+    pads = [0, 0, 0, 0] if warps else args.pads or PADS.get(hp.model, [0, 0, 0, 0])
     if tuple(args.box) != NO_BOX:
         box = video.region(args.box, "--box", video.first.size)
         mesher = detect.BlazeFace() if warps else None
         return {None: TargetFace.placed(video, count, box, args.identity, progress, mesher, not args.nosmooth)}
-    detector, chosen = detect.DETECTORS[args.detector](device), {}
+    detector, chosen = detect.DETECTORS[args.detector](device_of(args.device)), {}
     if isinstance(args.audio, dict):
         seen, _ = people.people_of(video, detector)
         if missing := [number for number in args.audio if number >= len(seen)]:
@@ -162,6 +168,33 @@ def find_targets(video, count, args, device, pads, progress, warps):
         chosen[None] = people.picked(tracker.shots, args.face_pick, loudness)
     how = tracker.frames, video, pads, not args.nosmooth, args.identity
     return {number: TargetFace.of(tracks, *how) for number, tracks in chosen.items()}
+
+
+def live_renderer(args, face, loaded=None, bar=progress_bar):
+    """The renderer of the face in all of a file, whose speech is a `SpeechStream`. loaded, bar: see `lip_sync`."""
+    import torch
+
+    from distributed import device_of
+    from renderer import RENDERERS, FaceRenderer, load
+    from talklip.stream import SpeechStream
+
+    steady_memory()
+    video = face_video(args, face)
+    generator, hp, _ = loaded or load(args.checkpoint_path, device_of(args.device), args.precision)
+    how = {"desc": "finding faces", "disable": args.quiet}
+    with torch.inference_mode(), bar(video.like.frames, "frame", **how) as progress:
+        (target,) = find_targets(video, sys.maxsize, args, hp, progress).values()
+        speech = SpeechStream(generator, hp, args.articulation)
+        return RENDERERS.get(hp.model, FaceRenderer)(generator, target, video, speech, hp.face_size)
+
+
+def live(args):
+    """Makes the face say what comes in on standard input, see `talklip.stream.live`; prints how it went."""
+    check_paths({"--face": args.face, "--checkpoint_path": args.checkpoint_path}, {})
+    with regular(args.face) as face:
+        from talklip import stream  # slow
+
+        print(f"inference.py: {stream.live(args, lambda: live_renderer(args, face))}", file=sys.stderr)
 
 
 def render_frames(renderers, writer, count, batch_size, progress, mark):
@@ -203,63 +236,6 @@ def render_frames(renderers, writer, count, batch_size, progress, mark):
     return {"passed_through": unchanged, "turned_away": turned}
 
 
-def describe(args, model, renderers, count, found, seconds):
-    """The report of a run, a dict for JSON: its files and model, the places of the face, the seconds of each stage.
-
-    found: other facts, {name: {number of a person: value}}: the track that is heard, and the frames that show the
-    video's own mouth. Where several people speak, the report has what is theirs by their numbers.
-    """
-    import av
-    import cv2
-    import torch
-
-    def each(values):
-        return values[None] if None in values else {str(number): value for number, value in values.items()}
-
-    targets = {number: renderer.target for number, renderer in renderers.items()}
-    boxes = {
-        number: {str(i): [round(float(v), 1) for v in box] for i, box in sorted(target.boxes.items())}
-        for number, target in targets.items()
-    }
-    some = next(iter(renderers.values()))
-    redrawn = count - len(set.intersection(*map(set, found["passed_through"].values())))
-    spans = ("passed_through", "turned_away")
-    found |= {why: {number: ranges(frames) for number, frames in found[why].items()} for why in spans}
-    return {
-        "face": str(args.face),
-        "audio": each({number: str(path) for number, path in voices_of(args).items()}),
-        "outfile": str(args.outfile),
-        "synthetic": SYNTHETIC,
-        "model": model,
-        "articulation": args.articulation,
-        "fps": float(some.video.fps),
-        "frames": count,
-        "redrawn": redrawn,
-        **{name: each(values) for name, values in found.items()},
-        "source_frames": some.target.searched,
-        "identity_frames": each({number: renderer.sources() for number, renderer in renderers.items()}),
-        "boxes": each(boxes),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "opencv": cv2.__version__,
-            "av": av.__version__,
-        },
-        "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
-    }
-
-
-def ranges(frames):
-    """Frame numbers as a list of [first, last]."""
-    runs = []
-    for k in frames:
-        if runs and k == runs[-1][1] + 1:
-            runs[-1][1] = k
-        else:
-            runs.append([k, k])
-    return runs
-
-
 def yes_or_no(word):
     """The bool of a word: Wav2Lip's users type --static True."""
     if word.lower() not in ("true", "false", "1", "0", "yes", "no"):
@@ -275,6 +251,7 @@ def flags():
     add("--face", type=Path, help="video or picture")
     add("--audio", nargs="+", metavar="FILE", help="a file with sound, or NUMBER=FILE of several people at once")
     add("--list", type=Path, help="make many: a CSV of face, audio and outfile, in its own folder; resumes")
+    add("--live", nargs="?", const=0.4, type=float, metavar="S", help="hear standard input, S s (0.4) ahead: MPEG-TS")
     add("--preview", nargs="?", const=Path("faces.jpg"), type=Path, help="write a picture with all faces numbered")
     add("--face_at", type=place, metavar="X,Y[,SECONDS]", help="redraw the face at this place, px; the others stay")
     add("--face_pick", choices=PICKS, default="largest", help="or this one of each shot (default: %(default)s)")
@@ -310,10 +287,14 @@ def parse(argv, parser=None):
     """The checked flags of a command line, None for this process' own. parser: `flags()`, or one of its kind."""
     parser = parser or flags()
     args = parser.parse_args(joined(argv, parser))
-    if not args.list and not (args.face and (args.audio or args.preview)):
+    if not args.list and not (args.face and (args.audio or args.preview or args.live is not None)):
         parser.error("the following arguments are required: --face, --audio")
     if args.list and (args.face or args.audio or args.preview or args.report):
         parser.error("--list names --face, --audio and --outfile of each pair: leave them, --report and --preview out")
+    if args.live is not None and (args.list or args.audio or args.preview or args.report or args.c2pa):
+        parser.error("--live hears standard input: leave --audio, --list, --preview, --report and --c2pa out")
+    if args.live is not None and args.outfile == parser.get_default("outfile"):
+        args.outfile = None  # standard output
     chosen = isinstance(args.audio, list) and len(args.audio) > 1 or args.face_at or args.face_pick != "largest"
     if chosen and tuple(args.box) != NO_BOX:
         parser.error("--box says already where the one face is")
@@ -322,6 +303,7 @@ def parse(argv, parser=None):
         ("resize_factor", 1, 64),
         ("batch_size", 1, 4096),
         ("crf", 0, 51),
+        ("live", 0.1, 1),
         ("fps", 1, 240),
         ("articulation", *ARTICULATION),
         ("max_pixels", 1, 1 << 40),
@@ -372,11 +354,10 @@ def preview(args):
     """Writes a picture with the faces of a video and their numbers, and prints where each is; returns how many."""
     from distributed import device_of
     from faces import detect, people
-    from media.face_video import FaceVideo
 
     check_paths({"--face": args.face}, {"--preview": (args.preview, people.is_sheet)})
     with regular(args.face) as face:
-        video = FaceVideo(face, args.resize_factor, args.crop, args.rotate, args.static, args.fps)
+        video = face_video(args, face)
         found, frames = people.people_of(video, detect.DETECTORS[args.detector](device_of(args.device)))
     with replacing(args.preview) as partial:
         partial.write_bytes(people.contact_sheet(found, frames))
@@ -435,6 +416,8 @@ def main(argv=None):
             each_of_list(args)
         elif args.preview:
             preview(args)
+        elif args.live:
+            live(args)
         else:
             say(lip_sync(args))
 

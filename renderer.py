@@ -291,3 +291,6 @@ class WarpRenderer(FaceRenderer):
                 self.views.pop(next(iter(self.views)))  # the oldest
             self.views[index] = self._view(self.video.at(index), index), self._shape(index)[0]
         return self.views[index]
+
+
+RENDERERS = {"warp": WarpRenderer}  # by the model's name; all others have a `FaceRenderer`

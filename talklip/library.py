@@ -51,18 +51,35 @@ class LipSync:
 
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="talklip_")))
-            flags["fps"] = fps
-            if hasattr(face, "shape"):
-                face = as_video(face, folder / "face.mkv", fps or 25)
             audio = as_sound(audio, folder / "sound.wav", rate) if hasattr(audio, "shape") else audio
             sounds = [f"{n}={path}" for n, path in audio.items()] if isinstance(audio, dict) else [audio]
-            own = {"checkpoint_path": self.path, "device": self.device, "precision": self.precision, "quiet": not bar}
-            places = {"face": face, "audio": sounds, "outfile": outfile}
-            args = inference.parse(words(flags | own | places), strict())
+            args = self._flags(folder, face, fps, flags | {"audio": sounds, "outfile": outfile, "quiet": not bar})
             stack.callback(torch.set_num_threads, torch.get_num_threads())  # of which a run leaves one
             out = None if outfile else Kept()
             report = inference.lip_sync(args, self.loaded, out, bar or progress_bar)
         return report if outfile else Drawn(out.array(), report["fps"], report)
+
+    def stream(self, face, sounds, ahead_s=0.4, fps=None, bar=None, **flags):
+        """Makes the face say sound while it comes in; yields each frame, (H, W, 3) uint8 RGB, with its sound, (n,).
+
+        face, fps, bar, flags: as above; all of the face is read first.
+        sounds: iterable of blocks of samples, (n,) int16, `RATE` a second.
+        ahead_s: seconds of sound after its beginning that a frame may depend on, 0.1 to 1: see `talklip.stream`.
+        """
+        from talklip.stream import TalkingFace
+
+        with tempfile.TemporaryDirectory(prefix="talklip_") as folder:
+            args = self._flags(Path(folder), face, fps, flags | {"live": ahead_s, "quiet": not bar})
+            renderer = inference.live_renderer(args, args.face, self.loaded, bar or progress_bar)
+            for frame, samples in TalkingFace(renderer, ahead_s).frames_of(sounds):
+                yield frame.rgb(), samples
+
+    def _flags(self, folder, face, fps, flags):
+        """The flags of inference.py for a face, which is written into a folder if it is an array."""
+        if hasattr(face, "shape"):
+            face = as_video(face, folder / "face.mkv", fps or 25)
+        own = {"checkpoint_path": self.path, "device": self.device, "precision": self.precision}
+        return inference.parse(words(flags | own | {"face": face, "fps": fps}), strict())
 
 
 def strict():

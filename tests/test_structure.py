@@ -22,7 +22,7 @@ LEVELS = (
     "checkpoint",
     "data",
     "experts.* renderer",
-    "training corpora.*",
+    "training corpora.* talklip.stream",
     "preprocess train_expert train inference models.export",
     "evaluation.* talklip.*",
     "app",
