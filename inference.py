@@ -192,8 +192,11 @@ def live(args):
     """Makes the face say what comes in on standard input, see `talklip.stream.live`; prints how it went."""
     check_paths({"--face": args.face, "--checkpoint_path": args.checkpoint_path}, {})
     with regular(args.face) as face:
+        import torch
+
         from talklip import stream  # slow
 
+        torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # as in `redraw`
         print(f"inference.py: {stream.live(args, lambda: live_renderer(args, face))}", file=sys.stderr)
 
 
