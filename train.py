@@ -313,11 +313,12 @@ def start(args, hp, found, device, expert, reader, sync_expert=None):
         begin = checkpoint.begin_with if args.init else checkpoint.begin_with_faces
         flag = "--init" if args.init else "--init_faces"
         begin(both, init.state_dict(), f"{flag} {path} is a generator of another size")
-    if not (found or args.init) and hp.speech == "global" and reader:  # as published
+    untrained = hp.speech == "global" and not (found or args.init)  # the audio encoder
+    if untrained and reader:  # as published, it begins as the expert's own
         encoder = {k: v for k, v in reader.net.encoder.state_dict().items() if not k.startswith("video.")}
         why = f"--expert {args.expert} is of another size, and the audio encoder is to begin as its encoder"
         checkpoint.begin_with([net.speech for net in both], encoder, why)
-    elif not (found or args.init) and hp.speech == "global" and hp.audio_from and hp.audio_train_layers:
+    elif untrained and hp.audio_from and hp.audio_train_layers:
         raise InputError(
             "these knobs train only the top of the audio encoder, and late: give --init a generator whose encoder is "
             "trained, such as TalkLip's own, or train all of it: --audio_from 0 --audio_train_layers 0"
