@@ -66,7 +66,7 @@ def trunks(rows, knobs):
     joins = parting(rows, knobs)
 
     def shared(row):
-        hp, later = knobs_of(row, knobs), {"cav_audio"}
+        hp, later = knobs_of(row, knobs), {"cav_audio", "supervisor"}  # which no step before the expert's depends on
         for f in fields(HParams):
             since = f.metadata["since"]
             if since and (getattr(hp, since) >= joins or not getattr(hp, f.name)):
@@ -100,6 +100,7 @@ def train(args, name, row, *more):
     where = ["--data_root", args.data_root, "--runs", args.runs, "--name", name, "--workers", args.workers, *more]
     where += ["--expert", args.expert] if args.expert else []
     where += ["--sync_expert", args.sync_expert] if args.sync_expert else []
+    where += ["--init_faces", args.init_faces] if args.init_faces else []
     call(args, ["train.py", "--preset", preset_of(row), *map(str, where), *flags_of(given(args)), *device(args)])
 
 
@@ -134,8 +135,8 @@ def train_rows(args):
 
 def note_knobs(args):
     """Notes the knobs of these runs beside them; raises InputError if they were begun with others."""
-    experts = {name: str(path) for name in ("expert", "sync_expert") if (path := getattr(args, name))}
-    note, knobs = args.runs / "knobs.json", {"data_root": str(args.data_root), **experts, **given(args)}
+    files = {name: str(path) for name in ("expert", "sync_expert", "init_faces") if (path := getattr(args, name))}
+    note, knobs = args.runs / "knobs.json", {"data_root": str(args.data_root), **files, **given(args)}
     make_folder(args.runs)
     before = json.loads(note.read_text()) if note.is_file() else knobs
     if other := sorted(name for name in before | knobs if before.get(name) != knobs.get(name)):
@@ -188,7 +189,7 @@ def work(args):
     if "seed" not in given(args):
         args.seed = 0
     # Scripts are called from the checkout's folder.
-    for name in ("data_root", "corpus", "runs", "out", "expert", "sync_expert"):
+    for name in ("data_root", "corpus", "runs", "out", "expert", "sync_expert", "init_faces"):
         if path := getattr(args, name):
             setattr(args, name, path.resolve())
     lists, videos = real_videos(args) if args.corpus else ([], {})
@@ -218,6 +219,7 @@ def main(argv=None):
     parser.add_argument("--workers", default=1, type=int, help="of each row, to read clips (default: %(default)s)")
     parser.add_argument("--expert", type=Path, help="lip-reading expert (default: the one in weights/)")
     parser.add_argument("--sync_expert", type=Path, help="sync expert, for rows of Wav2Lip and CALS")
+    parser.add_argument("--init_faces", type=Path, help="all rows begin with this generator but for its audio encoder")
     parser.add_argument("--no-table", dest="table", action="store_false", help="generate the videos, no more")
     parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     add_flags(parser)

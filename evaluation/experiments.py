@@ -145,6 +145,7 @@ def training_job(args, seed, group):
     words += ["--runs", args.runs / f"seed{seed}" / group, "--out", args.out / f"seed{seed}" / group]
     words += ["--expert", teacher(args, expert)] if expert else []
     words += ["--sync_expert", teacher(args, sync_expert)] if sync_expert else []
+    words += ["--init_faces", args.init_faces] if args.init_faces else []
     words += ["--splits", *args.splits, "--jobs", args.jobs, f"--seed={seed}", *flags_of(given(args))]
     hours = training_hours(rows, given(args)) + len(rows) * clips_of(args) * VIDEO_S / 3600
     return Job(f"seed {seed}, {group}: rows {len(rows)}", words, hours)
@@ -225,8 +226,9 @@ def listed(args, jobs):
 
 def work(args):
     """Lists the jobs, or runs them."""
-    for name in ("data_root", "corpus", "runs", "out"):  # scripts are called from the checkout's folder
-        setattr(args, name, getattr(args, name).resolve())
+    for name in ("data_root", "corpus", "runs", "out", "init_faces"):  # scripts are called from the checkout's folder
+        if path := getattr(args, name):
+            setattr(args, name, path.resolve())
     if args.jobs < 1 or len(set(args.seeds)) < len(args.seeds):
         raise InputError("--jobs must be at least 1, and --seeds differ")
     (listed if args.dry else run)(args, jobs_of(args))
@@ -243,6 +245,7 @@ def main(argv=None):
     add("--splits", nargs="+", default=["test", "test_unseen"], help="lists (default: test test_unseen)")
     add("--runs", default=Path("runs/experiments"), type=Path, help="folder of runs (default: %(default)s)")
     add("--out", default=Path("results/experiments"), type=Path, help="folder (default: %(default)s)")
+    add("--init_faces", type=Path, help="all rows begin with this generator but for its audio encoder")
     add("--jobs", default=1, type=int, help="rows, then clips, at work at once (default: %(default)s)")
     add("--expert_flags", nargs="*", default=[], metavar="WORD", help="for train_expert.py, such as max_steps=2")
     add("--device", help="cpu, cuda, ... (default: cuda where there is one)")

@@ -48,9 +48,8 @@ def test_rows_that_differ_in_the_expert_alone_share_their_first_steps():
     assert trunks(("talklip_l_c", "base_wo_lip"), {})["base_wo_lip"] == "talklip_l_c"
     rows = [row for row in OTHER_ROWS if row.startswith("synctalklip")]
     shared = trunks(rows, {})
-    alone = {"synctalklip_conv", "synctalklip_wo_avsyncnet"}  # under experts of their own
-    assert {row for row, trunk in shared.items() if trunk == "synctalklip"} == set(rows) - alone
-    assert all(shared[row] == row for row in alone)
+    assert set(shared.values()) == {"synctalklip"}, "all rows of a command are under its one expert"
+    assert trunks(("talklip_g_c", "synctalklip_wo_avsyncnet"), {})["synctalklip_wo_avsyncnet"] == "talklip_g_c"
 
 
 @pytest.mark.parametrize(
@@ -103,8 +102,10 @@ def test_a_row_that_resumes_from_a_trunk_is_the_row_trained_alone(spoken_root, t
 
 def test_a_row_that_fails_stops_the_command_in_one_line(spoken_root, tmp_path, capfd):
     argv = ["--data_root", str(spoken_root), "--runs", str(tmp_path / "r"), "--out", str(tmp_path / "o")]
-    assert ablation.main([*argv, "--device=cpu", "--rows", "talklip_g", *flags(window=90)]) == 1
+    argv += ["--init_faces", str(tmp_path / "none.safetensors"), "--device=cpu", "--rows", "talklip_g", *flags()]
+    assert ablation.main(argv) == 1
     lines = capfd.readouterr().err.splitlines()
+    assert f"{tmp_path / 'none.safetensors'}" in lines[-2], "the row begins with what is given"
     assert lines[-1].endswith("train.py ended with 1, see above; the same command resumes from there")
 
 
@@ -161,8 +162,9 @@ def test_runs_begun_with_other_knobs_are_not_taken_for_these(spoken_root, tmp_pa
     for more, words in ((["--max_steps=9", "--seed=1"], "seed 0"), ([], "max_steps 9"), (["--lr=1"], "lr not given")):
         assert ablation.main([*argv, *more]) == 1
         assert f"begun with {words}" in capsys.readouterr().err
-    assert ablation.main([*argv, "--max_steps=9", "--expert=other.pt"]) == 1
-    assert "begun with expert not given" in capsys.readouterr().err
+    for name in ("expert", "init_faces"):
+        assert ablation.main([*argv, "--max_steps=9", f"--{name}=other.pt"]) == 1
+        assert f"begun with {name} not given" in capsys.readouterr().err
     for flag, words in (("--jobs=0", "--jobs 0 must be"), ("--patience=3", "leave their stages at different steps")):
         assert ablation.main([*argv, flag]) == 1 and words in capsys.readouterr().err
 

@@ -94,7 +94,9 @@ def test_what_is_done_is_not_done_again_unless_its_command_changes(argv, called,
 def test_the_commands_are_ones_that_there_are(argv, called):
     """Every word that begins with -- is a flag of the script that it is given to."""
     commands, _ = called
-    assert main([*argv, "--papers", *PAPERS]) == 0
+    assert main([*argv, "--papers", *PAPERS, "--init_faces", "faces.safetensors"]) == 0
+    rows = [command for command in commands if "evaluation.ablation" in command]
+    assert rows and all("--init_faces" in command for command in rows)
     helps = {}
     for command in commands:
         script = command[1] if command[0] == "-m" else command[0].removesuffix(".py")
