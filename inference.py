@@ -86,13 +86,12 @@ def redraw(args, face, voices, heard, loaded=None, out=None, bar=progress_bar):
         import torch
 
         import audio
-        from distributed import device_of
+        from distributed import device_of, one_core_left
         from media import disclosure, signature, sound
         from media.report import describe
         from media.writer import Writer
         from renderer import RENDERERS, FaceRenderer, SpeechTrack, load
 
-        torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # one core is left for reading and writing
         video = face_video(args, face)
         wavs = {number: sound.read_audio(voice, most_s=args.max_seconds) for number, voice in voices.items()}
         said = {"metadata": {"comment": SYNTHETIC}, "xmp": XMP, "sign": signature.signer(args.c2pa, args.outfile)}
@@ -100,7 +99,8 @@ def redraw(args, face, voices, heard, loaded=None, out=None, bar=progress_bar):
         generator, hp, model = loaded or load(args.checkpoint_path, device_of(args.device), args.precision)
     samples = max(map(len, wavs.values()))
     count = max(1, round(samples / audio.RATE * video.fps))
-    with torch.inference_mode(), bar(2 * count, "frame", desc="finding faces", disable=args.quiet) as progress:
+    how = {"desc": "finding faces", "disable": args.quiet}
+    with torch.inference_mode(), one_core_left(), bar(2 * count, "frame", **how) as progress:
         with clock("find faces"):
             targets = find_targets(video, count, args, hp, progress)
         with clock("encode audio"):  # who has said all is silent
@@ -191,12 +191,10 @@ def live_renderer(args, face, loaded=None, bar=progress_bar):
 def live(args):
     """Makes the face say what comes in on standard input, see `talklip.stream.live`; prints how it went."""
     check_paths({"--face": args.face, "--checkpoint_path": args.checkpoint_path}, {})
-    with regular(args.face) as face:
-        import torch
+    from distributed import one_core_left  # slow
+    from talklip import stream
 
-        from talklip import stream  # slow
-
-        torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # as in `redraw`
+    with regular(args.face) as face, one_core_left():
         print(f"inference.py: {stream.live(args, lambda: live_renderer(args, face))}", file=sys.stderr)
 
 
@@ -377,19 +375,16 @@ def each_of_list(args):
 
     Raises InputError at the end where any could not be made.
     """
-    import torch
-
     from distributed import device_of
     from media.pairs import is_made, read_pairs
     from renderer import load
 
-    pairs, faults, loaded, threads = read_pairs(args.list), 0, None, torch.get_num_threads()
+    pairs, faults, loaded = read_pairs(args.list), 0, None
     for pair in pairs:
         own = argparse.Namespace(**vars(args) | {name: getattr(pair, name) for name in ("face", "audio", "outfile")})
         if is_made(pair, report_of(own)):
             print(f"{own.outfile}: is there")
             continue
-        torch.set_num_threads(threads)  # of which each run leaves one
         loaded = loaded or load(args.checkpoint_path, device_of(args.device), args.precision)
         try:
             make_folder(own.outfile.parent)
