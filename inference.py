@@ -223,9 +223,10 @@ def render_frames(renderers, writer, count, batch_size, progress, mark):
         for k, (index, frame) in enumerate(ahead(video.played(count))):
             batch.append((index, float(k / video.fps), frame))
             for number, renderer in renderers.items():
-                if not renderer.shows(index):
+                share = renderer.share(index)
+                if not share:
                     unchanged[number].append(k)
-                if renderer.is_turned(index):
+                if share is not None and share < 1:
                     turned[number].append(k)
             if len(batch) == batch_size or k == count - 1:
                 found = [within_memory(renderer.render, batch) for renderer in renderers.values()]
