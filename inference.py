@@ -90,7 +90,7 @@ def redraw(args, face, voices, heard, loaded=None, out=None, bar=progress_bar):
         from media import disclosure, signature, sound
         from media.report import describe
         from media.writer import Writer
-        from renderer import RENDERERS, FaceRenderer, SpeechTrack, load
+        from renderer import SpeechTrack, load, renderer_of
 
         video = face_video(args, face)
         wavs = {number: sound.read_audio(voice, most_s=args.max_seconds) for number, voice in voices.items()}
@@ -110,8 +110,7 @@ def redraw(args, face, voices, heard, loaded=None, out=None, bar=progress_bar):
             searched = next(iter(targets.values())).searched
             progress.total, progress.n = searched + count, searched
             progress.set_description("rendering")
-            kind = RENDERERS.get(hp.model, FaceRenderer)
-            renderers = {n: kind(generator, targets[n], video, speech[n], hp.face_size) for n in wavs}
+            renderers = {n: renderer_of(generator, hp, targets[n], video, speech[n]) for n in wavs}
             mark = disclosure.labelled if args.label else lambda frame: frame
             passed = render_frames(renderers, writer, count, args.batch_size, progress, mark)
     seconds = clock.seconds | {"all": time.perf_counter() - start}
@@ -175,7 +174,7 @@ def live_renderer(args, face, loaded=None, bar=progress_bar):
     import torch
 
     from distributed import device_of
-    from renderer import RENDERERS, FaceRenderer, load
+    from renderer import load, renderer_of
     from talklip.stream import SpeechStream
 
     steady_memory()
@@ -185,7 +184,7 @@ def live_renderer(args, face, loaded=None, bar=progress_bar):
     with torch.inference_mode(), bar(video.like.frames, "frame", **how) as progress:
         (target,) = find_targets(video, sys.maxsize, args, hp, progress).values()
         speech = SpeechStream(generator, hp, args.articulation)
-        return RENDERERS.get(hp.model, FaceRenderer)(generator, target, video, speech, hp.face_size)
+        return renderer_of(generator, hp, target, video, speech)
 
 
 def live(args):

@@ -284,4 +284,7 @@ class WarpRenderer(FaceRenderer):
         return self.views[index]
 
 
-RENDERERS = {"warp": WarpRenderer}  # by the model's name; all others have a `FaceRenderer`
+def renderer_of(generator, hp, target, video, speech):
+    """The renderer of a face by a generator, whose hparams are hp; for the rest see `FaceRenderer`."""
+    kind = WarpRenderer if hp.model == "warp" else FaceRenderer
+    return kind(generator, target, video, speech, hp.face_size)
