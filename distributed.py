@@ -32,6 +32,17 @@ def one_thread(_worker=None):
     cv2.setNumThreads(1)
 
 
+@contextmanager
+def one_core_left():
+    """Computes on one thread less than before, so that a core is left for reading and writing; afterwards as before."""
+    taken = int(torch.get_num_threads() > 1)
+    torch.set_num_threads(torch.get_num_threads() - taken)
+    try:
+        yield
+    finally:  # by the difference: of two streams, the first to begin may be the first to end
+        torch.set_num_threads(torch.get_num_threads() + taken)
+
+
 def rank():
     """The number of this process, from 0, and how many there are."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)

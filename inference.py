@@ -86,13 +86,12 @@ def redraw(args, face, voices, heard, loaded=None, out=None, bar=progress_bar):
         import torch
 
         import audio
-        from distributed import device_of
+        from distributed import device_of, one_core_left
         from media import disclosure, signature, sound
         from media.report import describe
         from media.writer import Writer
-        from renderer import RENDERERS, FaceRenderer, SpeechTrack, load
+        from renderer import SpeechTrack, load, renderer_of
 
-        torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # one core is left for reading and writing
         video = face_video(args, face)
         wavs = {number: sound.read_audio(voice, most_s=args.max_seconds) for number, voice in voices.items()}
         said = {"metadata": {"comment": SYNTHETIC}, "xmp": XMP, "sign": signature.signer(args.c2pa, args.outfile)}
@@ -100,7 +99,8 @@ def redraw(args, face, voices, heard, loaded=None, out=None, bar=progress_bar):
         generator, hp, model = loaded or load(args.checkpoint_path, device_of(args.device), args.precision)
     samples = max(map(len, wavs.values()))
     count = max(1, round(samples / audio.RATE * video.fps))
-    with torch.inference_mode(), bar(2 * count, "frame", desc="finding faces", disable=args.quiet) as progress:
+    how = {"desc": "finding faces", "disable": args.quiet}
+    with torch.inference_mode(), one_core_left(), bar(2 * count, "frame", **how) as progress:
         with clock("find faces"):
             targets = find_targets(video, count, args, hp, progress)
         with clock("encode audio"):  # who has said all is silent
@@ -110,8 +110,7 @@ def redraw(args, face, voices, heard, loaded=None, out=None, bar=progress_bar):
             searched = next(iter(targets.values())).searched
             progress.total, progress.n = searched + count, searched
             progress.set_description("rendering")
-            kind = RENDERERS.get(hp.model, FaceRenderer)
-            renderers = {n: kind(generator, targets[n], video, speech[n], hp.face_size) for n in wavs}
+            renderers = {n: renderer_of(generator, hp, targets[n], video, speech[n]) for n in wavs}
             mark = disclosure.labelled if args.label else lambda frame: frame
             passed = render_frames(renderers, writer, count, args.batch_size, progress, mark)
     seconds = clock.seconds | {"all": time.perf_counter() - start}
@@ -175,7 +174,7 @@ def live_renderer(args, face, loaded=None, bar=progress_bar):
     import torch
 
     from distributed import device_of
-    from renderer import RENDERERS, FaceRenderer, load
+    from renderer import load, renderer_of
     from talklip.stream import SpeechStream
 
     steady_memory()
@@ -185,18 +184,16 @@ def live_renderer(args, face, loaded=None, bar=progress_bar):
     with torch.inference_mode(), bar(video.like.frames, "frame", **how) as progress:
         (target,) = find_targets(video, sys.maxsize, args, hp, progress).values()
         speech = SpeechStream(generator, hp, args.articulation)
-        return RENDERERS.get(hp.model, FaceRenderer)(generator, target, video, speech, hp.face_size)
+        return renderer_of(generator, hp, target, video, speech)
 
 
 def live(args):
     """Makes the face say what comes in on standard input, see `talklip.stream.live`; prints how it went."""
     check_paths({"--face": args.face, "--checkpoint_path": args.checkpoint_path}, {})
-    with regular(args.face) as face:
-        import torch
+    from distributed import one_core_left  # slow
+    from talklip import stream
 
-        from talklip import stream  # slow
-
-        torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # as in `redraw`
+    with regular(args.face) as face, one_core_left():
         print(f"inference.py: {stream.live(args, lambda: live_renderer(args, face))}", file=sys.stderr)
 
 
@@ -225,9 +222,10 @@ def render_frames(renderers, writer, count, batch_size, progress, mark):
         for k, (index, frame) in enumerate(ahead(video.played(count))):
             batch.append((index, float(k / video.fps), frame))
             for number, renderer in renderers.items():
-                if not renderer.shows(index):
+                share = renderer.share(index)
+                if not share:
                     unchanged[number].append(k)
-                if renderer.is_turned(index):
+                if share is not None and share < 1:
                     turned[number].append(k)
             if len(batch) == batch_size or k == count - 1:
                 found = [within_memory(renderer.render, batch) for renderer in renderers.values()]
@@ -377,19 +375,16 @@ def each_of_list(args):
 
     Raises InputError at the end where any could not be made.
     """
-    import torch
-
     from distributed import device_of
     from media.pairs import is_made, read_pairs
     from renderer import load
 
-    pairs, faults, loaded, threads = read_pairs(args.list), 0, None, torch.get_num_threads()
+    pairs, faults, loaded = read_pairs(args.list), 0, None
     for pair in pairs:
         own = argparse.Namespace(**vars(args) | {name: getattr(pair, name) for name in ("face", "audio", "outfile")})
         if is_made(pair, report_of(own)):
             print(f"{own.outfile}: is there")
             continue
-        torch.set_num_threads(threads)  # of which each run leaves one
         loaded = loaded or load(args.checkpoint_path, device_of(args.device), args.precision)
         try:
             make_folder(own.outfile.parent)

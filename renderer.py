@@ -124,13 +124,9 @@ class FaceRenderer:
         """The indices of the frames whose looks the redrawn face has."""
         return sorted(set(self.target.identities.values()))
 
-    def shows(self, index):
-        """Whether anything of a frame is redrawn."""
-        return index in self.target.boxes
-
-    def is_turned(self, index):
-        """Whether the head is turned so far in a frame that its own mouth shows through."""
-        return False
+    def share(self, index):
+        """How much a face is redrawn in a frame, in [0, 1]: less where the head is turned far; None without a face."""
+        return 1.0 if index in self.target.boxes else None
 
     def render(self, batch):
         """Generates the faces of a batch, a list of (frame's index in the video, time in s, Frame).
@@ -205,7 +201,7 @@ class WarpRenderer(FaceRenderer):
 
     def __init__(self, generator, target, video, speech, px):
         super().__init__(generator, target, video, speech, px)
-        self.views, self.person_of, self.references = {}, {}, {}
+        self.views, self.person_of, self.references, self.shares = {}, {}, {}, {}
         self.shot_of = {i: number for number, shot in enumerate(target.shots) for i in shot}
         size = video.first.size
         for shot in target.shots:
@@ -216,7 +212,7 @@ class WarpRenderer(FaceRenderer):
             self.references |= references_of(meshes, target.sharpness, generator.references, inside)
 
     def render(self, batch):
-        """The layers of a batch's faces: a list, for each frame (its view, layers, views of its references, fade)."""
+        """The layers of a batch's faces: a list, for each frame (its view, layers, views of its references, share)."""
         shown = [i for i, (index, _, _) in enumerate(batch) if index in self.target.boxes]
         found = [None] * len(batch)
         if not shown:
@@ -227,22 +223,17 @@ class WarpRenderer(FaceRenderer):
         shapes = [self._shape(index) for index in indices]
         layers = warped_layers(self.generator, self.speech([batch[i][1] for i in shown]), views, shapes, chosen)
         for i, index, view, each, pairs in zip(shown, indices, views, layers, chosen, strict=True):
-            found[i] = view, each, [reference for reference, _ in pairs], self._fade(index)
+            found[i] = view, each, [reference for reference, _ in pairs], self.share(index)
         return found
 
     def sources(self):
         return sorted({k for chosen in self.references.values() for k in chosen})
 
-    def shows(self, index):
-        return index in self.target.boxes and self._fade(index) > 0
-
-    def is_turned(self, index):
-        return index in self.target.boxes and self._fade(index) < 1
-
-    def _fade(self, index):
-        """The share of what is redrawn in a frame, in [0, 1]: less where the head is turned far."""
-        low, high = TURNED
-        return float(1 - np.clip((turn_away(self._steady(index)) - low) / (high - low), 0, 1))
+    def share(self, index):
+        if index in self.target.boxes and index not in self.shares:
+            (low, high), away = TURNED, turn_away(self._steady(index))
+            self.shares[index] = float(1 - np.clip((away - low) / (high - low), 0, 1))
+        return self.shares.get(index)
 
     def put_back(self, batch, found):
         """The frames of a batch with the faces that `render` returned for it."""
@@ -293,4 +284,7 @@ class WarpRenderer(FaceRenderer):
         return self.views[index]
 
 
-RENDERERS = {"warp": WarpRenderer}  # by the model's name; all others have a `FaceRenderer`
+def renderer_of(generator, hp, target, video, speech):
+    """The renderer of a face by a generator, whose hparams are hp; for the rest see `FaceRenderer`."""
+    kind = WarpRenderer if hp.model == "warp" else FaceRenderer
+    return kind(generator, target, video, speech, hp.face_size)

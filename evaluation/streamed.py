@@ -34,7 +34,7 @@ def make(videos, names, out, aheads_s, checkpoint_path):
     """Makes the videos of clips; prints the work of each kind of stream. Those that are there already stay."""
     import torch
 
-    from distributed import device_of
+    from distributed import device_of, one_core_left
     from renderer import load
 
     loaded = load(checkpoint_path, device_of(None), "auto")
@@ -49,11 +49,12 @@ def make(videos, names, out, aheads_s, checkpoint_path):
             args = inference.parse([str(word) for word in [*words, "--checkpoint_path", checkpoint_path]])
             if ahead_s is None:
                 inference.lip_sync(args, loaded)
-            else:
-                work_s, sound_s = streamed(args, ahead_s, loaded)
-                worked, sounded = worked + work_s, sounded + sound_s
+                continue
+            with one_core_left():  # as --live
+                threads, (work_s, sound_s) = torch.get_num_threads(), streamed(args, ahead_s, loaded)
+            worked, sounded = worked + work_s, sounded + sound_s
         if sounded:
-            how = f"{torch.get_num_threads()} threads, {HEARD_S:g} s of sound heard for each block"
+            how = f"{threads} threads, {HEARD_S:g} s of sound heard for each block"
             print(f"{ahead_s:g} s ahead: {worked / sounded:.2f} core seconds for a second, encoding included ({how})")
 
 

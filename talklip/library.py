@@ -2,7 +2,6 @@
 
 import tempfile
 import wave
-from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -47,14 +46,11 @@ class LipSync:
         bar: shows the progress, see `workers.progress_bar`.  flags: others of inference.py, by their names.
         Returns the report, a dict; without `outfile` a `Drawn`.
         """
-        import torch
-
-        with ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="talklip_")))
+        with tempfile.TemporaryDirectory(prefix="talklip_") as folder:
+            folder = Path(folder)
             audio = as_sound(audio, folder / "sound.wav", rate) if hasattr(audio, "shape") else audio
             sounds = [f"{n}={path}" for n, path in audio.items()] if isinstance(audio, dict) else [audio]
             args = self._flags(folder, face, fps, flags | {"audio": sounds, "outfile": outfile, "quiet": not bar})
-            stack.callback(torch.set_num_threads, torch.get_num_threads())  # of which a run leaves one
             out = None if outfile else Kept()
             report = inference.lip_sync(args, self.loaded, out, bar or progress_bar)
         return report if outfile else Drawn(out.array(), report["fps"], report)
@@ -65,10 +61,12 @@ class LipSync:
         face, fps, bar, flags: as above; all of the face is read first.
         sounds: iterable of blocks of samples, (n,) int16, `RATE` a second.
         ahead_s: seconds of sound after its beginning that a frame may depend on, 0.1 to 1: see `talklip.stream`.
+        Until it ends torch computes on one thread less.
         """
+        from distributed import one_core_left
         from talklip.stream import TalkingFace
 
-        with tempfile.TemporaryDirectory(prefix="talklip_") as folder:
+        with tempfile.TemporaryDirectory(prefix="talklip_") as folder, one_core_left():
             args = self._flags(Path(folder), face, fps, flags | {"live": ahead_s, "quiet": not bar})
             renderer = inference.live_renderer(args, args.face, self.loaded, bar or progress_bar)
             for frame, samples in TalkingFace(renderer, ahead_s).frames_of(sounds):

@@ -6,6 +6,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
+import torch
 from conftest import buzz
 from portraits import NARROW, WEIGHTS, export_narrow, head
 from warp_inputs import D, K
@@ -89,6 +90,20 @@ def test_no_sound_is_told(made, picture):
         list(made("wav2lip").stream(picture, []))
     with pytest.raises(InputError, match="--live 3.0: must be between"):
         list(made("wav2lip").stream(picture, blocks(buzz(0.4)), 3.0))
+
+
+def test_a_stream_leaves_a_core_until_it_ends(made, picture, monkeypatch):
+    given = [4]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: given[-1])
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    first, second = (made("wav2lip").stream(picture, blocks(buzz(0.4))) for _ in range(2))
+    next(first), next(second)
+    assert given[-1] == 2
+    first.close(), second.close()
+    assert given[-1] == 4
+    given.append(1)
+    next(made("wav2lip").stream(picture, blocks(buzz(0.4))))
+    assert given[-1] == 1
 
 
 @pytest.fixture

@@ -168,7 +168,7 @@ def test_only_the_lower_face_changes():
         assert len(changed) > 800, "the lower face is redrawn"
         outside = [-cv2.pointPolygonTest(jaw, place.astype(float).tolist(), True) for place in changed]
         assert max(outside) < 4 and changed[:, 1].min() > work.target.meshes[index][landmarks.NOSE_BASE, 1] - 3
-    assert not any(map(work.is_turned, range(6)))
+    assert [work.share(index) for index in range(6)] == [1] * 6
 
 
 def test_frames_without_the_face_are_left_alone():
@@ -177,7 +177,7 @@ def test_frames_without_the_face_are_left_alone():
     batch = [(0, 0.0, frames[0]), (7, 0.04, empty)]
     found = work.render(batch)
     assert found[1] is None and work.put_back(batch, found)[1] is empty
-    assert work.render([(7, 0.04, empty)]) == [None]
+    assert work.render([(7, 0.04, empty)]) == [None] and work.share(7) is None
 
 
 def test_a_head_that_is_turned_far_keeps_its_own_mouth_and_is_listed():
@@ -187,8 +187,8 @@ def test_a_head_that_is_turned_far_keeps_its_own_mouth_and_is_listed():
     middles = [held // 2 + held * i for i in range(5)]
     batch = [batch_of(frames)[i] for i in middles]
     found = work.render(batch)
-    assert [fade for *_, fade in found] == pytest.approx([1, 0.5, 0, 1, 0], abs=0.01)
-    assert [work.is_turned(i) for i in middles] == [False, True, True, False, True]
+    shares = [work.share(i) for i in middles]
+    assert [share for *_, share in found] == shares == pytest.approx([1, 0.5, 0, 1, 0], abs=0.01)
     frames, back = [frames[i] for i in middles], work.put_back(batch, found)
     assert [same(*pair) for pair in zip(back, frames, strict=True)] == [False, False, True, False, True]
 
