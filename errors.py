@@ -2,6 +2,7 @@
 
 import errno
 import os
+import select
 import signal
 import sys
 import threading
@@ -20,16 +21,23 @@ def exit_code(script, work, if_stopped="stopped"):
     """Does the `work` of a script and returns its exit code.
 
     0; 1 for a fault of the user's or a full disk, in one line; 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP, with
-    the line `if_stopped`. Any other exception is a bug and keeps its traceback.
+    the line `if_stopped`; 141, as of SIGPIPE, where nobody reads standard output any more, as after `| head`. Any other
+    exception is a bug and keeps its traceback.
     """
     with stoppable() as stops:
         try:
             work()
+            sys.stdout.flush()  # else its end comes to light when Python exits
         except InputError as error:
             reason = str(error).split("errors.InputError: ")[-1]  # torch sends a loader's error in its traceback
         except KeyboardInterrupt:
             print(f"{script}: {if_stopped}", file=sys.stderr)
             return 128 + next(iter(stops), signal.SIGINT)
+        except BrokenPipeError:
+            if is_read(sys.stdout):
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes when it exits
+            return 128 + signal.SIGPIPE
         except OSError as error:
             if error.errno not in FULL:
                 raise
@@ -38,6 +46,13 @@ def exit_code(script, work, if_stopped="stopped"):
             return 0
     print(f"{script}: {' '.join(reason.split())}", file=sys.stderr)
     return 1
+
+
+def is_read(stream):
+    """Whether somebody still reads what we write to a stream, which may be a pipe."""
+    watch = select.poll()
+    watch.register(stream.fileno(), select.POLLERR)
+    return not watch.poll(0)
 
 
 @contextmanager

@@ -15,7 +15,8 @@ def filelists(*folders, known=()):
     """The filelists in folders: {split: [line, ...]}; valid.txt is val. Texts that list no clips are ignored.
 
     Comments are left out, and what Windows and shells put around a name is taken off.
-    known: names of clips; a text whose first line has no slash must list one of them.
+    known: names of clips; a text whose first line has no slash must list one of them, or one word a line, unless it is
+    beside a clip of its name, whose transcript it is.
     Raises InputError where two files name one split, or one is in no encoding that is known.
     """
     lists, found = {}, {}
@@ -25,7 +26,12 @@ def filelists(*folders, known=()):
             continue
         lines = [cleaned(line) for line in read_text(path).splitlines()]
         lines = [line for line in lines if line and (line[0] != "#" or name_in(line, known))]
-        if not lines or "/" not in lines[0].split()[0] and not any(name_in(line, known) for line in lines):
+        if not lines or not (
+            "/" in lines[0].split()[0]
+            or any(name_in(line, known) for line in lines)
+            or path.stem not in known
+            and all(len(line.split()) == 1 for line in lines)
+        ):
             continue
         if lists.get(split, lines) != lines:
             raise InputError(f"{path} and {found[split]} are two lists of one split: take one away")
@@ -54,20 +60,25 @@ def name_in(line, known):
 def divide_by_lists(corpus, root):
     """Divides a corpus by the filelists in its root; ids without a video are refused. Returns whether there are lists.
 
+    A clip is also found by its name without its folder, and in other capitals, if no other clip's is the same.
     Raises InputError for lists that name none of its clips.
     """
     lists = filelists(root, known=corpus.clips)
-    folded = {}
-    for name in corpus.clips:  # names that differ from others by more than capitals
-        folded[name.casefold()] = None if name.casefold() in folded else name
+    found = {}
+    for name in corpus.clips:
+        for short in {name.casefold(), name.casefold().rpartition("/")[2]}:
+            found[short] = None if short in found else name
     for split, lines in lists.items():
         for line in lines:
-            name = name_in(line, corpus.clips) or folded.get(name_in(line.casefold(), folded))
+            short = name_in(line.casefold(), found)
+            name = name_in(line, corpus.clips) or found.get(short)
             if name:
                 corpus.lists.setdefault(split, []).append(name)
-            else:
-                name = line.split()[0]
-                corpus.refused[name] = "its path leads out of the root" if leads_out(name) else "there is no such video"
+                continue
+            name, why = line.split()[0], "there is no such video"
+            if short:
+                why = "several videos have this name: write it with its folder"
+            corpus.refused[name] = "its path leads out of the root" if leads_out(name) else why
     if lists and not corpus.lists:
         first = next(iter(lists.values()))[0]
         raise InputError(

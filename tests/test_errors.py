@@ -2,6 +2,7 @@
 
 import errno
 import signal
+import subprocess
 import threading
 import time
 
@@ -47,6 +48,22 @@ def test_a_full_disk_is_one_line_and_other_faults_of_files_are_bugs(capsys):
     assert capsys.readouterr().err == "train.py: last.pt cannot be written: No space left on device\n"
     with pytest.raises(OSError, match="Is a directory"):
         exit_code("train.py", raiser(OSError(errno.EISDIR, "Is a directory")))
+
+
+@pytest.mark.parametrize("lines, buffer", [(1, ""), (100_000, ""), (1, "1")])
+def test_output_that_nobody_reads_any_more_ends_a_script_quietly(lines, buffer, monkeypatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", buffer)
+    script = "import sys, time; from errors import exit_code; print('first', flush=True); time.sleep(0.3); sys.exit("
+    script += f"exit_code('a.py', lambda: [print('line') for _ in range({lines})]))"
+    work = begun(["-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert work.stdout.readline() == b"first\n"
+    work.stdout.close()
+    assert work.stderr.read() == b"" and work.wait(30) == 141
+
+
+def test_another_pipe_that_breaks_is_a_bug(capfd):
+    with pytest.raises(BrokenPipeError):
+        exit_code("train.py", raiser(BrokenPipeError()))
 
 
 @pytest.mark.parametrize("name, code", [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])

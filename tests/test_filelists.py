@@ -66,6 +66,19 @@ def test_capitals_do_not_matter_where_they_tell_nothing_apart(tmp_path):
     assert corpus.lists == {"train": ["S7/a", "S8/a"]} and list(corpus.refused) == ["s8/A"]
 
 
+def test_a_clip_is_found_without_its_folder_where_no_other_has_its_name(tmp_path):
+    root = tree(tmp_path, "S7/a.mp4", "S7/b.mp4", "s8/b.mp4", train="A.mp4\nb\n", val="s8/b\n")
+    corpus = read_corpus(root, "folder")
+    assert corpus.lists == {"train": ["S7/a"], "val": ["s8/b"]}
+    assert corpus.refused == {"b": "several videos have this name: write it with its folder"}
+
+
+def test_lists_of_bare_names_that_are_no_clips_are_told(tmp_path):
+    root = tree(tmp_path, "S7/a.mp4", "test_1.mp4", train="x1\nx2.mp4\n", test_1="hello\n")
+    with pytest.raises(InputError, match="its lists name none of its videos, the first 'x1'; S7/a is one"):
+        read_corpus(root, "folder")
+
+
 def test_a_list_in_an_unknown_encoding_is_one_line(tmp_path):
     root = tree(tmp_path, "main/s1/a.mp4")
     (root / "train.txt").write_bytes("s1/a\ns1/café\n".encode("cp1252"))
