@@ -114,9 +114,11 @@ def setups_of(args):
     names = [name for part in listed.values() for name in part]
     fakes, faults = {}, {}
     methods = methods_of(args)
-    weights = {row: path for row, path in methods.items() if path.is_file()}
+    weights = {row: path.resolve() for row, path in methods.items() if path.is_file()}
     for row, folder in methods.items():
-        fakes[row], missing, extra = ({}, {}, []) if row in weights else matched(folder, names)
+        if row in weights:
+            continue
+        fakes[row], missing, extra = matched(folder, names)
         faults = missing | faults
         if extra and not args.leave_out:
             why = f"{len(extra)} of its videos are no clip of {', '.join(args.split)}: {archive.listing(extra)}"
@@ -127,10 +129,11 @@ def setups_of(args):
             root=args.real.resolve(),  # paths are whole, as the processes of a cluster stand in other folders
             split=split,
             videos=args.videos and args.videos.resolve(),
+            methods=tuple(methods),
             fakes={
                 row: {name: paths[name].resolve() for name in part if name in paths} for row, paths in fakes.items()
             },
-            weights={row: path.resolve() for row, path in weights.items()},
+            weights=weights,
             generator=args.generator and args.generator.resolve(),
             measures=tuple(args.measures),
             readers={name: getattr(args, name).resolve() for name in EVALUATION_READERS},

@@ -24,7 +24,8 @@ from workers import local, on_ray
 class Setup:
     """The files and settings that a split is scored with; plain values, to be sent to other processes.
 
-    fakes: {row: {clip id: path of its video}}, empty for a row of `weights`: {row: the file that generates it}.
+    methods: the names of the rows that are compared, in their order: each is in `fakes` or in `weights`.
+    fakes: {row: {clip id: path of its video}}.  weights: {row: the file that generates it}.
     generator: the weights whose rows of other sounds are wanted too.
     readers: see `wer.EvaluationReaders`.  sync: (file or None, protocol).
     other: how many places down the list the clip is whose sound and lips are taken.  slack: see `videos.frames_of`.
@@ -34,6 +35,7 @@ class Setup:
     root: Path
     split: str
     videos: Path | None
+    methods: tuple
     fakes: dict
     weights: dict
     generator: Path | None
@@ -76,12 +78,16 @@ class ClipScorer:
         self.readers = EvaluationReaders(setup.readers, setup.device) if "reading" in wants else None
         self.sync = sync_scorer(setup) if "sync" in wants else None
         self.identity = IdentityScorer(self.corpus) if "identity" in wants else None
-        self.teachers = {row: teachers_of(paths.values()) for row, paths in setup.fakes.items()}
-        self.teachers |= {row: generator.about.get("taught_by") for row, generator in self.generators.items()}
+        self.teachers = {row: self.teacher(row) for row in setup.methods}
         if self.generated:
             self.teachers[self.generated.name] = self.generated.about.get("taught_by")
         judges = {name: reader.about for name, reader in (self.readers.readers if self.readers else {}).items()}
         check_judges(self.teachers, judges | ({"sync": self.sync.about} if self.sync else {}))
+
+    def teacher(self, row):
+        """What `videos.teachers_of` returns, for a row that is compared."""
+        maker = self.generators.get(row)
+        return maker.about.get("taught_by") if maker else teachers_of(self.setup.fakes[row].values())
 
     def fault(self, name):
         """The reason why a clip cannot be compared, as far as headers and transcripts say, or None."""
@@ -102,14 +108,15 @@ class ClipScorer:
         """A `Real`, the crops of all rows, cut to the shortest, the whole frames of videos, and their hashes."""
         setup, real, other = self.setup, self.corpus.real(name), self.corpus.real(self.other(name))
         rows, frames, sha256, generated = baseline_rows(real, other), {TRUTH: real.frames}, {}, {}
-        for row, paths in setup.fakes.items():
+        for row in setup.methods:
             if maker := self.generators.get(row):
                 rows[row] = generated[row] = maker.generate(real, maker.track(real.clip.wav))
                 continue
-            frames[row] = frames_of(paths[name], real.clip, setup.slack)
+            path = setup.fakes[row][name]
+            frames[row] = frames_of(path, real.clip, setup.slack)
             boxes = real.clip.boxes[: len(frames[row])]
             rows[row] = crops_of(frames[row], boxes, real.crops.shape[1], real.margin)
-            sha256[row] = checkpoint.sha256(paths[name])
+            sha256[row] = checkpoint.sha256(path)
         if self.generated:
             generated |= self.generated.rows(real, other, self.corpus.minute(name))
         sha256 |= {row: hashlib.sha256(crops.tobytes()).hexdigest() for row, crops in generated.items()}
