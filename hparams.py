@@ -81,6 +81,7 @@ class HParams(Knobs):
     # Audio-to-Lip (--model cals)
     a2l_steps: int = knob(0, "steps at the start that train Audio-to-Lip alone (stage 1)")
     a2l_sum: bool = knob(True, "its loss is the sum over masked units, as printed, instead of their mean")
+    a2l_heard: bool = knob(False, "its loss is of units whose sound is heard too; printed: of masked ones")
     a2l_trains: bool = knob(False, "it goes on training after that, by the losses of the faces")
     mask_share: float = knob(0.5, "share of the sound's 10 ms steps that is masked in stage 1, before overlap", most=1)
     mask_span: int = knob(50, "10 ms steps of a masked span, more than the 20 that a lip-motion unit is of", least=21)
@@ -413,7 +414,8 @@ def stage_plan(hp):
     lines = []
     if hp.a2l_steps:
         how = "sum" if hp.a2l_sum else "mean"
-        lines.append(f"from step 0: Audio-to-Lip alone, by the {how} of squared errors of masked lip-motion units")
+        which = "all" if hp.a2l_heard else "masked"
+        lines.append(f"from step 0: Audio-to-Lip alone, by the {how} of squared errors of {which} lip-motion units")
         parts.append((None, "Audio-to-Lip goes on training" if hp.a2l_trains else "Audio-to-Lip is frozen"))
     starts = {knob: max(getattr(hp, knob) if knob else 0, hp.a2l_steps) for knob, _ in parts}
     for start in sorted({start for start in starts.values() if start < hp.max_steps}):

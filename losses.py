@@ -288,7 +288,7 @@ def matching_loss(video, audio, temperature, others=None):
 def a2l_loss(predicted, units, masked, summed=False):
     """Squared error of the lip-motion units of masked frames, predicted from the sound around them (CALS, L_a2l).
 
-    predicted, units: (B, L, D).  masked: (B, L) bool, the frames that count.
+    predicted, units: (B, L, D).  masked: (B, L) bool, the frames that count; heard ones too with `a2l_heard`.
     summed: over frames and over the numbers of a unit, as printed, so that it grows with both, instead of their mean.
     Returns a scalar; 0 where no frame is masked.
     """

@@ -134,13 +134,14 @@ def a2l_step(state, batches):
     """
     hp, generator, world = state.hp, state.nets["generator"], distributed.rank()[1]
     masks = [mask_spans(batch["audio_padding"], hp.mask_share, hp.mask_span) for batch in batches]
-    counts = torch.stack([masked_units(mask).sum().float() for mask in masks]).to(state.device)
+    counted = [~batch["audio_padding"] for batch in batches] if hp.a2l_heard else list(map(masked_units, masks))
+    counts = torch.stack([each.sum().float() for each in counted]).to(state.device)
     shares = world * counts / distributed.total(counts.sum()).clamp(min=1)
     losses = []
-    for batch, mask, share in zip(batches, masks, shares, strict=True):
+    for batch, mask, units, share in zip(batches, masks, counted, shares, strict=True):
         with distributed.autocast(state.device, hp.amp):
             predicted = generator.speech(batch["audio"], batch["audio_padding"], mask)
-        loss = a2l_loss(predicted, batch["units"], masked_units(mask), hp.a2l_sum)
+        loss = a2l_loss(predicted, batch["units"], units, hp.a2l_sum)
         losses.append((world if hp.a2l_sum else share) * loss)
         losses[-1].backward()
     total = sum(loss.detach() for loss in losses)

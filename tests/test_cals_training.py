@@ -136,9 +136,9 @@ def test_masked_sound_does_not_reach_the_loss_nor_a_target_the_prediction(splits
     assert loss != found["targets"][0] and torch.equal(predicted, found["targets"][1])
 
 
-@pytest.mark.parametrize("summed", [False, True])
-def test_the_loss_of_stage_1_is_of_masked_units_alone_however_batches_are_cut(splits, summed):
-    hp = replace(CALS, audio_dropout=0.0, a2l_sum=summed, mask_share=0.9)
+@pytest.mark.parametrize("summed, heard", [(False, False), (True, False), (False, True)])
+def test_the_loss_of_stage_1_is_of_masked_units_alone_however_batches_are_cut(splits, summed, heard):
+    hp = replace(CALS, audio_dropout=0.0, a2l_sum=summed, a2l_heard=heard, mask_share=0.9)
     state, _, both = stage_1(hp, splits)
     torch.manual_seed(0)
     mask = torch.rand(2, both["audio"].shape[1]) < 0.5
@@ -152,7 +152,7 @@ def test_the_loss_of_stage_1_is_of_masked_units_alone_however_batches_are_cut(sp
         cut = a2l_step(state, [{name: part[i : i + 1] for name, part in both.items()} for i in range(2)])["a2l"]
     generator = train.build(hp, CPU).nets["generator"]
     predicted = generator.speech(both["audio"], both["audio_padding"], steps)
-    wanted = a2l_loss(predicted, both["units"], mask, summed)
+    wanted = a2l_loss(predicted, both["units"], ~both["audio_padding"] if heard else mask, summed)
     assert whole.item() == pytest.approx(wanted.item(), rel=1e-5) == pytest.approx(cut.item(), rel=1e-5)
 
 
