@@ -11,12 +11,14 @@ from itertools import chain
 
 from errors import InputError
 from media.files import open_media, pictures_of, sound_of
+from media.sound_frame import finite, rest_of, silence
 
 BACK_S = 0.2  # a track whose time goes back by more has jumped
 NEAR_S = 1.0  # a track that is ahead by more is looked at twice: its time may be a single packet's fault
 FAR_S = 300.0  # a hole of more, in which the other track has nothing either, is a jump
 INTERLEAVED_S = 10.0  # how far the tracks of a file may lie apart in it
 REORDERED_S = 10.0  # how much later than decoded a picture may be shown
+MOST_HELD = 16  # pictures that a decoder holds back to bring them into order
 JITTER_S = 0.03  # less than a frame: sound that is off by less is not moved
 TICK_S = 0.002  # the same, right after a damaged packet or a jump
 MOST_WAITING = 2000  # packets that are read ahead to see how a track goes on
@@ -29,6 +31,16 @@ class Track:
     def __init__(self, stream):
         rate = stream.guessed_rate if stream.type == "video" else None
         self.next_s, self.shift, self.length_s, self.reordered = None, 0, float(1 / rate) if rate else 0.0, 0
+        self.undated = MOST_HELD if stream.type == "video" else 0  # packets that may not say when they are decoded
+
+    def begins(self, packet):
+        """Whether a packet is one of the first of a track, of which Matroska says when they are shown, not decoded.
+
+        Their times are in no order, so the clock cannot go by them.
+        """
+        undated = self.undated > 0 and packet.dts is None and packet.pts is not None
+        self.undated = self.undated - 1 if undated else 0
+        return undated
 
     def length_of(self, packet):
         """How long a packet lasts, s. In an mp4 the packet before a hole is as long as that: it lasts as others do."""
@@ -61,9 +73,10 @@ class Clock:
         """Yields the packets of the stream, with times that never jump."""
         packets, waiting = self.container.demux(*self.streams), deque()
         while (packet := waiting.popleft() if waiting else next(packets, None)) is not None:
-            if self._is_off(packet):
-                self._mend(packet, following(packet, waiting, packets))
-            self._place(packet)
+            if not self.tracks[packet.stream.index].begins(packet):
+                if self._is_off(packet):
+                    self._mend(packet, following(packet, waiting, packets))
+                self._place(packet)
             if packet.stream.index == self.stream.index:
                 yield packet
 
@@ -189,24 +202,43 @@ def frames(container, stream, sought=False):
     import av
 
     clock, shift = Clock(container, stream, sought), 0
+    undated, first, late = container.format.name == "avi" and stream.type == "video", None, None
     for packet in clock.packets():
         if clock.tracks[stream.index].shift != shift:
             shift = clock.tracks[stream.index].shift
             yield None
+        first = packet.dts if first is None else first
         try:
             found = packet.decode()
         except av.error.MemoryError:
             raise
         except av.FFmpegError:  # whatever the decoder says of one packet, the next may be whole
+            first = None if late is None else first
             yield None
             continue
-        yield from found
+        for frame in found:
+            late = _shown_as_decoded(frame, first, late) if undated else None
+            yield frame
+
+
+def _shown_as_decoded(frame, first, late):
+    """Dates a picture of an AVI, which says when pictures are decoded, not shown: they are shown as they come out.
+
+    first: when the first packet is decoded.  late: by how much later the first picture came out, None for itself.
+    Returns `late`.
+    """
+    if late is None and None not in (frame.dts, first):
+        late = frame.dts - first
+    frame.pts = None if frame.dts is None or late is None else frame.dts - late
+    return late
 
 
 def is_steady(container, path):
     """Whether a place in a file can be sought by its time: its index tells the truth, and its clock never jumps."""
     name = container.format.name
     if "mpeg" in name:  # they have no index
+        return False
+    if name == "avi" and pictures_of(container).codec_context.has_b_frames:  # see `_shown_as_decoded`
         return False
     if name.startswith("mov"):  # times in its index are sums of lengths
         return True
@@ -256,40 +288,4 @@ def _filled(frames):
         exact = False
         if frame is not None:
             heard_s += frame.samples / frame.sample_rate
-            yield frame
-
-
-def silence(like, seconds):
-    """Yields frames of silence, a second at most each, of the format, layout and rate of a frame."""
-    samples = round(seconds * like.sample_rate)
-    while samples > 0:
-        part = min(samples, like.sample_rate)
-        zero = b"\x80" if like.format.name.startswith("u8") else b"\0"
-        yield sound_frame(like, part, [zero * (part * size) for size in sample_bytes(like)])
-        samples -= part
-
-
-def rest_of(frame, samples):
-    """A frame without its first samples, or None if it has no others."""
-    if samples >= frame.samples:
-        return None
-    sizes = sample_bytes(frame)
-    planes = [bytes(p)[samples * n : frame.samples * n] for p, n in zip(frame.planes, sizes, strict=True)]
-    return sound_frame(frame, frame.samples - samples, planes)
-
-
-def sample_bytes(frame):
-    """Bytes of a sample, of all channels in it, in each plane of a sound frame."""
-    size = frame.format.bytes
-    return [size] * len(frame.planes) if frame.format.is_planar else [size * len(frame.layout.channels)]
-
-
-def sound_frame(like, samples, planes):
-    """A sound frame of the format, layout and rate of another. planes: the bytes of each."""
-    import av
-
-    made = av.AudioFrame(format=like.format.name, layout=like.layout.name, samples=samples, align=1)
-    made.sample_rate = like.sample_rate
-    for plane, data in zip(made.planes, planes, strict=True):
-        plane.update(data.ljust(plane.buffer_size, b"\0"))
-    return made
+            yield finite(frame)

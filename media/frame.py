@@ -11,6 +11,7 @@ KEPT = {f"{yuv}{kind}" for yuv in ("yuv", "yuvj") for kind in CHROMA_STEPS}  # 8
 MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}  # colour tag of a frame -> swscale's number of its YUV matrix
 BACKGROUND = np.uint16(255)  # white, behind what is transparent
 FULL = 2  # colour range 0 to 255; 1 is 16 to 235
+MOST_KINDS = 40  # of blocks beside a frame: FFmpeg 8 numbers about 32
 TAGS = ("color_range", "colorspace", "color_primaries", "color_trc")
 
 
@@ -170,10 +171,23 @@ def display_matrix(raw):
     """
     try:
         matrix = raw.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # PyAV 18.1 fails on the EXIF block of a photograph, but knows its angle; not a mirror
-        turn = np.deg2rad(raw.rotation)
-        return np.cos(turn), -np.sin(turn), np.sin(turn), np.cos(turn)
+    except ValueError:  # PyAV 18.1 fails on the EXIF block of a photograph; its angle would not tell a mirror
+        matrix = _without_exif(raw).side_data.get("DISPLAYMATRIX")
     return (1, 0, 0, 1) if matrix is None else np.frombuffer(matrix, np.int32)[[0, 1, 3, 4]].tolist()
+
+
+def _without_exif(raw):
+    """A decoded frame without the blocks beside it that PyAV does not know."""
+    from av.filter import Graph
+    from av.sidedata.sidedata import Type
+
+    graph = Graph()
+    source = graph.add_buffer(width=raw.width, height=raw.height, format=raw.format, time_base=raw.time_base)
+    unknown = set(range(MOST_KINDS)) - {kind.value for kind in Type}
+    drops = [graph.add("sidedata", f"mode=delete:type={number}") for number in sorted(unknown)]
+    graph.link_nodes(source, *drops, graph.add("buffersink")).configure()
+    graph.push(raw)
+    return graph.pull()
 
 
 def upright(raw, place, still):

@@ -1,6 +1,7 @@
 """Pictures and sound are placed by their own clocks: holes, late tracks, damage, and clocks that jump."""
 
 import itertools
+import struct
 import time
 from fractions import Fraction
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from errors import InputError
 from media import clock
 from media.clock import Clock
 from media.sound import read_audio, sound
-from media.video import frames_at, probe, read_frames
+from media.video import frames_at, probe, read_frames, timeline
 
 RATE = 16_000
 MS = Fraction(1, 1000)
@@ -124,6 +125,20 @@ def test_sound_that_begins_hours_after_the_pictures_is_refused(tmp_path):
     assert len(list(read_frames(late))) == 50, "its pictures are whole"
 
 
+@pytest.mark.parametrize("suffix, codec", [("mkv", "libx264"), ("avi", "libx264"), ("avi", "mpeg4")])
+def test_pictures_that_are_decoded_in_another_order_keep_their_times(tmp_path, suffix, codec):
+    path = tmp_path / f"a.{suffix}"
+    how = {"codec": codec, "max_b_frames": 3, "bit_rate": 4_000_000}
+    make_video(path, numbered(24), fps=12, audio=beeps(2) if suffix == "mkv" else None, **how)
+    assert [number_of(frame.rgb()) for _, frame in frames_at(path, 12)] == list(range(24))
+    assert [frame.time_s for frame in read_frames(path)] == pytest.approx([k / 12 for k in range(24)], abs=0.002)
+    assert [k for k, _ in timeline(path, 40, 12)] == [*range(24), *range(22, 6, -1)]
+    if suffix == "mkv":
+        assert heard(read_audio(path)) == pytest.approx([0, 1], abs=0.02)
+        with av.open(str(path)) as container:
+            assert clock.is_steady(container, path)
+
+
 @pytest.mark.parametrize("suffix, pictures, codec", [("ts", "libx264", "aac"), ("mpg", "mpeg2video", "mp2")])
 def test_where_recordings_were_joined_time_goes_on(tmp_path, suffix, pictures, codec):
     parts = [recording(tmp_path / f"{k}.{suffix}", 2, codec, pictures, rate=48_000) for k in range(3)]
@@ -187,6 +202,18 @@ def test_an_even_clock_changes_no_sample(tmp_path):
     wav = np.random.default_rng(0).integers(-9000, 9000, RATE).astype(np.int16)
     make_wav(tmp_path / "a.wav", wav)
     np.testing.assert_array_equal(read_audio(tmp_path / "a.wav"), wav)
+
+
+def test_samples_that_are_no_numbers_are_silent(tmp_path):
+    wav = np.full(RATE, 0.25, "<f4")
+    wav[4000:5000], wav[9000] = np.nan, np.inf
+    head = b"WAVEfmt " + struct.pack("<IHHIIHH", 16, 3, 1, RATE, 4 * RATE, 4, 32)
+    (tmp_path / "a.wav").write_bytes(b"RIFF" + struct.pack("<I", 36 + 4 * RATE) + head)
+    with open(tmp_path / "a.wav", "ab") as file:
+        file.write(b"data" + struct.pack("<I", 4 * RATE) + wav.tobytes())
+    expected = np.full(RATE, 8192)
+    expected[4000:5000], expected[9000] = 0, 32767
+    np.testing.assert_array_equal(read_audio(tmp_path / "a.wav"), expected)
 
 
 def container_of(*packets):
