@@ -27,7 +27,8 @@ def exit_code(script, work, if_stopped="stopped"):
     with stoppable() as stops:
         try:
             work()
-            sys.stdout.flush()  # else its end comes to light when Python exits
+            if sys.stdout:  # which a shell's >&- closes
+                sys.stdout.flush()  # else its end comes to light when Python exits
         except InputError as error:
             reason = str(error).split("errors.InputError: ")[-1]  # torch sends a loader's error in its traceback
         except KeyboardInterrupt:

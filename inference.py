@@ -424,5 +424,6 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal can't show
+    if sys.stdout:  # which a shell's >&- closes
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal can't show
     sys.exit(main())

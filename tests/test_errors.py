@@ -66,6 +66,11 @@ def test_another_pipe_that_breaks_is_a_bug(capfd):
         exit_code("train.py", raiser(BrokenPipeError()))
 
 
+def test_output_may_be_closed(monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)
+    assert exit_code("train.py", lambda: print("a result")) == 0
+
+
 @pytest.mark.parametrize("name, code", [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_every_way_to_stop_is_the_same_line(capsys, name, code):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
