@@ -26,12 +26,18 @@ ROOT = Path(__file__).resolve().parents[1]
 ROWS = ("base_wo_lip_gan", "base_wo_lip", "talklip_l", "talklip_l_c", "talklip_g", "talklip_g_c")
 # Other papers' rows, under the experts that they ask for, and the default generator's.
 OTHER_ROWS = tuple(n for n in PRESETS if n.startswith(("synctalklip", "wav2lip", "cals", "warp")))
+FILES = "expert", "sync_expert", "init_faces"  # that all rows begin with or are under, by train.py's flags
 KEPT = ("last.pt", "best.pt", "metrics.jsonl")  # of a trunk, by a row that resumes from it
 
 
 def given(args):
     """The knobs that were given on the command line."""
     return {f.name: getattr(args, f.name) for f in fields(HParams) if hasattr(args, f.name)}
+
+
+def files_of(args):
+    """The `FILES` that were given on the command line: {name: path as text}."""
+    return {name: str(path) for name in FILES if (path := getattr(args, name))}
 
 
 def flags_of(knobs):
@@ -98,9 +104,7 @@ def at_once(jobs, do, *items):
 def train(args, name, row, *more):
     """Trains `row` under `name`, or resumes it."""
     where = ["--data_root", args.data_root, "--runs", args.runs, "--name", name, "--workers", args.workers, *more]
-    where += ["--expert", args.expert] if args.expert else []
-    where += ["--sync_expert", args.sync_expert] if args.sync_expert else []
-    where += ["--init_faces", args.init_faces] if args.init_faces else []
+    where += [word for name, path in files_of(args).items() for word in (f"--{name}", path)]
     call(args, ["train.py", "--preset", preset_of(row), *map(str, where), *flags_of(given(args)), *device(args)])
 
 
@@ -135,8 +139,7 @@ def train_rows(args):
 
 def note_knobs(args):
     """Notes the knobs of these runs beside them; raises InputError if they were begun with others."""
-    files = {name: str(path) for name in ("expert", "sync_expert", "init_faces") if (path := getattr(args, name))}
-    note, knobs = args.runs / "knobs.json", {"data_root": str(args.data_root), **files, **given(args)}
+    note, knobs = args.runs / "knobs.json", {"data_root": str(args.data_root), **files_of(args), **given(args)}
     make_folder(args.runs)
     before = json.loads(note.read_text()) if note.is_file() else knobs
     if other := sorted(name for name in before | knobs if before.get(name) != knobs.get(name)):
@@ -189,7 +192,7 @@ def work(args):
     if "seed" not in given(args):
         args.seed = 0
     # Scripts are called from the checkout's folder.
-    for name in ("data_root", "corpus", "runs", "out", "expert", "sync_expert", "init_faces"):
+    for name in ("data_root", "corpus", "runs", "out", *FILES):
         if path := getattr(args, name):
             setattr(args, name, path.resolve())
     lists, videos = real_videos(args) if args.corpus else ([], {})
