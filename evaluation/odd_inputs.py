@@ -80,9 +80,12 @@ def draw(rng):
         "layout": rng.choice(("mono", "stereo")),
         "late_s": rng.choice((0.0, 0.0, 0.3, 0.7)),
         "hole": rng.choice(((0, 0), (0, 0), (0.5, 0.9))),
+        "b_frames": rng.choice((0, 2)),  # pictures in a row that are decoded after the next
     }
     if suffix == ".avi":  # which has no times of its sound
         how["late_s"] = 0.0
+    if how["picture"] == "mjpeg":
+        how["b_frames"] = 0
     if suffix == ".avi" or suffix == ".mov" and "pcm" in how["sound"]:  # where a hole cannot be written
         how["hole"] = (0, 0)
     return how
@@ -101,6 +104,7 @@ def write_video(path, how):
         stream = out.add_stream(how["picture"], rate=fps, options=options)
         pix_fmt = "yuvj420p" if how["picture"] == "mjpeg" else "yuv420p"
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+        stream.codec_context.max_b_frames = how["b_frames"]
         track = out.add_stream(how["sound"], rate=rate, layout=how["layout"])
         packets = []
         for k in range(frames):

@@ -91,7 +91,7 @@ class Clip:
     @cached_property
     def ends(self):
         """The end of each frame's JPEG file in `faces`, (L,) int64 bytes."""
-        return self.array("face_ends")
+        return self._ends("faces")
 
     @cached_property
     def meshes(self):
@@ -160,7 +160,7 @@ class Clip:
 
     def mouths(self, frames=slice(None)):
         """The mouth windows of consecutive frames, cut out of the video itself: (T, 96, 96) uint8, grey."""
-        return self._decoded("mouths", self.array("mouth_ends"), frames, cv2.IMREAD_GRAYSCALE)
+        return self._decoded("mouths", self._ends("mouths"), frames, cv2.IMREAD_GRAYSCALE)
 
     @property
     def has_middles(self):
@@ -169,7 +169,14 @@ class Clip:
 
     def middles(self):
         """The middle of every frame of 160x160 px, LRS2's size: (L, 96, 96) uint8, grey; see `has_middles`."""
-        return self._decoded("middles", self.array("middle_ends"), slice(None), cv2.IMREAD_GRAYSCALE)
+        return self._decoded("middles", self._ends("middles"), slice(None), cv2.IMREAD_GRAYSCALE)
+
+    def _ends(self, name):
+        """Where each JPEG file of some pictures ends, (L,) bytes."""
+        ends = self.array(f"{name.removesuffix('s')}_ends")
+        if ends.dtype.kind not in "iu":
+            raise InputError(f"{self.path} is broken (ends of {name} in {ends.dtype}): remove it and preprocess again")
+        return ends
 
     def _decoded(self, name, ends, frames, colour):
         first, last, _ = frames.indices(len(ends))

@@ -62,8 +62,6 @@ def check_paths(inputs, places):
             if not path.exists() and flag != "--checkpoint_path":  # whose reader says more
                 raise InputError(f"{flag} {path}: there is no such file")
         for output, (written, is_ours) in places.items():
-            if written.is_dir():
-                raise InputError(f"{written} is a folder: name a file in it")
             if not written.parent.is_dir() or not os.access(written.parent, os.W_OK):
                 raise InputError(f"{written}: the folder {written.parent} does not exist or cannot be written to")
             for flag, path in inputs.items():
@@ -182,11 +180,14 @@ def read_text(path):
     if code == "utf-8" and data.count(0) * 3 > len(data) and not len(data) % 2:  # UTF-16 without a mark
         code = "utf-16-le" if data[1::2].count(0) > data[::2].count(0) else "utf-16-be"
     try:
-        return data.decode(code)
+        text = data.decode(code)
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         why = f"line {line} has the byte 0x{data[error.start]:02x}"
         raise InputError(f"{path} is no text in {code.upper()} ({why}): save it as UTF-8") from error
+    if "\0" in text:
+        raise InputError(f"{path} is no text: it has the character U+0000. Save it as UTF-8")
+    return text
 
 
 @contextmanager

@@ -22,33 +22,43 @@ class Pair(NamedTuple):
 
 
 def read_pairs(path):
-    """The `Pair`s of a CSV file with the columns face, audio and outfile, whose first line may name them.
+    """The `Pair`s of a CSV file with the columns face, audio and outfile; a line of their names may order them anew.
 
     Empty lines and comments, which begin with #, are left out; the columns may be apart by commas, semicolons or tabs.
     Raises InputError, which names the line, for one that has other columns or leads out of the list's folder, and for
     an outfile that is named twice.
     """
-    text = read_text(path).replace("\ufeff", "")
-    first = next((line for line in text.splitlines() if line.strip() and line[0] != "#"), "")
-    comma = max(",;\t", key=first.count)
-    pairs, named = [], {}
-    for number, row in enumerate(csv.reader(text.splitlines(), delimiter=comma), start=1):
-        cells = [cell.strip().replace("\\", "/") for cell in row]
-        if not any(cells) or cells[0].startswith("#") or tuple(cell.lower() for cell in cells) == COLUMNS:
+    pairs, named, columns = [], {}, COLUMNS
+    for line, cells in rows_of(path):
+        if not any(cells) or cells[0].startswith("#"):
             continue
-        where = f"{path}, line {number}"
+        if sorted(names := [cell.lower() for cell in cells]) == sorted(COLUMNS):
+            columns = names
+            continue
+        where = f"{path}, line {line}"
         if len(cells) != len(COLUMNS) or not all(cells):
             raise InputError(f"{where}: {len([c for c in cells if c])} columns, it needs {', '.join(COLUMNS)}")
         if out := [cell for cell in cells if leads_out(cell)]:
             raise InputError(f"{where}: {out[0]!r} leads out of the folder of the list: name files inside it")
-        pair = Pair(number, *(path.parent / cell for cell in cells))
+        pair = Pair(line, **{name: path.parent / cell for name, cell in zip(columns, cells, strict=True)})
         if other := named.get(pair.outfile):
             raise InputError(f"{where}: line {other} has the same outfile: give each pair its own")
-        named[pair.outfile] = number
+        named[pair.outfile] = line
         pairs.append(pair)
     if not pairs:
         raise InputError(f"{path} lists no pairs: each line has a face, a sound and an outfile")
     return pairs
+
+
+def rows_of(path):
+    """The rows of a CSV file, whatever stands between its columns: [(number of the line, [cell])]."""
+    lines = read_text(path).replace("\ufeff", "").splitlines()
+    first = next((line for line in lines if line.strip() and line[0] != "#"), "")
+    reader = csv.reader(lines, delimiter=max(",;\t", key=first.count))
+    try:
+        return [(reader.line_num, [cell.strip().replace("\\", "/") for cell in row]) for row in reader]
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: {error}") from error
 
 
 def is_made(pair, report):

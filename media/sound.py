@@ -24,10 +24,12 @@ def read_audio(path, rate=RATE, most_s=None):
 
     most_s: longer sound is refused, before more of it is in memory.
     """
-    wav = np.concatenate([piece[0] for piece in limited(path, rate, "mono", most_s)])
-    if not len(wav):
+    pieces = [piece[0] for piece in limited(path, rate, "mono", most_s)]
+    if not pieces:  # nothing comes out of the resampler, not even an empty piece
+        raise InputError(f"{path}: its sound is but a few samples, less than 3 ms: name a longer one")
+    if not any(map(len, pieces)):
         raise InputError(f"{path}: its sound ends before its picture begins")
-    return wav
+    return np.concatenate(pieces)
 
 
 def limited(path, rate, layout, most_s):

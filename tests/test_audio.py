@@ -117,6 +117,7 @@ def test_faults_of_the_file_are_one_line_that_names_it(tmp_path):
     (tmp_path / "empty.wav").touch()
     (tmp_path / "text.mp3").write_text("this is a shopping list, not a song\n" * 50)
     make_video(tmp_path / "silent.mp4", numbered(3))
+    make_wav(tmp_path / "short.wav", buzz(1)[:20], 48_000)
     (tmp_path / "cut.wav").write_bytes(make_wav(tmp_path / "w.wav", buzz(1)).read_bytes()[:30])
     faults = {
         "missing.wav": "no such file",
@@ -125,6 +126,7 @@ def test_faults_of_the_file_are_one_line_that_names_it(tmp_path):
         "text.mp3": "media file",
         "silent.mp4": "no sound track",
         "cut.wav": "media file|sample",
+        "short.wav": "a few samples",
     }
     for name, words in faults.items():
         with pytest.raises(InputError, match=words) as fault:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from drawn_faces import is_mouth, write_data_root
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 import data
 from data import Clips, collate, sample, to_tensor
@@ -385,6 +387,17 @@ def test_a_clip_that_is_broken_is_named(small_root):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(InputError, match="ann/one.safetensors.*broken"):
         Clips(small_root, "train", HP)[0]
+
+
+@pytest.mark.parametrize("name", ["face_ends", "mouth_ends"])
+def test_ends_of_pictures_that_are_no_whole_numbers_are_named(small_root, name):
+    path = small_root / "clips" / "ann" / "one.safetensors"
+    with safe_open(path, "np") as file:
+        arrays, about = {each: file.get_tensor(each) for each in file.keys()}, file.metadata()
+    save_file(arrays | {name: arrays[name].astype(np.float32)}, path, about)
+    clip = Clip(path)
+    with pytest.raises(InputError, match=r"ann/one.safetensors is broken \(ends of .* in float32\)"):
+        clip.pictures(), clip.mouths()
 
 
 def test_a_filelist_cannot_lead_out_of_the_root(data_root, tmp_path):

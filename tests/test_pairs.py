@@ -10,6 +10,7 @@ from media.pairs import is_made, read_pairs
 FORMS = {
     "plain": b"a.mp4,b.wav,out/a.mp4\nc d.mp4,b.wav,out/c.mp4\n",
     "named columns": b"face,audio,outfile\na.mp4,b.wav,out/a.mp4\nc d.mp4,b.wav,out/c.mp4\n",
+    "another order": b"outfile,face,audio\nout/a.mp4,a.mp4,b.wav\nout/c.mp4,c d.mp4,b.wav\n",
     "a spreadsheet": b"\xef\xbb\xbfFace;Audio;Outfile\r\na.mp4;b.wav;out\\a.mp4\r\nc d.mp4;b.wav;out\\c.mp4\r\n",
     "tabs, comments, quotes": b'# mine\n\na.mp4\tb.wav\tout/a.mp4\n#x\n"c d.mp4"\tb.wav\tout/c.mp4',
     "utf-16": "a.mp4,b.wav,out/a.mp4\nc d.mp4,b.wav,out/c.mp4\n".encode("utf-16"),
@@ -32,6 +33,8 @@ FAULTS = {
     "a.mp4,b.wav,x/../../c.mp4\n": "leads out",
     "a.mp4,b.wav,c.mp4\nd.mp4,b.wav,c.mp4\n": "line 2: line 1 has the same outfile",
     "# nothing\n": "lists no pairs",
+    "a.mp4,b\0.wav,c.mp4\n": r"is no text: it has the character U\+0000",
+    "a.mp4,b.wav,c.mp4\nd.mp4,b.wav," + 140_000 * "c": "line 2: field larger than field limit",
 }
 
 
