@@ -41,4 +41,4 @@ ablation: setup
 
 # Every compact row of every paper, once for each seed, and their tables; FLAGS=--dry lists it: evaluation.experiments --help.
 experiments: setup
-	$(BIN)/python -m evaluation.experiments --data_root $(DATA_ROOT) --corpus $(CORPUS) --jobs $(JOBS) $(FLAGS)
+	$(BIN)/python -m evaluation.experiments --data_root $(DATA_ROOT) --jobs $(JOBS) $(FLAGS)

@@ -26,7 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ROWS = ("base_wo_lip_gan", "base_wo_lip", "talklip_l", "talklip_l_c", "talklip_g", "talklip_g_c")
 # Other papers' rows, under the experts that they ask for, and the default generator's.
 OTHER_ROWS = tuple(n for n in PRESETS if n.startswith(("synctalklip", "wav2lip", "cals", "warp")))
-FILES = "expert", "sync_expert", "init_faces"  # that all rows begin with or are under, by train.py's flags
+# What all rows begin with or are under, by train.py's flags.
+FILES = "expert", "sync_expert", "init_faces", "init_discriminator"
 KEPT = ("last.pt", "best.pt", "metrics.jsonl")  # of a trunk, by a row that resumes from it
 
 
@@ -200,7 +201,6 @@ def work(args):
     weights = train_rows(args)
     if videos:
         folders = [str(folder) for folder in generate(args, weights, videos)]
-    if videos and args.table:
         command = ["-m", "evaluation.evaluate", "--real", str(args.data_root), "--split", *lists, *device(args)]
         call(args, [*command, "--compare", *folders, "--out", str(args.out / "table")])
 
@@ -223,7 +223,7 @@ def main(argv=None):
     parser.add_argument("--expert", type=Path, help="lip-reading expert (default: the one in weights/)")
     parser.add_argument("--sync_expert", type=Path, help="sync expert, for rows of Wav2Lip and CALS")
     parser.add_argument("--init_faces", type=Path, help="all rows begin with this generator but for its audio encoder")
-    parser.add_argument("--no-table", dest="table", action="store_false", help="generate the videos, no more")
+    parser.add_argument("--init_discriminator", type=Path, help="and with this discriminator, those that have one")
     parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     add_flags(parser)
     args = parser.parse_args(argv)

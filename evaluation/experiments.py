@@ -1,7 +1,7 @@
 """Trains every compact row of every paper, once for each seed, and makes all of their tables and figures.
 
-python -m evaluation.experiments --data_root data/grid --corpus grid --dry
-python -m evaluation.experiments --data_root data/grid --corpus grid --seeds 0 1 2
+python -m evaluation.experiments --data_root data/grid --dry
+python -m evaluation.experiments --data_root data/grid --seeds 0 1 2
 
 Experts come first, then each seed's rows, which share what steps they share (`evaluation.ablation`), then the tables.
 The same command resumes where it stopped; what is done is not done again, unless its command has changed.
@@ -22,7 +22,7 @@ from media.files import make_folder, write_text
 
 FACES_A_SECOND = {"talklip": 23, "wav2lip": 23, "cals": 23, "warp": 10}  # on two cores: docs/talklip.md, docs/warp.md
 ADVERSARIAL_S = 0.8 / 32  # more for a face, where the discriminator trains
-VIDEO_S, SCORE_S = 6.0, 0.9  # to generate a clip's video, and to measure it
+SCORE_S = 2.0  # to generate the faces of a clip and to measure them
 TEACHER_H = 0.6  # an expert
 BASELINE_ROWS = 3  # of a table
 UNDER_AVSYNCNET = "", "_freeze", "_wo_novel", "_wo_contrastive", "_wo_lip"  # SyncTalklip's rows
@@ -139,25 +139,30 @@ def expert_job(args, name):
 
 
 def training_job(args, seed, group):
-    """The training of a group's rows with a seed, and their videos."""
+    """The training of a group's rows with a seed."""
     rows, expert, sync_expert = GROUPS[group]
-    words = ["-m", "evaluation.ablation", *shared_flags(args), "--corpus", args.corpus, "--no-table", "--rows", *rows]
+    words = ["-m", "evaluation.ablation", *shared_flags(args), "--rows", *rows]
     words += ["--runs", args.runs / f"seed{seed}" / group, "--out", args.out / f"seed{seed}" / group]
     words += ["--expert", teacher(args, expert)] if expert else []
     words += ["--sync_expert", teacher(args, sync_expert)] if sync_expert else []
-    words += ["--init_faces", args.init_faces] if args.init_faces else []
-    words += ["--splits", *args.splits, "--jobs", args.jobs, f"--seed={seed}", *flags_of(given(args))]
-    hours = training_hours(rows, given(args)) + len(rows) * clips_of(args) * VIDEO_S / 3600
-    return Job(f"seed {seed}, {group}: rows {len(rows)}", words, hours)
+    for name in ("init_faces", "init_discriminator"):
+        words += [f"--{name}", path] if (path := getattr(args, name)) else []
+    words += ["--jobs", args.jobs, f"--seed={seed}", *flags_of(given(args))]
+    return Job(f"seed {seed}, {group}: rows {len(rows)}", words, training_hours(rows, given(args)))
+
+
+def weights_of(args, seed, paper):
+    """The trained rows of a paper's table of a seed: {row: path}."""
+    return {row: args.out / f"seed{seed}" / group / f"{row}.safetensors" for group, row in rows_of(paper)}
 
 
 def table_job(args, seed, paper):
-    """The table of a paper's rows of a seed."""
-    videos = [args.out / f"seed{seed}" / group / "videos" / row for group, row in rows_of(paper)]
+    """The table of a paper's rows of a seed, of the faces that they generate."""
+    weights = weights_of(args, seed, paper).values()
     words = ["-m", "evaluation.evaluate", "--real", args.data_root, "--split", *args.splits]
     words += ["--device", args.device] if args.device else []
-    words += ["--compare", *videos, "--out", args.out / f"seed{seed}" / "tables" / paper]
-    hours = (len(videos) + BASELINE_ROWS) * clips_of(args) * SCORE_S / 3600
+    words += ["--compare", *weights, "--out", args.out / f"seed{seed}" / "tables" / paper]
+    hours = (len(weights) + BASELINE_ROWS) * clips_of(args) * SCORE_S / 3600
     return Job(f"seed {seed}, table of {paper}", words, hours)
 
 
@@ -166,7 +171,7 @@ def summaries(args, paper):
     first, out = f"seed{args.seeds[0]}", args.out
     reports = [out / f"seed{seed}" / "tables" / paper / "evaluation.json" for seed in args.seeds]
     runs = [f"{row}={args.runs / first / group / row}" for group, row in rows_of(paper)]
-    weights = {row: out / first / group / f"{row}.safetensors" for group, row in rows_of(paper)}
+    weights = weights_of(args, args.seeds[0], paper)
     data = ["--data_root", args.data_root]
     found = {
         "over seeds": ["evaluation.seeds", *reports, "--against", PAPERS[paper][1], "--out", out / f"{paper}.md"],
@@ -226,7 +231,8 @@ def listed(args, jobs):
 
 def work(args):
     """Lists the jobs, or runs them."""
-    for name in ("data_root", "corpus", "runs", "out", "init_faces"):  # scripts are called from the checkout's folder
+    for name in ("data_root", "runs", "out", "init_faces", "init_discriminator"):
+        # Scripts are called from the checkout's folder.
         if path := getattr(args, name):
             setattr(args, name, path.resolve())
     if args.jobs < 1 or len(set(args.seeds)) < len(args.seeds):
@@ -239,14 +245,14 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data_root", required=True, type=Path, help="made by preprocess.py")
-    add("--corpus", required=True, type=Path, help="what it was made of: rows redraw its videos")
     add("--seeds", nargs="+", default=[0, 1, 2], type=int, help="(default: 0 1 2)")
     add("--papers", nargs="+", default=list(PAPERS), choices=PAPERS, help="whose rows (default: all)")
     add("--splits", nargs="+", default=["test", "test_unseen"], help="lists (default: test test_unseen)")
     add("--runs", default=Path("runs/experiments"), type=Path, help="folder of runs (default: %(default)s)")
     add("--out", default=Path("results/experiments"), type=Path, help="folder (default: %(default)s)")
     add("--init_faces", type=Path, help="all rows begin with this generator but for its audio encoder")
-    add("--jobs", default=1, type=int, help="rows, then clips, at work at once (default: %(default)s)")
+    add("--init_discriminator", type=Path, help="and with this discriminator, those that have one")
+    add("--jobs", default=1, type=int, help="rows at work at once (default: %(default)s)")
     add("--expert_flags", nargs="*", default=[], metavar="WORD", help="for train_expert.py, such as max_steps=2")
     add("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     add("--dry", action="store_true", help="list the commands with their hours, and run none")

@@ -18,7 +18,7 @@ TINY = ["--papers", "wav2lip", "cals", "--splits", "val", "--seeds", "0", "1"]
 
 @pytest.fixture
 def argv(spoken_root, tmp_path):
-    places = {"data_root": spoken_root, "corpus": tmp_path / "c", "runs": tmp_path / "r", "out": tmp_path / "o"}
+    places = {"data_root": spoken_root, "runs": tmp_path / "r", "out": tmp_path / "o"}
     return [word for name, path in places.items() for word in (f"--{name}", str(path))] + TINY
 
 
@@ -94,9 +94,10 @@ def test_what_is_done_is_not_done_again_unless_its_command_changes(argv, called,
 def test_the_commands_are_ones_that_there_are(argv, called):
     """Every word that begins with -- is a flag of the script that it is given to."""
     commands, _ = called
-    assert main([*argv, "--papers", *PAPERS, "--init_faces", "faces.safetensors"]) == 0
+    begin = ["--init_faces", "faces.safetensors", "--init_discriminator", "d.safetensors"]
+    assert main([*argv, "--papers", *PAPERS, *begin]) == 0
     rows = [command for command in commands if "evaluation.ablation" in command]
-    assert rows and all("--init_faces" in command for command in rows)
+    assert rows and all(flag in command for command in rows for flag in begin[::2])
     helps = {}
     for command in commands:
         script = command[1] if command[0] == "-m" else command[0].removesuffix(".py")
