@@ -167,7 +167,7 @@ class HParams(Knobs):
             raise InputError(f"--audio_dim {self.audio_dim} must be a multiple of 16, the groups of its convolution")
         if self.model == "wav2lip" and self.speech != "local":
             raise InputError("--model wav2lip takes 0.2 s of mel: say --speech local beside it")
-        if self.model == "warp" and (self.speech != "whisper" or self.face_size != 128):
+        if self.model == "warp" and (self.speech not in ("whisper", "global") or self.face_size != 128):
             raise InputError("--model warp takes crops of 128 px: say --speech whisper --face_size 128 beside it")
         if (self.model == "cals") != (self.speech == "utterance") or (self.model == "cals" and not self.sync_dim):
             raise InputError("--model cals, --speech utterance and --sync_dim, the size of its units, go together")
@@ -181,7 +181,7 @@ class HParams(Knobs):
             raise InputError("--a2l_steps: that stage has neither --patience nor --sound_augment")
         if self.model in ("wav2lip", "cals") and self.contrastive_weight:
             raise InputError(f"--contrastive_weight: --model {self.model} has no space to compare sound and lips in")
-        if self.cav_weight and (self.model != "talklip" or self.speech != "global"):
+        if self.cav_weight and not self.hears_as_expert:
             raise InputError("--cav_weight holds lips against the speech of --model talklip --speech global: say these")
         if self.synced and (self.window < SYNC_WINDOW or 0 < self.lip_window < SYNC_WINDOW):
             short = f"--window {self.window}" if self.window < SYNC_WINDOW else f"--lip_window {self.lip_window}"
@@ -220,6 +220,11 @@ class HParams(Knobs):
     def guided(self):
         """Whether a lip-reading expert guides the training, from `lip_from` on."""
         return bool(self.lip_weight or self.contrastive_weight or self.cav_weight)
+
+    @property
+    def hears_as_expert(self):
+        """Whether the audio encoder is of the lip-reading expert's kind, and begins as the expert's own."""
+        return self.model == "talklip" and self.speech == "global"
 
     @property
     def synced(self):
@@ -368,6 +373,8 @@ PRESETS = {
     "warp": _WARP,
     "warp_wo_expert": {**_WARP, "lip_weight": 0.0, "contrastive_weight": 0.0},
     "warp_wo_adv": {**_WARP, "adv_weight": 0.0},
+    "warp_wo_whisper": {**_WARP, "speech": "global"},
+    "warp_wo_pixels": {**_WARP, "model": "talklip", "width": 0.5},  # painted, of one identity frame
     **{name: _SYNCTALKLIP | row for name, row in _SYNCTALKLIP_ROWS.items()},
     **{f"compact_{name}": _compact_row(_COMPACT_SYNCTALKLIP | row) for name, row in _SYNCTALKLIP_ROWS.items()},
     "compact_l": {**_HALF_WIDTH, "speech": "local"},
@@ -406,7 +413,7 @@ def stage_plan(hp):
             if name == "adv" and hp.adv_ratio:
                 much = f"with {hp.adv_ratio:g} of the other gradients"
             parts.append((f.metadata["since"], f"{name} loss {much}"))
-    if hp.speech == "global":
+    if hp.hears_as_expert:
         what = f"top {hp.audio_train_layers} blocks" if hp.audio_train_layers else "all"
         parts.append(("audio_from", f"audio encoder trains ({what})"))
     if hp.freeze_norms:

@@ -52,7 +52,7 @@ GROUPS = {
     "synctalklip": Group(tuple(f"synctalklip{each}" for each in UNDER_AVSYNCNET), expert="avsyncnet"),
     "synctalklip_conv": Group(("synctalklip_conv",), expert="avsyncnet_conv"),
     "synctalklip_hubert": Group(("synctalklip_wo_avsyncnet",)),
-    "warp": Group(("warp", "warp_wo_expert", "warp_wo_adv")),
+    "warp": Group(("warp", "warp_wo_expert", "warp_wo_adv", "warp_wo_whisper", "warp_wo_pixels")),
 }
 PAPERS = {  # a table each: its groups, and the row that the others are compared with
     "talklip": (("talklip",), "talklip_l"),

@@ -13,6 +13,7 @@ from torch import nn
 from faces.blend import DETAIL, SMOOTH
 from faces.landmarks import INNER_LIPS, JAW, OUTER_LIPS
 from faces.shape import BOTTOM, LEFT, NOSE, RIGHT, SHAPE_SCALE, SIDE, TOP
+from models.avhubert import FILTERS
 from models.layers import ConvNorm, FiLM, in_format_of
 from models.talklip import TalkLip
 from models.whisper import PAIR, SpeechRows
@@ -170,7 +171,8 @@ class ReferenceWarp(nn.Module):
         super().__init__()
         k, c, d = hp.references, [max(8, round(n * hp.width)) for n in (32, 64, 96, 128)], hp.audio_dim
         self.references, self.speech_size = k, d
-        self.speech, self.outline = SpeechRows(PAIR, d), nn.Linear(d, 2 * LIPS)
+        self.speech = SpeechRows(PAIR if hp.speech == "whisper" else FILTERS, d)
+        self.outline = nn.Linear(d, 2 * LIPS)
         self.sync = nn.Linear(d, hp.sync_dim or d)
         self.said = nn.Sequential(nn.Linear(d, d), nn.ReLU())
         self.enter = ConvNorm(4 * 3 * (1 + k) + 3, c[0], 3, pad=1)  # pictures of half the size: (40, 56)
@@ -186,9 +188,10 @@ class ReferenceWarp(nn.Module):
             nn.init.zeros_(head.bias)
 
     def encode_audio(self, audio, padding=None):
-        """Embeds a clip's speech: (B, L, 768) -> (B, L, D), one row per frame of the clip.
+        """Embeds a clip's speech: (B, L, 768) or (B, L, 104) -> (B, L, D), one row per frame of the clip.
 
-        audio: features of Whisper's encoder, see `audio.pairs`.  padding: (B, L) bool, True after the end of a clip.
+        audio: features of Whisper's encoder, see `audio.pairs`, or with --speech global log filter banks.
+        padding: (B, L) bool, True after the end of a clip.
         """
         return self.speech(audio, padding)
 

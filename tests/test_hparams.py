@@ -82,7 +82,7 @@ def test_a_checkpoints_knobs_stay_where_no_flag_is_given():
         (["--audio_dim", "100"], "audio_dim 100.*audio_heads 12"),
         (["--model", "wav2lip"], "--speech local"),
         (["--model", "wav2lip", "--speech", "whisper"], "--speech local"),
-        (["--model", "warp", "--face_size", "128"], "--speech whisper --face_size 128"),
+        (["--model", "warp", "--speech", "local", "--face_size", "128"], "--speech whisper --face_size 128"),
         (["--model", "warp", "--speech", "whisper"], "--speech whisper --face_size 128"),
         (["--references", "0"], "references 0.*at least 1"),
         (["--batch_size", "0"], "batch_size 0.*at least 1"),
