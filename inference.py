@@ -103,14 +103,19 @@ def redraw(args, face, voices, heard, loaded=None, out=None, bar=progress_bar):
     with torch.inference_mode(), one_core_left(), bar(2 * count, "frame", **how) as progress:
         with clock("find faces"):
             targets = find_targets(video, count, args, hp, progress)
-        with clock("encode audio"):  # who has said all is silent
-            wavs = {number: np.pad(wav, (0, samples - len(wav))) for number, wav in wavs.items()}
-            speech = {number: SpeechTrack(generator, hp, wav, args.articulation) for number, wav in wavs.items()}
+        with clock("encode audio"):
+            speech = {}
+            for number in list(wavs):
+                wav = wavs.pop(number)  # an hour is 0.1 GB: each is let go of once it is embedded
+                short = samples - len(wav)  # who has said all is silent
+                wav = np.pad(wav, (0, short)) if short else wav
+                speech[number] = SpeechTrack(generator, hp, wav, args.articulation)
+            del wav
         with clock("render and write"):
             searched = next(iter(targets.values())).searched
             progress.total, progress.n = searched + count, searched
             progress.set_description("rendering")
-            renderers = {n: renderer_of(generator, hp, targets[n], video, speech[n]) for n in wavs}
+            renderers = {n: renderer_of(generator, hp, targets[n], video, track) for n, track in speech.items()}
             mark = disclosure.labelled if args.label else lambda frame: frame
             passed = render_frames(renderers, writer, count, args.batch_size, progress, mark)
     seconds = clock.seconds | {"all": time.perf_counter() - start}

@@ -12,7 +12,7 @@ from faces.blend import View, composed
 from faces.landmarks import JAW, turn_away
 from faces.shape import HeadShape, references_of
 from models.layers import fold_norms
-from models.whisper import embed
+from models.whisper import embedded, paired, row_count
 
 ROW_S = 0.04  # of sound in a row of speech
 CHUNK, CONTEXT = 75, 50  # rows of sound that are embedded at once, and how many around them are given too
@@ -58,20 +58,27 @@ class SpeechTrack:
             self.rows = self._embed(audio.global_features(wav))
         elif hp.speech == "utterance":
             self.rows = self._embed(audio.mel_rows(audio.mel_spectrogram(wav, audio.MELS["cals"])))
-        elif hp.speech == "whisper":
+        elif hp.speech == "whisper":  # whose features of an hour are too many to keep
             whisper = whisper_encoder().to(next(generator.parameters()).device)
-            self.rows = self._embed(audio.pairs(embed(whisper, wav).cpu().numpy()))
+            parts = paired(embedded(whisper, wav))
+            self.rows = self._embed(next(parts), parts, -(-row_count(wav) // 2))
         else:
             self.mel = audio.mel_spectrogram(wav)
         self.mean = None if articulation == 1 else self._mean(len(wav) / audio.RATE)
 
-    def _embed(self, rows):
-        """(rows, features) -> (rows, D). A long track is embedded in chunks, with `CONTEXT` rows to both sides."""
-        chunk = len(rows) if len(rows) <= CHUNK + 2 * CONTEXT else CHUNK
-        rows, pieces = like(self.generator, rows), []
-        for start in range(0, len(rows), chunk):
-            low = max(start - CONTEXT, 0)
-            speech = self.generator.encode_audio(rows[None, low : start + chunk + CONTEXT])[0]
+    def _embed(self, rows, later=(), count=None):
+        """(rows, features), and `later` ones in parts, `count` in all -> (count, D).
+
+        A long track is embedded in chunks, with `CONTEXT` rows to both sides; what came before these is forgotten.
+        """
+        count, first, pieces = count or len(rows), 0, []  # the number of the first row that is at hand
+        chunk = count if count <= CHUNK + 2 * CONTEXT else CHUNK
+        for start in range(0, count, chunk):
+            low, high = max(start - CONTEXT, 0), min(start + chunk + CONTEXT, count)
+            while first + len(rows) < high:
+                rows = np.concatenate([rows, next(later)])
+            rows, first = rows[low - first :], low
+            speech = self.generator.encode_audio(like(self.generator, rows[None, : high - low]))[0]
             pieces.append(speech[start - low : start - low + chunk])
         return torch.cat(pieces)
 

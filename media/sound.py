@@ -24,12 +24,14 @@ def read_audio(path, rate=RATE, most_s=None):
 
     most_s: longer sound is refused, before more of it is in memory.
     """
-    pieces = [piece[0] for piece in limited(path, rate, "mono", most_s)]
-    if not pieces:  # nothing comes out of the resampler, not even an empty piece
+    wav, piece = bytearray(), None  # which grows without a copy of it all
+    for piece in limited(path, rate, "mono", most_s):
+        wav += piece.tobytes()
+    if piece is None:  # nothing comes out of the resampler, not even an empty piece
         raise InputError(f"{path}: its sound is but a few samples, less than 3 ms: name a longer one")
-    if not any(map(len, pieces)):
+    if not wav:
         raise InputError(f"{path}: its sound ends before its picture begins")
-    return np.concatenate(pieces)
+    return np.frombuffer(wav, np.int16)
 
 
 def limited(path, rate, layout, most_s):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from audio import RATE, WHISPER_RATE, whisper_mel
+from audio import RATE, WHISPER_RATE, pairs, whisper_mel
 from models.avhubert import TransformerBlock
 from models.decoder import halves
 
@@ -72,26 +72,49 @@ class SpeechRows(nn.Module):
         return x
 
 
-@torch.no_grad()
 def embed(encoder, wav, window_s=WINDOW_S):
     """The features of a sound of any length, 50 rows a second: row k is centred on 0.02 k seconds (`audio.rows_at`).
 
     wav:      (samples,) int16 at 16 kHz. Its level is kept, but see `whisper_mel`.
     window_s: seconds that are heard at once, at most 30. Windows begin half a window apart, and a row is the mean of
               those that hear it, weighted by a sine squared that is least at their ends: no seams, and no row from an
-              edge but the sound's own. Only one window is in memory, beside the rows.
+              edge but the sound's own.
     Returns (rows, 384) float32, on the encoder's device, a row for each 320 samples begun, one at least.
     Differs: published is one window of 30 s, filled up with zeros. What a row is depends on all of its window and on
     its place in there: a model that has heard clips of 3 s does not know the same words in 30 s of running speech.
     """
+    return torch.cat(list(embedded(encoder, wav, window_s)))
+
+
+@torch.no_grad()
+def embedded(encoder, wav, window_s=WINDOW_S):
+    """Yields the rows of `embed` in their order, (n, 384), as soon as no later window hears them."""
     like = encoder.norm.weight
-    rows = max(1, -(-len(wav) // HOP))
-    wav = np.pad(wav, (0, rows * HOP - len(wav)))
+    rows = row_count(wav)
     window = min(rows, round(window_s * WHISPER_RATE))
     weight = ((torch.arange(window, device=like.device)[:, None] + 0.5) * math.pi / window).sin().square()
-    total, weights = weight.new_zeros(rows, len(like)), weight.new_zeros(rows, 1)
-    for start in (*range(0, rows - window, max(1, window // 2)), rows - window):
-        mel = torch.from_numpy(whisper_mel(wav[start * HOP : (start + window) * HOP]))[None].to(like)
-        total[start : start + window] += weight * encoder(mel)[0]
-        weights[start : start + window] += weight
-    return total / weights
+    total, weights = weight.new_zeros(window, len(like)), weight.new_zeros(window, 1)
+    starts = [*range(0, rows - window, max(1, window // 2)), rows - window]
+    for start, following in zip(starts, [*starts[1:], rows], strict=True):
+        heard = wav[start * HOP : (start + window) * HOP]
+        mel = torch.from_numpy(whisper_mel(np.pad(heard, (0, window * HOP - len(heard)))))[None].to(like)
+        total, weights, done = total + weight * encoder(mel)[0], weights + weight, following - start
+        yield total[:done] / weights[:done]
+        total, weights = (F.pad(each[done:], (0, 0, 0, done)) for each in (total, weights))
+
+
+def paired(parts):
+    """The rows of `audio.pairs` of features that come in parts, (n, 384) tensors: yields (m, 768) float32, numpy."""
+    rest = np.zeros((0, PAIR // 2), np.float32)
+    for part in parts:
+        rest = np.concatenate([rest, part.cpu().numpy()])
+        if even := len(rest) // 2 * 2:
+            yield pairs(rest[:even])
+        rest = rest[even:]
+    if len(rest):
+        yield pairs(rest)
+
+
+def row_count(wav):
+    """The number of rows that `embed` makes of a sound."""
+    return max(1, -(-len(wav) // HOP))

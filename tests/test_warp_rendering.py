@@ -22,6 +22,7 @@ from faces.target import TargetFace
 from media.face_video import FaceVideo
 from media.frame import from_rgb, planes
 from models.warp import Layers, grid
+from models.whisper import row_count
 from renderer import CHUNK, CONTEXT, MARGIN, TURNED, SpeechTrack, WarpRenderer
 
 H, W = 40, 56
@@ -232,9 +233,9 @@ def test_views_hold_what_crops_show_and_no_more():
 
 @pytest.fixture
 def sounds(monkeypatch):
-    """Stands for Whisper's encoder: made-up features of each 20 ms."""
+    """Stands for Whisper's encoder: made-up features of each 20 ms, in parts of an odd number of them."""
     monkeypatch.setattr(renderer, "whisper_encoder", torch.nn.Identity)
-    monkeypatch.setattr(renderer, "embed", lambda _, wav: normal(8, (max(1, -(-len(wav) // 320)), 384)))
+    monkeypatch.setattr(renderer, "embedded", lambda _, wav: iter(normal(8, (row_count(wav), 384)).split(17)))
 
 
 def test_speech_lies_between_the_rows_around_a_time(sounds):
@@ -254,6 +255,11 @@ def test_a_long_sound_is_embedded_in_chunks(sounds):
     seconds = 3 * CHUNK // 25
     track = SpeechTrack(made, SimpleNamespace(speech="whisper"), np.zeros(seconds * 16_000, np.int16))
     assert track.rows.shape == (3 * CHUNK, D) and max(lengths) <= CHUNK + 2 * CONTEXT and len(lengths) == 3
+    rows = torch.from_numpy(audio.pairs(normal(8, (6 * CHUNK, 384)).numpy()))
+    middle = (CHUNK - CONTEXT, 2 * CHUNK + CONTEXT, CONTEXT)
+    parts = [(0, CHUNK + CONTEXT, 0), middle, (2 * CHUNK - CONTEXT, 3 * CHUNK, CONTEXT)]
+    expected = [encode(rows[None, low:high])[0, skip : skip + CHUNK] for low, high, skip in parts]
+    torch.testing.assert_close(track.rows, torch.cat(expected))
 
 
 def test_numbers_that_say_where_things_are_keep_their_bits(tmp_path, sounds):
