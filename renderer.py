@@ -71,7 +71,7 @@ class SpeechTrack:
 
         A long track is embedded in chunks, with `CONTEXT` rows to both sides; what came before these is forgotten.
         """
-        count, first, pieces = count or len(rows), 0, []  # the number of the first row that is at hand
+        count, first, found = count or len(rows), 0, None  # the number of the first row that is at hand
         chunk = count if count <= CHUNK + 2 * CONTEXT else CHUNK
         for start in range(0, count, chunk):
             low, high = max(start - CONTEXT, 0), min(start + chunk + CONTEXT, count)
@@ -79,8 +79,9 @@ class SpeechTrack:
                 rows = np.concatenate([rows, next(later)])
             rows, first = rows[low - first :], low
             speech = self.generator.encode_audio(like(self.generator, rows[None, : high - low]))[0]
-            pieces.append(speech[start - low : start - low + chunk])
-        return torch.cat(pieces)
+            found = speech.new_empty(count, speech.shape[1]) if found is None else found
+            found[start : start + chunk] = speech[start - low : start - low + chunk]
+        return found
 
     def _at(self, times_s):
         """The speech at each time as the generator embeds it: (T,) seconds -> (T, D)."""
