@@ -12,6 +12,7 @@ import json
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -193,39 +194,43 @@ def summaries(args, paper):
 
 
 def stamp_of(args, job):
-    """The file that says with which command a job was done."""
+    """The file that says with which command a job was done, and in how many hours."""
     name = "".join(letter if letter.isalnum() else "_" for letter in job.name)
-    return args.out / "done" / f"{name}.json"
+    return args.out / "stamps" / f"{name}.json"
 
 
-def is_done(args, job):
-    """Whether a job was done, by the command that it has now."""
+def hours_of(args, job):
+    """The hours in which a job was done by the command that it has now, the last time that it ended; None if not."""
     stamp = stamp_of(args, job)
-    return stamp.is_file() and json.loads(stamp.read_text()) == list(map(str, job.words))
+    found = json.loads(stamp.read_text()) if stamp.is_file() else {"command": None}
+    return found["hours"] if found["command"] == list(map(str, job.words)) else None
 
 
 def run(args, jobs):
     """Runs every job that is not done, one by one. Raises InputError with the name of the first that fails."""
     make_folder(args.out / "experts")
     for number, job in enumerate(jobs, start=1):
-        if is_done(args, job):
+        if hours_of(args, job) is not None:
             continue
         print(f"{number} of {len(jobs)}: {job.name}", file=sys.stderr, flush=True)
+        start = time.perf_counter()
         if code := subprocess.run([sys.executable, *map(str, job.words)], cwd=ROOT).returncode:
             raise InputError(f"{job.name} ended with {code}, see above; the same command resumes from there")
         make_folder(stamp_of(args, job).parent)
-        write_text(stamp_of(args, job), json.dumps(list(map(str, job.words))))
+        hours = (time.perf_counter() - start) / 3600
+        write_text(stamp_of(args, job), json.dumps({"command": list(map(str, job.words)), "hours": hours}))
 
 
 def listed(args, jobs):
-    """Prints every command, whether it is done, and the estimated hours."""
+    """Prints every command, and the hours that it has taken, or is estimated to take."""
     print("| what | hours | command |\n|---|---|---|")
     left = 0.0
     for job in jobs:
-        done = is_done(args, job)
-        left += 0 if done else job.hours
+        took = hours_of(args, job)
+        left += job.hours if took is None else 0
+        hours = f"{job.hours:.1f}" if job.hours else ""
         command = shlex.join(["python", *map(str, job.words)])
-        print(f"| {job.name} | {'done' if done else f'{job.hours:.1f}' if job.hours else ''} | `{command}` |")
+        print(f"| {job.name} | {hours if took is None else f'done in {took:.2f}'} | `{command}` |")
     print(f"\n{len(jobs)} commands, about {left:.0f} hours left on two cores")
 
 

@@ -88,7 +88,8 @@ def test_what_is_done_is_not_done_again_unless_its_command_changes(argv, called,
     assert main([*argv, "--lr=0.1"]) == 0
     assert {command[1] for command in commands} == {"evaluation.ablation"} and len(commands) == 6
     main([*argv, "--lr=0.1", "--dry"])
-    assert "about 0 hours left" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "about 0 hours left" in out and out.count("| done in 0.00 |") == 22
 
 
 def test_the_commands_are_ones_that_there_are(argv, called):
