@@ -11,6 +11,7 @@ from contextlib import contextmanager
 STOPS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C, a batch system, a terminal that is closed
 SOON_S, AGAIN_S = 0.05, 5.0  # until a stop is tried again: one that came at a bad moment, one without effect
 FULL = (errno.ENOSPC, errno.EDQUOT)  # of a disk
+BARRED = (errno.EACCES, errno.EPERM, errno.EROFS)  # of a file that is not this user's to touch
 
 
 class InputError(Exception):
@@ -20,9 +21,9 @@ class InputError(Exception):
 def exit_code(script, work, if_stopped="stopped"):
     """Does the `work` of a script and returns its exit code.
 
-    0; 1 for a fault of the user's or a full disk, in one line; 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP, with
-    the line `if_stopped`; 141, as of SIGPIPE, where nobody reads standard output any more, as after `| head`. Any other
-    exception is a bug and keeps its traceback.
+    0; 1 for a fault of the user's, a full disk or a file that this user may not open, in one line; 130 for Ctrl-C, 143
+    for SIGTERM, 129 for SIGHUP, with the line `if_stopped`; 141, as of SIGPIPE, where nobody reads standard output any
+    more, as after `| head`. Any other exception is a bug and keeps its traceback.
     """
     with stoppable() as stops:
         try:
@@ -40,9 +41,10 @@ def exit_code(script, work, if_stopped="stopped"):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes when it exits
             return 128 + signal.SIGPIPE
         except OSError as error:
-            if error.errno not in FULL:
+            if error.errno not in FULL + BARRED:
                 raise
-            reason = f"{error.filename or 'its output'} cannot be written: {error.strerror}"
+            what = "written" if error.errno in FULL else "opened"
+            reason = f"{error.filename or 'its output'} cannot be {what}: {error.strerror}"
         else:
             return 0
     print(f"{script}: {' '.join(reason.split())}", file=sys.stderr)

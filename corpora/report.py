@@ -12,7 +12,8 @@ from corpora.data_root import general
 from corpora.extract import LEAST_FRAMES
 from errors import InputError
 from media.clip import FORMAT, FPS, SUFFIX, Clip, inside
-from media.files import make_folder, read_text, write_text
+from media.files import read_text, write_text
+from media.frame import write_pixels
 from workers import progress_bar
 
 SHEET = (6, 8)  # rows and columns of the contact sheet
@@ -198,8 +199,7 @@ def report(root):
     left_out = reasons(root)
     numbers = summary(lists, facts, left_out) | {"windows_a_second": windows_a_second(paths)}
     folder = root / "report"
-    make_folder(folder)
-    cv2.imwrite(str(folder / "contact_sheet.jpg"), contact_sheet(paths)[..., ::-1])
+    write_pixels(folder / "contact_sheet.jpg", contact_sheet(paths))
     histograms(folder / "histograms.png", facts, left_out)
     text = json.dumps(numbers, indent=1)
     write_text(folder / "report.json", text + "\n")

@@ -45,12 +45,16 @@ def clips_of(root, splits):
 
 
 def plot(out, panels, width=4.0, height=3.6):
-    """Axes for so many panels side by side, and a function that writes them to `out`, a .png or .svg file."""
+    """Axes for so many panels side by side, and a function that writes them to `out`, a .png or .svg file.
+
+    Raises InputError for a suffix of another kind.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width * panels, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    if out.suffix.lower().removeprefix(".") not in FigureCanvasAgg(figure).get_supported_filetypes():
+        raise InputError(f"--out {out}: its suffix is no picture's, say .png or .svg")
 
     def write():
         make_folder(out.parent)

@@ -25,6 +25,7 @@ from experts.data import Utterances, Words
 from experts.lip_reader import error_rates, load_reader, read
 from hparams import WEIGHTS, HParams
 from media.files import make_folder, write_text
+from media.frame import write_pixels
 
 READERS = [WEIGHTS["expert"], *EVALUATION_READERS.values()]
 ROWS = TRUTH, OTHER_LIPS
@@ -79,8 +80,7 @@ def write_strips(path, clips, sentences):
             text = f"said: {each['said']}   read: {each['read']}"
         cv2.putText(caption, text, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, 0, 1, cv2.LINE_AA)
         rows.append(caption)
-    make_folder(path.parent)
-    cv2.imwrite(str(path), np.concatenate(rows))
+    write_pixels(path, np.concatenate(rows))
 
 
 @torch.inference_mode()

@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from media.files import make_folder
+from errors import InputError
+from media.files import make_folder, replacing
 
 CHROMA_STEPS = {"420p": (2, 2), "422p": (2, 1), "444p": (1, 1)}  # luma pixels per chroma sample: across, down
 KEPT = {f"{yuv}{kind}" for yuv in ("yuv", "yuvj") for kind in CHROMA_STEPS}  # 8-bit formats that stay as they are
@@ -96,12 +97,27 @@ def from_rgb(rgb, time_s=0.0, pix_fmt="yuv420p"):
 
 
 def write_picture(path, picture):
-    """Writes a (3, H, W) tensor in [0, 1], RGB, as a picture file, in a folder that is made if need be."""
+    """Writes a (3, H, W) tensor in [0, 1], RGB, as a picture file, see `write_pixels`."""
+    write_pixels(path, (picture.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8))
+
+
+def write_pixels(path, pixels):
+    """Writes (H, W, 3) uint8, RGB, or (H, W), grey, as a picture file, in a folder that is made if need be.
+
+    Raises InputError where it cannot be written, and for a suffix that is no picture's.
+    """
     import cv2
 
     make_folder(path.parent)
-    pixels = (picture.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
-    cv2.imwrite(str(path), pixels[..., ::-1])
+    try:
+        data = cv2.imencode(path.suffix, pixels[..., ::-1] if pixels.ndim == 3 else pixels)[1]
+    except cv2.error as error:
+        raise InputError(f"{path}: its suffix is no picture's, say .png or .jpg") from error
+    try:
+        with replacing(path) as partial:
+            partial.write_bytes(data)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def planes(picture):

@@ -43,9 +43,11 @@ def test_ctrl_c_is_one_line_and_a_bug_keeps_its_traceback(capsys):
     assert exit_code("train.py", lambda: None) == 0
 
 
-def test_a_full_disk_is_one_line_and_other_faults_of_files_are_bugs(capsys):
+def test_a_full_disk_or_no_right_is_one_line_and_other_faults_of_files_are_bugs(capsys):
     assert exit_code("train.py", raiser(OSError(errno.ENOSPC, "No space left on device", "last.pt"))) == 1
     assert capsys.readouterr().err == "train.py: last.pt cannot be written: No space left on device\n"
+    assert exit_code("train.py", raiser(PermissionError(errno.EACCES, "Permission denied", "a.png"))) == 1
+    assert capsys.readouterr().err == "train.py: a.png cannot be opened: Permission denied\n"
     with pytest.raises(OSError, match="Is a directory"):
         exit_code("train.py", raiser(OSError(errno.EISDIR, "Is a directory")))
 

@@ -10,8 +10,10 @@ from small_experts import NARROW
 
 import checkpoint
 from data import audio_features
+from errors import InputError
 from evaluation.figures import embedded, logged, main, smooth
 from hparams import HParams
+from media.frame import write_pixels
 from models import build_generator
 
 torch.set_num_threads(1)
@@ -113,6 +115,8 @@ def test_what_a_log_says_of_a_measure():
         (["strips", "--clip", "ann/one", "--frames", "0"], "--frames 0"),
         (["strips", "--rows", "nothing"], "NAME=PATH"),
         (["embeddings", "--words", "A", "B", "C", "D"], "give two or three"),
+        (["embeddings", "--out", "folder"], "--out folder: its suffix is no picture's"),
+        (["strips", "--out", "a.sheet"], "a.sheet: its suffix is no picture's"),
     ],
 )
 def test_faults_of_the_user_are_one_line(spoken_root, weights, tmp_path, capsys, argv, words):
@@ -121,3 +125,13 @@ def test_faults_of_the_user_are_one_line(spoken_root, weights, tmp_path, capsys,
     assert main(argv) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert words in last
+
+
+def test_a_picture_that_cannot_be_written_is_told(tmp_path):
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    write_pixels(tmp_path / "new" / "a.png", pixels)
+    with pytest.raises(InputError, match=r"a.sheet: its suffix is no picture's"):
+        write_pixels(tmp_path / "a.sheet", pixels)
+    (tmp_path / "b.png").mkdir()
+    with pytest.raises(InputError, match="b.png cannot be written: Is a directory"):
+        write_pixels(tmp_path / "b.png", pixels)
