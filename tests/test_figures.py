@@ -116,7 +116,7 @@ def test_what_a_log_says_of_a_measure():
         (["strips", "--rows", "nothing"], "NAME=PATH"),
         (["embeddings", "--words", "A", "B", "C", "D"], "give two or three"),
         (["embeddings", "--out", "folder"], "--out folder: its suffix is no picture's"),
-        (["strips", "--out", "a.sheet"], "a.sheet: its suffix is no picture's"),
+        (["strips", "--first", "3", "--out", "a.sheet"], "a.sheet: its suffix is no picture's"),
     ],
 )
 def test_faults_of_the_user_are_one_line(spoken_root, weights, tmp_path, capsys, argv, words):
