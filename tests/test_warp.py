@@ -183,8 +183,9 @@ def test_an_untrained_network_hears_nothing_but_the_shape_of_the_lips():
     assert not torch.equal(a, b)
 
 
-def test_padding_does_not_leak_into_a_clip():
-    made, rows, padding = net(), normal(6, (2, 9, 768)), torch.zeros(2, 9, dtype=torch.bool)
+@pytest.mark.parametrize("speech, size", [("whisper", 768), ("global", 104)])
+def test_padding_does_not_leak_into_a_clip(speech, size):
+    made, rows, padding = net(speech=speech), normal(6, (2, 9, size)), torch.zeros(2, 9, dtype=torch.bool)
     padding[1, 5:] = True
     with torch.no_grad():
         together, alone = made.encode_audio(rows, padding), made.encode_audio(rows[1:, :5])

@@ -15,7 +15,7 @@ BOX = np.array([[40, 30, 136, 126]], np.float32)
 
 def knobs(**more):
     sizes = {"face_size": SIDE, "audio_dim": D, "audio_heads": 4, "references": K, "width": 1 / 8}
-    return HParams(model="warp", speech="whisper", **sizes | more)
+    return HParams(**{"model": "warp", "speech": "whisper"} | sizes | more)
 
 
 def net(**more):
