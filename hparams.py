@@ -181,7 +181,7 @@ class HParams(Knobs):
             raise InputError("--a2l_steps: that stage has neither --patience nor --sound_augment")
         if self.model in ("wav2lip", "cals") and self.contrastive_weight:
             raise InputError(f"--contrastive_weight: --model {self.model} has no space to compare sound and lips in")
-        if self.cav_weight and not self.hears_as_expert:
+        if self.cav_weight and not self.has_expert_encoder:
             raise InputError("--cav_weight holds lips against the speech of --model talklip --speech global: say these")
         if self.synced and (self.window < SYNC_WINDOW or 0 < self.lip_window < SYNC_WINDOW):
             short = f"--window {self.window}" if self.window < SYNC_WINDOW else f"--lip_window {self.lip_window}"
@@ -222,7 +222,7 @@ class HParams(Knobs):
         return bool(self.lip_weight or self.contrastive_weight or self.cav_weight)
 
     @property
-    def hears_as_expert(self):
+    def has_expert_encoder(self):
         """Whether the audio encoder is of the lip-reading expert's kind, and begins as the expert's own."""
         return self.model == "talklip" and self.speech == "global"
 
@@ -413,7 +413,7 @@ def stage_plan(hp):
             if name == "adv" and hp.adv_ratio:
                 much = f"with {hp.adv_ratio:g} of the other gradients"
             parts.append((f.metadata["since"], f"{name} loss {much}"))
-    if hp.hears_as_expert:
+    if hp.has_expert_encoder:
         what = f"top {hp.audio_train_layers} blocks" if hp.audio_train_layers else "all"
         parts.append(("audio_from", f"audio encoder trains ({what})"))
     if hp.freeze_norms:

@@ -313,7 +313,7 @@ def start(args, hp, found, device, expert, reader, sync_expert=None):
         begin = checkpoint.begin_with if args.init else checkpoint.begin_with_faces
         flag = "--init" if args.init else "--init_faces"
         begin(both, init.state_dict(), f"{flag} {path} is a generator of another size")
-    untrained = hp.hears_as_expert and not (found or args.init)  # the audio encoder
+    untrained = hp.has_expert_encoder and not (found or args.init)  # the audio encoder
     if untrained and reader:  # as published, it begins as the expert's own
         encoder = {k: v for k, v in reader.net.encoder.state_dict().items() if not k.startswith("video.")}
         why = f"--expert {args.expert} is of another size, and the audio encoder is to begin as its encoder"

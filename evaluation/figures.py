@@ -168,7 +168,8 @@ def curves(args):
         for number, (name, lines) in enumerate(logs.items()):
             steps, values = logged(lines, measure)
             values = values if measure.startswith("valid ") or not values else smooth(values)
-            axis.plot(steps, values, color=f"C{number}", label=name if steps else None)
+            dot = "o" if len(steps) == 1 else None  # a line through one point shows nothing
+            axis.plot(steps, values, marker=dot, color=f"C{number}", label=name if steps else None)
         axis.set(title=measure, xlabel="step")
         if axis.get_legend_handles_labels()[0]:
             axis.legend()

@@ -193,7 +193,7 @@ def set_stage(generator, hp, step):
     if hp.speech == "utterance":
         trains = step < hp.a2l_steps or hp.a2l_trains
         generator.speech.requires_grad_(trains).train(trains)
-    if not hp.hears_as_expert:
+    if not hp.has_expert_encoder:
         return
     encoder, trains = generator.speech, step >= hp.audio_from
     encoder.requires_grad_(trains and not hp.audio_train_layers)

@@ -96,8 +96,8 @@ def embedded(encoder, wav, window_s=WINDOW_S):
     total, weights = weight.new_zeros(window, len(like)), weight.new_zeros(window, 1)
     starts = [*range(0, rows - window, max(1, window // 2)), rows - window]
     for start, following in zip(starts, [*starts[1:], rows], strict=True):
-        heard = wav[start * HOP : (start + window) * HOP]
-        mel = torch.from_numpy(whisper_mel(np.pad(heard, (0, window * HOP - len(heard)))))[None].to(like)
+        part = wav[start * HOP : (start + window) * HOP]
+        mel = torch.from_numpy(whisper_mel(np.pad(part, (0, window * HOP - len(part)))))[None].to(like)
         total, weights, done = total + weight * encoder(mel)[0], weights + weight, following - start
         yield total[:done] / weights[:done]
         total, weights = (F.pad(each[done:], (0, 0, 0, done)) for each in (total, weights))
