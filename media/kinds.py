@@ -1,6 +1,9 @@
 """What a file is, by its first bytes: for files that cannot be read, and for videos whose name does not say."""
 
+import re
+
 HEAD = 256  # bytes that tell
+MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # of a JPEG; the others stand within coded data
 PHOTOGRAPHS = ("heic", "heix", "hevc", "mif1", "msf1", "avif", "avis")  # brands of ISO files that hold pictures
 SONGS = ("M4A ", "M4B ", "M4P ")
 VIDEO_HEADS = (
@@ -52,6 +55,18 @@ def named(path):
         return f": it is a photograph in HEIF (HEIC, AVIF), of a kind that is not known here; {SAVE_PICTURE}"
     found = next((each for each in HEADS if head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(each[0])), None)
     return f": it is {found[1]}; {found[2]}" if found else ""
+
+
+def is_cut_off(path):
+    """Whether a file is a JPEG that ends before its picture does; a film or so may follow a whole one."""
+    with open(path, "rb") as file:
+        data = file.read() if file.read(2) == b"\xff\xd8" else b"\xff\xd9"
+    at = 0
+    while marker := MARKER.search(data, at):
+        if marker[1] == b"\xd9":
+            return False
+        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")  # past its segment
+    return True
 
 
 def is_video(path):

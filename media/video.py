@@ -45,6 +45,8 @@ def probe(path):
         if raw is None:
             raise InputError(f"{path}: none of its pictures can be decoded{kinds.named(path)}")
         still = second is None
+        if still and kinds.is_cut_off(path):
+            raise InputError(f"{path}: this JPEG is cut off, so a part of the picture is missing: get the whole file")
         fps = Fraction(25) if still else _fps(stream)
         picture = upright(raw, display_matrix(raw), still)
         duration_s = float(stream.duration * stream.time_base) if stream.duration else None

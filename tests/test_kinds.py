@@ -268,6 +268,19 @@ def test_tiles_of_a_photograph_are_no_video():
     assert tiles_of(container) == 12 and pictures_of(container) is None
 
 
+@pytest.mark.parametrize("how", [[], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1], [cv2.IMWRITE_JPEG_RST_INTERVAL, 4]])
+def test_a_jpeg_that_is_cut_off_is_told_and_what_follows_a_whole_one_is_left_alone(tmp_path, how):
+    data = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (80, 96, 3), np.uint8), how)[1].tobytes()
+    path = tmp_path / "a.jpg"
+    for whole in (data, data + b"\0\xff\xda\xff\xd8 a film" * 9):
+        path.write_bytes(whole)
+        assert probe(path).still
+    for share in (0.5, 0.8, 0.99):
+        path.write_bytes(data[: int(share * len(data))])
+        with pytest.raises(InputError, match="a.jpg: this JPEG is cut off"):
+            probe(path)
+
+
 def test_what_begins_as_a_video_is_told_from_the_rest(tmp_path):
     for suffix in ("mp4", "mkv", "avi", "flv", "ts", "mov", "webm"):
         codec = "libvpx" if suffix == "webm" else "libx264"
