@@ -15,6 +15,8 @@ from media.sound import sound, sound_kind
 
 XMP_UUID = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")  # XMP specification, part 3, 1.2.5
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
+# The same file each time, on any processor: with AVX-512, x264 decides between frames by memory that it has not set.
+SAME = {"x264-params": "cpu-independent=1"}
 AAC_RATES = (8000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 
 
@@ -38,7 +40,7 @@ class Writer:
         if not self.path.parent.is_dir():
             raise InputError(f"{path} cannot be written: there is no folder {self.path.parent}")
         self.sound_kind = sound_kind(audio) if audio else None
-        self.settings, self.xmp = ({"crf": str(crf), "preset": preset}, metadata or {}), xmp.encode()
+        self.settings, self.xmp = ({"crf": str(crf), "preset": preset, **SAME}, metadata or {}), xmp.encode()
         self.sign = sign
         self.frames, self.samples = 0, 0  # written so far
 

@@ -152,6 +152,18 @@ def test_a_phone_clip_stands_upright(tmp_path, rotation, pix_fmt):
     assert (probe(tmp_path / "b.mp4").width, probe(tmp_path / "b.mp4").rotation) == (found.width, 0)
 
 
+def test_the_same_frames_are_the_same_file_whatever_memory_held_before(tmp_path, swaying_clip):
+    frames, files = list(read_frames(swaying_clip)), set()
+    for k in range(12):
+        garbage = [np.full(100_000 + 997 * k, (37 * k + j) % 256, np.uint8) for j in range(20)]
+        del garbage
+        with Writer(tmp_path / f"{k}.mp4", like=probe(swaying_clip)) as out:
+            for frame in frames:
+                out.write(frame)
+        files.add((tmp_path / f"{k}.mp4").read_bytes())
+    assert len(files) == 1
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
 def test_a_still_is_a_video_of_one_frame(tmp_path, suffix):
     rgb = np.full((61, 83, 3), (200, 120, 40), np.uint8)
