@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ROWS = ("base_wo_lip_gan", "base_wo_lip", "talklip_l", "talklip_l_c", "talklip_g", "talklip_g_c")
 # Other papers' rows, under the experts that they ask for, and the default generator's.
 OTHER_ROWS = tuple(n for n in PRESETS if n.startswith(("synctalklip", "wav2lip", "cals", "warp")))
-# What all rows begin with or are under, by train.py's flags.
-FILES = "expert", "sync_expert", "init_faces", "init_discriminator"
+BEGINNINGS = "init_faces", "init_discriminator"  # what all rows begin with, by train.py's flags
+FILES = "expert", "sync_expert", *BEGINNINGS  # and what they are under
 KEPT = ("last.pt", "best.pt", "metrics.jsonl")  # of a trunk, by a row that resumes from it
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from errors import InputError, exit_code
-from evaluation.ablation import ROOT, ROWS, flags_of, given, knobs_of, parting, trunks
+from evaluation.ablation import BEGINNINGS, ROOT, ROWS, flags_of, given, knobs_of, parting, trunks
 from hparams import WEIGHTS, HParams, add_flags
 from media.files import make_folder, write_text
 
@@ -70,6 +70,11 @@ class Job(NamedTuple):
     name: str
     words: list
     hours: float
+
+    @property
+    def command(self):
+        """Its words as text."""
+        return [str(word) for word in self.words]
 
 
 def step_seconds(hp, step):
@@ -146,7 +151,7 @@ def training_job(args, seed, group):
     words += ["--runs", args.runs / f"seed{seed}" / group, "--out", args.out / f"seed{seed}" / group]
     words += ["--expert", teacher(args, expert)] if expert else []
     words += ["--sync_expert", teacher(args, sync_expert)] if sync_expert else []
-    for name in ("init_faces", "init_discriminator"):
+    for name in BEGINNINGS:
         words += [f"--{name}", path] if (path := getattr(args, name)) else []
     words += ["--jobs", args.jobs, f"--seed={seed}", *flags_of(given(args))]
     return Job(f"seed {seed}, {group}: rows {len(rows)}", words, training_hours(rows, given(args)))
@@ -203,7 +208,7 @@ def hours_of(args, job):
     """The hours in which a job was done by the command that it has now, the last time that it ended; None if not."""
     stamp = stamp_of(args, job)
     found = json.loads(stamp.read_text()) if stamp.is_file() else {"command": None}
-    return found["hours"] if found["command"] == list(map(str, job.words)) else None
+    return found["hours"] if found["command"] == job.command else None
 
 
 def run(args, jobs):
@@ -214,11 +219,11 @@ def run(args, jobs):
             continue
         print(f"{number} of {len(jobs)}: {job.name}", file=sys.stderr, flush=True)
         start = time.perf_counter()
-        if code := subprocess.run([sys.executable, *map(str, job.words)], cwd=ROOT).returncode:
+        if code := subprocess.run([sys.executable, *job.command], cwd=ROOT).returncode:
             raise InputError(f"{job.name} ended with {code}, see above; the same command resumes from there")
         make_folder(stamp_of(args, job).parent)
         hours = (time.perf_counter() - start) / 3600
-        write_text(stamp_of(args, job), json.dumps({"command": list(map(str, job.words)), "hours": hours}))
+        write_text(stamp_of(args, job), json.dumps({"command": job.command, "hours": hours}))
 
 
 def listed(args, jobs):
@@ -229,14 +234,14 @@ def listed(args, jobs):
         took = hours_of(args, job)
         left += job.hours if took is None else 0
         hours = f"{job.hours:.1f}" if job.hours else ""
-        command = shlex.join(["python", *map(str, job.words)])
+        command = shlex.join(["python", *job.command])
         print(f"| {job.name} | {hours if took is None else f'done in {took:.2f}'} | `{command}` |")
     print(f"\n{len(jobs)} commands, about {left:.0f} hours left on two cores")
 
 
 def work(args):
     """Lists the jobs, or runs them."""
-    for name in ("data_root", "runs", "out", "init_faces", "init_discriminator"):
+    for name in ("data_root", "runs", "out", *BEGINNINGS):
         # Scripts are called from the checkout's folder.
         if path := getattr(args, name):
             setattr(args, name, path.resolve())

@@ -60,8 +60,9 @@ def named(path):
 def is_cut_off(path):
     """Whether a file is a JPEG that ends before its picture does; a film or so may follow a whole one."""
     with open(path, "rb") as file:
-        data = file.read() if file.read(2) == b"\xff\xd8" else b"\xff\xd9"
-    at = 0
+        if file.read(2) != b"\xff\xd8":
+            return False
+        data, at = file.read(), 0
     while marker := MARKER.search(data, at):
         if marker[1] == b"\xd9":
             return False
